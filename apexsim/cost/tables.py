@@ -1,0 +1,60 @@
+"""Step tables: everything an engine needs to know about time, compiled once per plan.
+
+The law of one iteration on pipeline stage p. ``nd`` sequences decode, S_k = Σ min(kv, window_k) over them (kv counts
+the new token), chunks (c, past) prefill, ``n_sampled`` sequences yield a token, ``n_sched`` are scheduled:
+
+    device_p = linear_p(T)                                 T = nd + Σ c, GEMMs, norms, collectives
+             + Σ_k decode_k,p(nd, S_k)                     piecewise affine in S_k for each nd
+             + Σ_chunks Σ_k prefill_k,p(c, past)           each prompt is priced by itself
+             + head(n_sampled)                             last stage only: LM head and sampling
+    iteration_0 = max(device_0, host_floor(n_sched)) + host_serial(n_sched)      first stage; others: device_p
+
+linear_p is ``mixed_s`` where the iteration holds prefill tokens, else ``decode_s`` (CUDA-graph padded).
+prefill_k,p(c, past) = prefill_s[p, k](c) + prefill_past_s[p, k](c) · (pairs(c, past, w_k) - pairs(c, 0, w_k)) / c,
+pairs(c, past, w) = Σ_{i=1..c} min(past + i, w) counts query-key pairs.
+
+Tables over tokens are dense up to ``token_dense`` and then have a knot every ``token_stride`` tokens: index
+``i <= token_dense: i``, else ``token_dense + (i - token_dense) / token_stride``; linear between knots.
+Tables over the context hold, for each nd, the value at mean contexts ``context_knots`` (linear in S between
+``nd · knot_j`` and ``nd · knot_j+1``; the last slope goes on beyond the last knot). Everything is in seconds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FULL, WINDOWED = 0, 1
+"""Attention kinds: index k of the tables. A model without sliding windows has zeros in WINDOWED."""
+
+
+class StepTables(NamedTuple):
+    """Seconds of an iteration's parts. P stages, K = 2 attention kinds, N token knots, M = max_num_seqs."""
+
+    token_dense: int
+    token_stride: int
+    mixed_s: NDArray[np.float64]  # [P, N] by tokens of the iteration
+    decode_s: NDArray[np.float64]  # [P, M + 1] by decoding sequences, an iteration without prefill
+    context_knots: NDArray[np.float64]  # [J] mean context of the decoding sequences, ascending from 0
+    decode_attention_s: NDArray[np.float64]  # [P, K, M + 1, J]
+    prefill_s: NDArray[np.float64]  # [P, K, N] by tokens of the chunk, nothing cached before it
+    prefill_past_s: NDArray[np.float64]  # [P, K, N] seconds per past token, by tokens of the chunk
+    head_s: NDArray[np.float64]  # [M + 1] by sequences that yield a token
+    host_floor_s: NDArray[np.float64]  # [M + 1] by scheduled sequences; hidden behind the device
+    host_serial_s: NDArray[np.float64]  # [M + 1] by scheduled sequences; added to the device's time
+    transfer_s: NDArray[np.float64]  # [N] activations from one stage to the next, by tokens
+    window: int  # tokens of the sliding window of kind WINDOWED, 0 = the model has none
+
+    @property
+    def stages(self) -> int:
+        return int(self.mixed_s.shape[0])
+
+
+def token_knots(max_tokens: int, dense: int = 1024, stride: int = 64) -> NDArray[np.int64]:
+    """Token counts at which the token tables have a knot: 0..dense, then every ``stride`` past ``max_tokens``."""
+    if max_tokens <= dense:
+        return np.arange(dense + 1, dtype=np.int64)
+    tail = dense + stride * np.arange(1, -(-(max_tokens - dense) // stride) + 1, dtype=np.int64)
+    return np.concatenate([np.arange(dense + 1, dtype=np.int64), tail])

@@ -1,0 +1,114 @@
+"""What a simulation leaves behind: columns per request, the gaps between tokens as runs, and counters.
+
+Pure arrays. What they mean (TTFT, goodput, joules) is computed in ``apexsim.metrics``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+COMPLETED, REJECTED, FAILED, IN_FLIGHT = 0, 1, 2, 3
+"""Codes of ``RequestColumns.status``. Every request of the trace has exactly one of them."""
+
+NOT_REJECTED, REJECTED_CONTEXT, REJECTED_KV = 0, 1, 2
+"""Codes of ``RequestColumns.reason``: longer than the context window, or than the replica's whole KV cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestColumns:
+    """One row a request, in the order of the trace; NaN where an instant never came."""
+
+    arrival_s: NDArray[np.float64]  # as offered (closed loop: when its predecessor ended)
+    start_s: NDArray[np.float64]  # first scheduled
+    first_token_s: NDArray[np.float64]
+    finish_s: NDArray[np.float64]  # last token
+    input_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]  # asked for; a completed request has yielded exactly these
+    status: NDArray[np.int8]
+    reason: NDArray[np.int8]
+    replica: NDArray[np.int32]  # -1 where none took it
+    preemptions: NDArray[np.int32]
+    cached_tokens: NDArray[np.int64]  # prompt tokens found in the prefix cache
+    itl_max_s: NDArray[np.float64]  # largest gap between two tokens; NaN for one output token
+
+
+@dataclass(frozen=True, slots=True)
+class ItlRuns:
+    """Gaps between tokens, exact: run i stands for ``count[i]`` iterations of ``sequences[i]`` gaps each.
+
+    The j-th iteration of a run (j = 0 … count − 1) gives gaps of ``start_s[i] + j · slope_s[i]`` seconds.
+    """
+
+    start_s: NDArray[np.float64]
+    slope_s: NDArray[np.float64]
+    count: NDArray[np.int64]
+    sequences: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Sums over all replicas of one pool, from which time, energy and work are accounted.
+
+    ``mixed[T]``: iterations of T tokens that held prefill tokens; ``decode[n]``: iterations of n decoding sequences
+    and no prefill; ``sampled[n]``/``scheduled[n]``: iterations in which n sequences yielded a token / ran.
+    """
+
+    mixed: NDArray[np.int64]
+    decode: NDArray[np.int64]
+    sampled: NDArray[np.int64]
+    scheduled: NDArray[np.int64]
+    iterations: int
+    busy_s: float  # Σ iteration time, all replicas (pipeline: Σ over batches of the slowest stage)
+    prefill_attention_s: float  # device seconds, summed over pipeline stages
+    decode_attention_s: float  # device seconds, summed over pipeline stages
+    prefill_tokens: int  # prompt tokens computed, recomputation included
+    decode_tokens: int  # tokens processed by decoding
+    prefill_pairs: float  # query-key pairs of prefill, full attention kind
+    decode_kv_tokens: float  # Σ over decode iterations of S, full attention kind
+    prefill_pairs_windowed: float
+    decode_kv_tokens_windowed: float
+    preemptions: int
+    kv_peak_blocks: int  # largest number of blocks in use on one replica
+    kv_blocks: int  # blocks of one replica
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationResult:
+    """Everything that one run of the engine produced; equal inputs and seed give equal bytes."""
+
+    requests: RequestColumns
+    itl: ItlRuns
+    pools: tuple[Counters, ...]  # in the order of the plan's pools
+    replicas: tuple[int, ...]
+    seed: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        """From the first arrival to the last token, the drain included; 0 where nothing completed."""
+        finish = self.requests.finish_s
+        if not np.isfinite(finish).any():
+            return 0.0
+        return float(np.nanmax(finish) - self.requests.arrival_s[0])
+
+    def same_bytes(self, other: SimulationResult) -> bool:
+        """True where every column, run and counter is identical."""
+        return all(_equal(a, b) for a, b in zip(_leaves(self), _leaves(other), strict=True))
+
+
+def _leaves(value: Any) -> list[Any]:
+    if hasattr(value, "__dataclass_fields__"):
+        return [leaf for name in value.__dataclass_fields__ for leaf in _leaves(getattr(value, name))]
+    if isinstance(value, tuple):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and a.tobytes() == b.tobytes()
+    return bool(a == b)

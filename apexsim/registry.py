@@ -1,0 +1,71 @@
+"""Names to objects, loaded when first asked for.
+
+A seam of the product (a router, a trace format, a technique, a cost model, a search strategy) is one table
+here: ``name -> "module:Object"``. An outside package adds to a table with an entry point in the group
+``apexsim.<seam>``; a name that is taken twice is an error, never a silent override.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from apexsim.errors import UsageError, unknown_name
+
+SEAMS: dict[str, dict[str, str]] = {
+    "routers": {
+        "round-robin": "apexsim.engine.routers:RoundRobin",
+        "random": "apexsim.engine.routers:Random",
+        "least-loaded": "apexsim.engine.routers:LeastLoaded",
+        "join-shortest-queue": "apexsim.engine.routers:JoinShortestQueue",
+        "power-of-two": "apexsim.engine.routers:PowerOfTwo",
+        "session-affine": "apexsim.engine.routers:SessionAffine",
+    },
+    "formats": {
+        "apexsim": "apexsim.workload.formats.own:Own",
+        "burstgpt": "apexsim.workload.formats.burstgpt:BurstGPT",
+        "azure": "apexsim.workload.formats.azure:Azure",
+        "mooncake": "apexsim.workload.formats.mooncake:Mooncake",
+        "apex": "apexsim.workload.formats.apex:Apex",
+        "servegen": "apexsim.workload.formats.servegen:ServeGen",
+        "lengths": "apexsim.workload.formats.lengths:Lengths",
+    },
+    "techniques": {},
+    "costs": {
+        "analytic": "apexsim.cost.kernels:AnalyticKernels",
+        "calibrated": "apexsim.cost.kernels:CalibratedKernels",
+    },
+    "strategies": {
+        "grid": "apexsim.search.strategies:Grid",
+    },
+}
+
+
+def names(seam: str) -> tuple[str, ...]:
+    """All names of a seam, sorted; outside plug-ins included."""
+    return tuple(sorted(_targets(seam)))
+
+
+def load(seam: str, name: str) -> Any:
+    """The object that ``name`` stands for in ``seam``.
+
+    Raises:
+        UsageError: nobody registered the name.
+    """
+    targets = _targets(seam)
+    if name not in targets:
+        raise UsageError(unknown_name(seam.rstrip("s"), name, targets))
+    module, _, attribute = targets[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@cache
+def _targets(seam: str) -> dict[str, str]:
+    targets = dict(SEAMS[seam])
+    for point in entry_points(group=f"apexsim.{seam}"):
+        if point.name in targets:
+            raise UsageError(f"{seam}: {point.name!r} is registered twice ({targets[point.name]}, {point.value})")
+        targets[point.name] = point.value
+    return targets

@@ -1,0 +1,108 @@
+"""A plan: the whole deployment that a user declares. A frozen value; it knows no device and no clock.
+
+Devices of a replica = tp · pp · dp · cp, and ep · moe_tp = tp · dp (design §8).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from apexsim.spec.cluster import Cluster
+
+Role = Literal["serve", "encode", "prefill", "decode"]
+WeightDtype = Literal["bf16", "fp16", "fp8", "fp8-block", "int8", "w8a16", "w4a16", "w4a8", "nvfp4", "mxfp4"]
+KvDtype = Literal["bf16", "fp16", "fp8", "int8", "int4"]
+
+
+class Strict(BaseModel):
+    """Base of everything a user writes: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Scheduler(Strict):
+    """Limits and rules of the scheduler; a key that is left out takes the value of the preset."""
+
+    preset: str = Field("vllm", description="name of a scheduler preset: `apexsim list schedulers`")
+    max_num_batched_tokens: int | None = Field(None, ge=1, description="tokens of one iteration")
+    max_num_seqs: int | None = Field(None, ge=1, description="requests that run at once in a replica")
+    prefix_caching: bool = Field(False, description="reuse the KV blocks of equal prompt prefixes")
+
+
+class Pool(Strict):
+    """Replicas with one role, all alike."""
+
+    role: Role = "serve"
+    replicas: int = Field(1, ge=1)
+    tp: int = Field(1, ge=1, description="tensor parallel degree")
+    pp: int = Field(1, ge=1, description="pipeline stages")
+    dp: int = Field(1, ge=1, description="attention data parallelism inside one replica")
+    ep: int = Field(1, ge=1, description="expert parallel degree; ep · moe_tp = tp · dp")
+    moe_tp: int | None = Field(None, ge=1, description="tensor parallel degree inside an expert")
+    cp: int = Field(1, ge=1, description="context parallel degree")
+    device: str | None = Field(None, description="device of this pool; the cluster's own where left out")
+    weights: WeightDtype | None = Field(None, description="dtype of the weights; the checkpoint's own where left out")
+    activations: str | None = Field(None, description="dtype of the activations; follows the weights")
+    kv_cache: KvDtype = "bf16"
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    block_size: int = Field(16, ge=1, description="tokens of a KV block")
+    max_model_len: int | None = Field(None, ge=1, description="context limit; the model's own where left out")
+    speculative: dict[str, Any] | None = None
+    kv_tiers: tuple[str, ...] = ()
+    scheduler: Scheduler = Scheduler()
+
+    @property
+    def devices_per_replica(self) -> int:
+        return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def devices(self) -> int:
+        return self.replicas * self.devices_per_replica
+
+    @model_validator(mode="after")
+    def _experts_cover_the_replica(self) -> Pool:
+        if self.moe_tp is not None and self.ep * self.moe_tp != self.tp * self.dp:
+            raise ValueError(
+                f"ep · moe_tp must be tp · dp, got {self.ep} · {self.moe_tp} != {self.tp} · {self.dp}"
+            )
+        return self
+
+
+class Plan(Strict):
+    """A whole deployment: a model, a cluster, the pools that serve it, and the router before them."""
+
+    model: str = Field(description="a name in model_specs/, an alias, or a path to a config.json")
+    cluster: Cluster
+    pools: tuple[Pool, ...] = Field(min_length=1)
+    router: str = "least-loaded"
+    techniques: tuple[dict[str, Any] | str, ...] = ()
+    engine: str = Field("vllm", description="serving engine whose host overheads and limits apply")
+    engine_version: str | None = None
+
+    @property
+    def devices(self) -> int:
+        return sum(pool.devices for pool in self.pools)
+
+    @property
+    def id(self) -> str:
+        """Short, unique among the plans of one search, and stable: what ties are broken by."""
+        return " + ".join(_pool_id(pool) for pool in self.pools)
+
+
+def _pool_id(pool: Pool) -> str:
+    degrees = "".join(
+        f"-{name}{value}" for name, value in
+        (("tp", pool.tp), ("pp", pool.pp), ("dp", pool.dp), ("ep", pool.ep), ("cp", pool.cp))
+        if value > 1 or name == "tp"
+    )
+    scheduler = pool.scheduler
+    limits = "".join(
+        f"-{name}{value}" for name, value in
+        (("t", scheduler.max_num_batched_tokens), ("s", scheduler.max_num_seqs)) if value is not None
+    )
+    role = "" if pool.role == "serve" else f"{pool.role}-"
+    device = f"{pool.device}-" if pool.device else ""
+    preset = "" if scheduler.preset == "vllm" else f"-{scheduler.preset}"
+    return f"{role}{device}{pool.replicas}x{degrees[1:]}-{pool.weights or 'auto'}-kv{pool.kv_cache}{preset}{limits}"
