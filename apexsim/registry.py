@@ -32,6 +32,14 @@ SEAMS: dict[str, dict[str, str]] = {
         "servegen": "apexsim.workload.formats.servegen:ServeGen",
         "lengths": "apexsim.workload.formats.lengths:Lengths",
     },
+    "metrics": {
+        "cost": "apexsim.metrics.cost:METRICS",
+        "energy": "apexsim.metrics.energy:METRICS",
+        "latency": "apexsim.metrics.latency:METRICS",
+        "slo": "apexsim.metrics.attainment:METRICS",
+        "throughput": "apexsim.metrics.throughput:METRICS",
+        "usage": "apexsim.metrics.usage:METRICS",
+    },
     "techniques": {},
     "costs": {
         "analytic": "apexsim.cost.kernels:AnalyticKernels",

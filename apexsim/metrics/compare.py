@@ -1,0 +1,58 @@
+"""Two runs side by side, metric by metric, each judged by its own direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from apexsim.metrics.metric import Direction, metrics
+from apexsim.metrics.summary import Summary
+
+Verdict = Literal["better", "worse", "same", "changed", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One metric of a base run and of another.
+
+    ``relative`` is other / base − 1, None where either is undefined or the base is 0. The verdict is
+    ``changed`` for a metric without a direction, ``unknown`` where a value is undefined.
+    """
+
+    tag: str
+    title: str
+    unit: str
+    better: Direction
+    base: float | None
+    other: float | None
+    relative: float | None
+    verdict: Verdict
+
+
+def compare(base: Summary, other: Summary) -> tuple[Change, ...]:
+    """Every registered metric of both runs; a distribution gives one row for each of its statistics."""
+    changes = []
+    for metric in metrics():
+        before, after = metric.flat(base), metric.flat(other)
+        for tag, value in before.items():
+            statistic = tag.removeprefix(metric.tag).replace("_", " ")
+            title = metric.title + statistic
+            changes.append(_change(tag, title, metric.unit, metric.better, value, after[tag]))
+    return tuple(changes)
+
+
+def _change(
+    tag: str, title: str, unit: str, better: Direction, base: float | None, other: float | None
+) -> Change:
+    if base is None or other is None:
+        return Change(tag, title, unit, better, base, other, None, "unknown")
+    relative = other / base - 1 if base else None
+    return Change(tag, title, unit, better, base, other, relative, _verdict(other - base, better))
+
+
+def _verdict(difference: float, better: Direction) -> Verdict:
+    if difference == 0:
+        return "same"
+    if better == "none":
+        return "changed"
+    return "better" if (difference > 0) == (better == "up") else "worse"

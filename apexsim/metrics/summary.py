@@ -1,0 +1,143 @@
+"""The summary of one run: the JSON of ``apexsim simulate`` (design §7). Fields are named as its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from apexsim.engine.result import SimulationResult
+from apexsim.metrics.attainment import SloReport, attainment
+from apexsim.metrics.cost import Cost, cost
+from apexsim.metrics.distribution import Distribution, distribution
+from apexsim.metrics.energy import Carbon, Energy, carbon, energy
+from apexsim.metrics.itl import itl_distribution
+from apexsim.metrics.latency import counted_requests, latencies
+from apexsim.metrics.throughput import RequestCounts, Throughput, completed_tokens, count_requests, throughput
+from apexsim.metrics.usage import (
+    Confidence,
+    Memory,
+    Utilization,
+    busy_fraction,
+    kv_peak_fraction,
+    prefix_hit_rate,
+)
+from apexsim.spec.slo import SLO
+
+if TYPE_CHECKING:
+    from apexsim.cost.accounting import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What a summary needs to know about the plan that ran: one pool of equal replicas."""
+
+    devices: int  # of all replicas
+    weights_bytes_per_device: float
+    kv_capacity_tokens: int  # of one replica
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What the user pays and emits; None where it is not known."""
+
+    usd_per_device_hour: float | None = None
+    g_co2e_per_kwh: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationInfo:
+    """How the run was made. ``wall_s`` is the one figure that differs between two equal runs."""
+
+    wall_s: float
+    iterations: int
+    seed: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One run in figures, SI units, None where undefined. Latencies are of completed, counted requests."""
+
+    requests: RequestCounts
+    duration_s: float
+    ttft_s: Distribution
+    tpot_s: Distribution
+    itl_s: Distribution
+    e2e_s: Distribution
+    queue_s: Distribution
+    throughput: Throughput
+    slo: SloReport
+    energy: Energy
+    cost: Cost
+    carbon: Carbon
+    memory: Memory
+    preemptions: int
+    prefix_hit_rate: float | None
+    utilization: Utilization
+    breakdown_s: Mapping[str, float]
+    confidence: Confidence
+    simulation: SimulationInfo
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary JSON: nested dicts, lists and plain numbers."""
+        data = asdict(self)
+        data["confidence"]["notes"] = list(self.confidence.notes)
+        return data
+
+
+def summarise(
+    result: SimulationResult,
+    account: Account,
+    deployment: Deployment,
+    *,
+    slo: SLO | None = None,
+    prices: Prices = Prices(),
+    warmup: float = 0.0,
+    with_itl: bool = True,
+    notes: tuple[str, ...] = (),
+    wall_s: float = 0.0,
+    version: str = "",
+) -> Summary:
+    """Everything that one run of one pool says.
+
+    Args:
+        account: time, energy and work of the pool's counters over the run's duration.
+        warmup: requests that arrive in this first share of the time of arrivals count neither for latencies
+            nor for the SLO. Request counts, throughput, energy, cost and the gaps of ``itl_s`` are of the
+            whole run.
+        with_itl: False leaves ``itl_s`` empty; the one part of a summary that costs time on a large run.
+        wall_s: seconds that the simulation took.
+    """
+    counters = result.pools[0]
+    counted = counted_requests(result.requests, warmup)
+    per_request = latencies(result.requests)
+    _, output_tokens = completed_tokens(result.requests)
+    duration_s = result.duration_s
+    return Summary(
+        requests=count_requests(result.requests),
+        duration_s=duration_s,
+        ttft_s=distribution(per_request.ttft_s[counted]),
+        tpot_s=distribution(per_request.tpot_s[counted]),
+        itl_s=itl_distribution(result.itl) if with_itl else Distribution(),
+        e2e_s=distribution(per_request.e2e_s[counted]),
+        queue_s=distribution(per_request.queue_s[counted]),
+        throughput=throughput(result.requests, duration_s, deployment.devices),
+        slo=attainment(result, slo, warmup) if slo else SloReport(),
+        energy=energy(account.energy_j, output_tokens, duration_s),
+        cost=cost(prices.usd_per_device_hour, deployment.devices, duration_s, output_tokens),
+        carbon=carbon(account.energy_j, prices.g_co2e_per_kwh),
+        memory=Memory(
+            deployment.weights_bytes_per_device, deployment.kv_capacity_tokens, kv_peak_fraction(counters)
+        ),
+        preemptions=counters.preemptions,
+        prefix_hit_rate=prefix_hit_rate(result.requests),
+        utilization=Utilization(
+            account.mfu, account.mbu, busy_fraction(counters, result.replicas[0], duration_s)
+        ),
+        breakdown_s=dict(account.breakdown_s),
+        confidence=Confidence(
+            account.calibrated_fraction, account.extrapolated_fraction, result.notes + notes
+        ),
+        simulation=SimulationInfo(wall_s, counters.iterations, result.seed, version),
+    )

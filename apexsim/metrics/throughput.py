@@ -1,0 +1,70 @@
+"""Requests and tokens per second over the whole run, the drain included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from apexsim.engine.result import COMPLETED, FAILED, IN_FLIGHT, REJECTED, RequestColumns
+from apexsim.metrics.metric import Metric
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """Every request of the trace is in exactly one of the four states."""
+
+    total: int
+    completed: int
+    rejected: int
+    failed: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Of completed requests, per second of the run; None where nothing completed."""
+
+    requests_per_s: float | None = None
+    input_tokens_per_s: float | None = None
+    output_tokens_per_s: float | None = None
+    output_tokens_per_s_per_device: float | None = None
+
+
+def count_requests(requests: RequestColumns) -> RequestCounts:
+    by_status = np.bincount(requests.status, minlength=4)
+    return RequestCounts(
+        total=len(requests.status),
+        completed=int(by_status[COMPLETED]),
+        rejected=int(by_status[REJECTED]),
+        failed=int(by_status[FAILED]),
+        in_flight=int(by_status[IN_FLIGHT]),
+    )
+
+
+def completed_tokens(requests: RequestColumns) -> tuple[int, int]:
+    """Input and output tokens of the completed requests."""
+    completed = requests.status == COMPLETED
+    return int(requests.input_tokens[completed].sum()), int(requests.output_tokens[completed].sum())
+
+
+def throughput(requests: RequestColumns, duration_s: float, devices: int) -> Throughput:
+    if duration_s <= 0:
+        return Throughput()
+    inputs, outputs = completed_tokens(requests)
+    return Throughput(
+        requests_per_s=count_requests(requests).completed / duration_s,
+        input_tokens_per_s=inputs / duration_s,
+        output_tokens_per_s=outputs / duration_s,
+        output_tokens_per_s_per_device=outputs / duration_s / devices,
+    )
+
+
+METRICS = (
+    Metric("requests_per_s", "completed requests", "1/s", "up", lambda s: s.throughput.requests_per_s),
+    Metric("input_tokens_per_s", "input tokens", "tokens/s", "up", lambda s: s.throughput.input_tokens_per_s),
+    Metric("output_tokens_per_s", "output tokens", "tokens/s", "up",
+           lambda s: s.throughput.output_tokens_per_s),
+    Metric("output_tokens_per_s_per_device", "output tokens per device", "tokens/s", "up",
+           lambda s: s.throughput.output_tokens_per_s_per_device),
+)

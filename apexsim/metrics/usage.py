@@ -1,0 +1,63 @@
+"""How much of the devices a run used: memory, compute, bandwidth, time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from apexsim.engine.result import Counters, RequestColumns
+from apexsim.metrics.metric import Metric
+from apexsim.metrics.throughput import completed_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of one replica; the peak is that of the fullest one."""
+
+    weights_bytes_per_device: float | None = None
+    kv_capacity_tokens: int | None = None
+    kv_peak_fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Utilization:
+    """Shares of the whole run, drain and idle time included.
+
+    ``mfu`` is model FLOPs ÷ what the devices could do at their peak, ``mbu`` the same for bytes of memory.
+    """
+
+    mfu: float | None = None
+    mbu: float | None = None
+    busy_fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """Share of the busy device time priced by measured kernels, and priced beyond their measured range."""
+
+    calibrated_fraction: float | None = None
+    extrapolated_fraction: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def kv_peak_fraction(counters: Counters) -> float | None:
+    return counters.kv_peak_blocks / counters.kv_blocks if counters.kv_blocks else None
+
+
+def busy_fraction(counters: Counters, replicas: int, duration_s: float) -> float | None:
+    return counters.busy_s / (replicas * duration_s) if duration_s > 0 else None
+
+
+def prefix_hit_rate(requests: RequestColumns) -> float | None:
+    """Prompt tokens found in the prefix cache ÷ prompt tokens, of completed requests."""
+    inputs, _ = completed_tokens(requests)
+    return float(requests.cached_tokens.sum()) / inputs if inputs else None
+
+
+METRICS = (
+    Metric("kv_peak", "peak of the KV cache", "1", "none", lambda s: s.memory.kv_peak_fraction),
+    Metric("preemptions", "preemptions", "1", "down", lambda s: s.preemptions),
+    Metric("prefix_hit_rate", "prompt tokens from the prefix cache", "1", "up", lambda s: s.prefix_hit_rate),
+    Metric("busy_fraction", "busy time", "1", "none", lambda s: s.utilization.busy_fraction),
+    Metric("mfu", "model FLOP utilization", "1", "up", lambda s: s.utilization.mfu),
+    Metric("mbu", "memory bandwidth utilization", "1", "up", lambda s: s.utilization.mbu),
+)
