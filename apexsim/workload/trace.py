@@ -29,13 +29,16 @@ class Trace:
         output_tokens: tokens that the service generated, at least 1.
         session: id of the conversation a request belongs to, or -1; None where nothing is known.
         shared_prefix_tokens: leading prompt tokens that an earlier request has computed; None where unknown.
-        hash_ids: block hashes of all prompts one after another, or None. Equal ids = equal prefix up to there.
-        hash_offsets: int64[n + 1]; the hashes of request i are ``hash_ids[hash_offsets[i]:hash_offsets[i + 1]]``.
+        hash_ids: block hashes of all prompts one after another, or None. Equal ids = equal prefix up to
+            there.
+        hash_offsets: int64[n + 1]; the hashes of request i are ``hash_ids[hash_offsets[i]:hash_offsets[i +
+            1]]``.
         hash_block_tokens: tokens of a hashed block (Mooncake 512).
         classes: names of the request classes (say "API log"), ``class_code`` indexes them.
         class_code: int64[n] or None.
         dropped: reason -> rows of the source that are not here.
         source: file and format it was read from, or the generator and its seed.
+        notes: what was done to it or assumed on the way here, in plain words.
     """
 
     name: str
@@ -51,10 +54,13 @@ class Trace:
     class_code: Ints | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.arrival_s) == 0:
-            raise InputError(f"{self.source or self.name}: the trace is empty (at least one request is needed)")
+            raise InputError(
+                f"{self.source or self.name}: the trace is empty (at least one request is needed)"
+            )
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -69,6 +75,43 @@ class Trace:
         """Offered rate R0 = (n - 1) / (last - first); infinite where all requests arrive at once."""
         return (len(self) - 1) / self.span_s if self.span_s > 0 else float("inf")
 
+    @property
+    def hash_counts(self) -> Ints | None:
+        """int64[n]: hashed blocks of each prompt, or None."""
+        return None if self.hash_offsets is None else np.diff(self.hash_offsets)
+
     def with_columns(self, **columns: Any) -> Trace:
         """The same trace with some columns replaced."""
         return replace(self, **columns)
+
+    def noted(self, *notes: str) -> Trace:
+        """The same trace with more notes."""
+        return replace(self, notes=self.notes + notes)
+
+    def take(self, index: Ints) -> Trace:
+        """The requests at these positions, in this order; every column follows, the ragged hashes too."""
+        hash_ids, hash_offsets = self.hash_ids, self.hash_offsets
+        if hash_ids is not None and hash_offsets is not None:
+            hash_ids, hash_offsets = take_ragged(hash_ids, hash_offsets, index)
+        return replace(
+            self,
+            arrival_s=self.arrival_s[index],
+            input_tokens=self.input_tokens[index],
+            output_tokens=self.output_tokens[index],
+            session=None if self.session is None else self.session[index],
+            shared_prefix_tokens=None
+            if self.shared_prefix_tokens is None
+            else self.shared_prefix_tokens[index],
+            hash_ids=hash_ids,
+            hash_offsets=hash_offsets,
+            class_code=None if self.class_code is None else self.class_code[index],
+        )
+
+
+def take_ragged(values: Ints, offsets: Ints, index: Ints) -> tuple[Ints, Ints]:
+    """Rows ``index`` of a ragged column (values, offsets): row i is ``values[offsets[i]:offsets[i + 1]]``."""
+    counts = np.diff(offsets)[index]
+    new_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    # Position of each taken value: the start of its row, plus its place within the row.
+    starts = np.repeat(offsets[:-1][index] - new_offsets[:-1], counts)
+    return values[starts + np.arange(new_offsets[-1])], new_offsets
