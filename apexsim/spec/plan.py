@@ -7,19 +7,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from apexsim.spec.base import Strict
 from apexsim.spec.cluster import Cluster
+from apexsim.spec.dtypes import KvDtype, WeightDtype
 
 Role = Literal["serve", "encode", "prefill", "decode"]
-WeightDtype = Literal["bf16", "fp16", "fp8", "fp8-block", "int8", "w8a16", "w4a16", "w4a8", "nvfp4", "mxfp4"]
-KvDtype = Literal["bf16", "fp16", "fp8", "int8", "int4"]
-
-
-class Strict(BaseModel):
-    """Base of everything a user writes: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Scheduler(Strict):
@@ -34,8 +28,8 @@ class Scheduler(Strict):
 class Pool(Strict):
     """Replicas with one role, all alike."""
 
-    role: Role = "serve"
-    replicas: int = Field(1, ge=1)
+    role: Role = Field("serve", description="what the replicas do: serve whole requests, or one phase of them")
+    replicas: int = Field(1, ge=1, description="copies of the model behind the router")
     tp: int = Field(1, ge=1, description="tensor parallel degree")
     pp: int = Field(1, ge=1, description="pipeline stages")
     dp: int = Field(1, ge=1, description="attention data parallelism inside one replica")
@@ -45,13 +39,18 @@ class Pool(Strict):
     device: str | None = Field(None, description="device of this pool; the cluster's own where left out")
     weights: WeightDtype | None = Field(None, description="dtype of the weights; the checkpoint's own where left out")
     activations: str | None = Field(None, description="dtype of the activations; follows the weights")
-    kv_cache: KvDtype = "bf16"
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    kv_cache: KvDtype = Field("bf16", description="dtype of the KV cache")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the memory that the engine may use")
     block_size: int = Field(16, ge=1, description="tokens of a KV block")
     max_model_len: int | None = Field(None, ge=1, description="context limit; the model's own where left out")
-    speculative: dict[str, Any] | None = None
-    kv_tiers: tuple[str, ...] = ()
-    scheduler: Scheduler = Scheduler()
+    speculative: dict[str, Any] | None = Field(None, description="speculative decoding; off where left out")
+    kv_tiers: tuple[str, ...] = Field((), strict=False, description="where KV blocks go beyond the device's memory")
+    scheduler: Scheduler = Field(Scheduler(), description="the scheduler's preset and limits")
+
+    @property
+    def experts_tp(self) -> int:
+        """Tensor parallel degree inside an expert: ``moe_tp``, or what ep · moe_tp = tp · dp leaves."""
+        return self.moe_tp if self.moe_tp is not None else max(self.tp * self.dp // self.ep, 1)
 
     @property
     def devices_per_replica(self) -> int:
@@ -63,9 +62,9 @@ class Pool(Strict):
 
     @model_validator(mode="after")
     def _experts_cover_the_replica(self) -> Pool:
-        if self.moe_tp is not None and self.ep * self.moe_tp != self.tp * self.dp:
+        if self.ep * self.experts_tp != self.tp * self.dp:
             raise ValueError(
-                f"ep · moe_tp must be tp · dp, got {self.ep} · {self.moe_tp} != {self.tp} · {self.dp}"
+                f"ep · moe_tp must be tp · dp, got {self.ep} · {self.experts_tp} != {self.tp} · {self.dp}"
             )
         return self
 
@@ -74,12 +73,16 @@ class Plan(Strict):
     """A whole deployment: a model, a cluster, the pools that serve it, and the router before them."""
 
     model: str = Field(description="a name in model_specs/, an alias, or a path to a config.json")
-    cluster: Cluster
-    pools: tuple[Pool, ...] = Field(min_length=1)
-    router: str = "least-loaded"
-    techniques: tuple[dict[str, Any] | str, ...] = ()
+    cluster: Cluster = Field(description="devices to use: a mapping, a list of groups, or short, 8xh100-sxm")
+    pools: tuple[Pool, ...] = Field(
+        min_length=1, strict=False, description="the groups of replicas that serve the model"
+    )
+    router: str = Field("least-loaded", description="how requests are spread over the replicas")
+    techniques: tuple[dict[str, Any] | str, ...] = Field(
+        (), strict=False, description="serving techniques that are switched on"
+    )
     engine: str = Field("vllm", description="serving engine whose host overheads and limits apply")
-    engine_version: str | None = None
+    engine_version: str | None = Field(None, description="version of the engine; the newest known where left out")
 
     @property
     def devices(self) -> int:

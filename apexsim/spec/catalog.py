@@ -1,0 +1,190 @@
+"""Names to values: models, devices, clusters, SLOs and plans.
+
+A name is a file's name, an alias (full Hugging Face name) or a path, upper and lower case alike. Two matches are
+an error; an unknown name says which one is nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+from apexsim.errors import InputError, UsageError, unknown_name
+from apexsim.spec import huggingface
+from apexsim.spec.base import load_file, load_yaml, parse
+from apexsim.spec.cluster import Cluster
+from apexsim.spec.dtypes import WeightDtype
+from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.model import ModelSpec
+from apexsim.spec.plan import Plan
+from apexsim.spec.slo import SLO, parse_slo
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_OWN_KEY = "_apexsim"  # in a file of model_specs/: aliases, quantised aliases, source
+
+
+def data_root() -> Path:
+    """The folder that holds model_specs/, hardware_profiles/ and traces/: in a wheel, else in the checkout."""
+    shipped = _PACKAGE / "_data"
+    return shipped if shipped.is_dir() else _PACKAGE.parent
+
+
+def model(name_or_path: str | Path) -> ModelSpec:
+    """The model of that name, alias or path (a config.json or its folder).
+
+    Raises:
+        UsageError: nobody knows the name, or two things have it.
+        InputError: the file cannot be read.
+    """
+    text = str(name_or_path)
+    known = _model_index().get(text.lower(), {})
+    path = _as_path(text)
+    if len(known) + (path is not None) > 1:
+        matches = [*sorted(known), *([f"./{text}"] if path else [])]
+        raise UsageError(f"model {text!r} is ambiguous: {', '.join(matches)}; name one of them in full")
+    if known:
+        (entry,) = known.values()
+        return _load_entry(entry)
+    if path is not None:
+        return huggingface.load_model(path)
+    raise UsageError(unknown_name("model", text, {*model_names(), *_aliases()}))
+
+
+def model_names() -> tuple[str, ...]:
+    """The models of model_specs/, sorted."""
+    return tuple(sorted(path.stem for path in (data_root() / "model_specs").glob("*.json")))
+
+
+def device(name_or_path: str | Path) -> HardwareProfile:
+    """The profile of that name, or of a folder with a profile.yaml.
+
+    Raises:
+        UsageError: nobody knows the name. InputError: the profile cannot be read.
+    """
+    return _load_profile(profile_folder(name_or_path))
+
+
+def device_names() -> tuple[str, ...]:
+    """The devices of hardware_profiles/, sorted."""
+    return tuple(sorted(path.parent.name for path in (data_root() / "hardware_profiles").glob("*/profile.yaml")))
+
+
+def profile_folder(name_or_path: str | Path) -> Path:
+    """The folder with the device's profile.yaml and its calibrated kernels; UsageError for an unknown name."""
+    text = str(name_or_path)
+    folder = data_root() / "hardware_profiles" / text.lower()
+    if text and "/" not in text and (folder / "profile.yaml").is_file():
+        return folder
+    path = Path(text)
+    if (path / "profile.yaml").is_file():
+        return path
+    raise UsageError(unknown_name("device", text, device_names()))
+
+
+def cluster(text_or_path: str | Path) -> Cluster:
+    """The cluster of a short text, ``4x8xh100-sxm``, or of a YAML file; its devices are known ones.
+
+    Raises:
+        UsageError: neither a cluster nor a file, or an unknown device. InputError: a bad file.
+    """
+    text = str(text_or_path)
+    if _looks_like_file(text):
+        found = load_file(Cluster, text)
+    else:
+        found = parse(Cluster, text, source="cluster", error=UsageError)
+    for group in found.groups:
+        device(group.device)
+    return found
+
+
+def slo(text_or_path: str) -> SLO:
+    """The SLO of a text, ``ttft=2s,tpot=100ms@0.9``, or of a YAML file."""
+    return load_file(SLO, text_or_path) if _looks_like_file(text_or_path) else parse_slo(text_or_path)
+
+
+def load_plan(path: Path | str) -> Plan:
+    """The plan of a YAML or JSON file. A relative ``model`` path counts from the plan's own folder.
+
+    Raises:
+        InputError: a key or value that is no plan. UsageError: an unknown model or device.
+    """
+    plan = load_file(Plan, path)
+    beside = Path(path).parent / plan.model
+    if plan.model.lower() not in _model_index() and beside.exists():
+        plan = plan.model_copy(update={"model": str(beside)})
+    model(plan.model)
+    for group in plan.cluster.groups:
+        device(group.device)
+    return plan
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A name in model_specs/: its file, and the dtype where the name is that of a quantised checkpoint."""
+
+    path: Path
+    name: str
+    quantization: WeightDtype | None = None
+
+
+@cache
+def _model_index() -> Mapping[str, dict[str, _Entry]]:
+    """Lower-case name -> canonical name -> entry. The part after the organisation is a name too."""
+    index: dict[str, dict[str, _Entry]] = {}
+    for path in sorted((data_root() / "model_specs").glob("*.json")):
+        own = load_yaml(path).get(_OWN_KEY, {})
+        entries = [(alias, _Entry(path, path.stem)) for alias in (path.stem, *own.get("aliases", ()))]
+        entries += [
+            (alias, _Entry(path, alias.rpartition("/")[2], _weight_dtype(dtype, path)))
+            for alias, dtype in own.get("quantized", {}).items()
+        ]
+        for alias, entry in entries:
+            for text in {alias.lower(), alias.lower().rpartition("/")[2]}:
+                index.setdefault(text, {})[entry.name] = entry
+    return index
+
+
+def _aliases() -> set[str]:
+    return {alias for alias in _model_index() if "/" in alias}
+
+
+def _weight_dtype(word: str, path: Path) -> WeightDtype:
+    for dtype in get_args(WeightDtype):
+        if word == dtype:
+            return dtype  # type: ignore[no-any-return]  # get_args is untyped
+    raise InputError(f"{path}: {_OWN_KEY}.quantized: {unknown_name('weight dtype', word, get_args(WeightDtype))}")
+
+
+@cache
+def _load_entry(entry: _Entry) -> ModelSpec:
+    config = load_yaml(entry.path)
+    found = huggingface.model_from_config(config, entry.name, str(entry.path))
+    own: dict[str, Any] = config.get(_OWN_KEY, {})
+    changes: dict[str, Any] = {"aliases": tuple(own.get("aliases", ())), "source": own.get("source", "")}
+    if entry.quantization is not None:
+        changes |= {"aliases": (), "quantization": entry.quantization, "unquantized": ("lm_head",)}
+    return found.model_copy(update=changes)
+
+
+@cache
+def _load_profile(folder: Path) -> HardwareProfile:
+    profile = load_file(HardwareProfile, folder / "profile.yaml")
+    if profile.name != folder.name:
+        raise InputError(f"{folder / 'profile.yaml'}: name = {profile.name!r}: must be its folder's, {folder.name!r}")
+    kernels = tuple(sorted(path.stem for path in (folder / "kernels").glob("*.json")))
+    return profile.model_copy(update={"kernels": kernels})
+
+
+def _looks_like_file(text: str) -> bool:
+    return text.endswith((".yaml", ".yml", ".json")) or Path(text).is_file()
+
+
+def _as_path(text: str) -> Path | None:
+    """A path where the text is written as one, or where such a file or folder with a config.json exists."""
+    path = Path(text).expanduser()
+    written_as_path = text.startswith((".", "/", "~")) or text.endswith(".json")
+    exists = path.is_file() or (path / "config.json").is_file()
+    return path if written_as_path or exists else None

@@ -1,0 +1,211 @@
+"""A cluster: how many devices of which kind, and the links between them.
+
+Written as a mapping, as a list of mappings (a heterogeneous cluster) or short: ``8xh100-sxm`` is one node of eight
+devices, ``4x8xh100-sxm`` four such nodes, and ``+`` joins groups. The plan language knows groups of devices of
+different kinds; this release simulates one group (``apexsim.spec.legality``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import networkx as nx
+from pydantic import Field, model_validator
+
+from apexsim.spec.base import Strict
+from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.units import Bandwidth
+
+LinkClass = Literal["scaleup", "pcie", "nic", "fabric"]
+"""Links from the fastest to the farthest: NVLink and its kin, PCIe inside a node, device to leaf, leaf to spine."""
+
+_SHORT = re.compile(r"(?:(\d+)x)?(\d+)x([a-z][a-z0-9._-]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What joins the devices of one parallel group: the slowest class of link that the group needs."""
+
+    link_class: LinkClass
+    bandwidth: float  # B/s that one device can send
+    latency_s: float  # of one message over one hop
+    switched: bool  # every pair at full bandwidth at once
+
+
+class DeviceGroup(Strict):
+    """Nodes that are all alike."""
+
+    device: str = Field(description="device profile: `apexsim list devices`")
+    devices_per_node: int = Field(8, ge=1, description="devices of one node")
+    nodes: int = Field(1, ge=1, description="number of nodes")
+    node_link: Bandwidth | None = Field(
+        None, description="network bandwidth of one device, one direction, such as 50GB/s; the device's own if left out"
+    )
+
+
+class Cluster(DeviceGroup):
+    """The devices that a plan may use. The first group stands in the fields themselves."""
+
+    other_groups: tuple[DeviceGroup, ...] = Field(
+        (), strict=False, description="further groups of devices, where the cluster holds more than one kind"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_forms(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = [_group(part) for part in data.split("+")]
+        if isinstance(data, list | tuple):
+            return _joined(data)
+        return data
+
+    @property
+    def groups(self) -> tuple[DeviceGroup, ...]:
+        """All groups, the first one included."""
+        first = DeviceGroup(
+            device=self.device, devices_per_node=self.devices_per_node, nodes=self.nodes, node_link=self.node_link
+        )
+        return (first, *self.other_groups)
+
+    @property
+    def devices(self) -> int:
+        """Devices of all groups together."""
+        return sum(group.devices_per_node * group.nodes for group in self.groups)
+
+    def __str__(self) -> str:
+        return "+".join(
+            f"{f'{group.nodes}x' if group.nodes > 1 else ''}{group.devices_per_node}x{group.device}"
+            for group in self.groups
+        )
+
+    def link(self, profile: HardwareProfile, devices: int) -> Link:
+        """The link of a parallel group of ``devices`` neighbouring devices of the first group.
+
+        Groups are placed on consecutive devices, so one that is no larger than an island of scale-up links stays
+        inside it, one that is no larger than a node stays inside the node, and any other needs the network.
+        """
+        scaleup = profile.scaleup
+        if scaleup is not None and devices <= island_size(self, profile):
+            return Link("scaleup", scaleup.bandwidth, scaleup.latency_s, scaleup.topology == "switch")
+        if devices <= self.devices_per_node and profile.pcie_bandwidth is not None:
+            return Link("pcie", profile.pcie_bandwidth, profile.pcie_latency_s, False)
+        return Link("nic", self.node_link or profile.node_link_bandwidth, profile.node_link_latency_s, True)
+
+    def graph(self, profiles: Mapping[str, HardwareProfile]) -> nx.Graph:
+        """Devices, switches, hosts, NICs, leaves and the spine, with their links.
+
+        Nodes carry ``kind`` (and devices ``device``, ``node``); edges carry ``link_class``, ``bandwidth`` (B/s in one
+        direction) and ``latency_s``. Devices are named ``device0`` … in the order of the groups.
+        """
+        graph: nx.Graph = nx.Graph()
+        first = 0
+        for index, group in enumerate(self.groups):
+            _add_group(graph, index, group, profiles[group.device], first, alone=self._is_one_node)
+            first += group.devices_per_node * group.nodes
+        return graph
+
+    @property
+    def _is_one_node(self) -> bool:
+        return len(self.groups) == 1 and self.nodes == 1
+
+
+def island_size(group: DeviceGroup, profile: HardwareProfile) -> int:
+    """Devices that scale-up links join; 1 where the device has none. Only rack-scale links leave a node."""
+    if profile.scaleup is None:
+        return 1
+    reach = group.devices_per_node * (group.nodes if profile.scaleup.rack_scale else 1)
+    return min(profile.scaleup.domain, reach)
+
+
+def _group(text: str) -> dict[str, Any]:
+    match = _SHORT.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text.strip()!r} is not a cluster; write 8xh100-sxm or 4x8xh100-sxm (nodes x devices)")
+    nodes, devices, device = match.groups()
+    return {"device": device, "devices_per_node": int(devices), "nodes": int(nodes or 1)}
+
+
+def _joined(groups: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
+    groups = [_group(group) if isinstance(group, str) else group for group in groups]
+    if not groups or not all(isinstance(group, Mapping) for group in groups):
+        raise ValueError("a cluster is a list of device groups, each {device: …, devices_per_node: …, nodes: …}")
+    return {**groups[0], "other_groups": groups[1:]}
+
+
+def _add_group(
+    graph: nx.Graph, index: int, group: DeviceGroup, profile: HardwareProfile, first: int, *, alone: bool
+) -> None:
+    count = group.devices_per_node * group.nodes
+    names = [f"device{first + i}" for i in range(count)]
+    for i, name in enumerate(names):
+        graph.add_node(name, kind="device", device=group.device, group=index, node=i // group.devices_per_node)
+    if profile.scaleup is not None:
+        for number, island in enumerate(_islands(names, group, profile)):
+            _add_scaleup(graph, island, f"switch{index}.{number}", profile)
+    if profile.pcie_bandwidth is not None:
+        for i, name in enumerate(names):
+            host = f"host{index}.{i // group.devices_per_node}"
+            graph.add_node(host, kind="host", group=index)
+            _connect(graph, name, host, "pcie", profile.pcie_bandwidth, profile.pcie_latency_s)
+    if not alone:
+        _add_network(graph, index, group, profile, names)
+
+
+def _islands(names: list[str], group: DeviceGroup, profile: HardwareProfile) -> Iterator[list[str]]:
+    """Runs of neighbouring devices that scale-up links join. A node's last run may be shorter."""
+    size = island_size(group, profile)
+    rack_scale = profile.scaleup is not None and profile.scaleup.rack_scale
+    box = len(names) if rack_scale else group.devices_per_node
+    for start in range(0, len(names), box):
+        for offset in range(0, box, size):
+            yield names[start + offset : min(start + offset + size, start + box)]
+
+
+def _add_scaleup(graph: nx.Graph, island: list[str], switch: str, profile: HardwareProfile) -> None:
+    scaleup = profile.scaleup
+    assert scaleup is not None
+    if len(island) < 2:
+        return
+    if scaleup.topology == "switch":
+        graph.add_node(switch, kind="switch")
+        for name in island:
+            _connect(graph, name, switch, "scaleup", scaleup.bandwidth, scaleup.latency_s / 2)
+        return
+    pairs = _torus_pairs(island) if scaleup.topology == "torus" else _all_pairs(island)
+    ports = scaleup.ports or max(len(island) - 1, 1)
+    for a, b in pairs:
+        _connect(graph, a, b, "scaleup", scaleup.bandwidth / ports, scaleup.latency_s)
+
+
+def _all_pairs(names: list[str]) -> list[tuple[str, str]]:
+    return [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+
+
+def _torus_pairs(names: list[str]) -> list[tuple[str, str]]:
+    """Neighbours on a ring: the one path through a torus that every slice of it has."""
+    ring = list(zip(names, names[1:], strict=False))
+    return [*ring, (names[-1], names[0])] if len(names) > 2 else ring
+
+
+def _add_network(
+    graph: nx.Graph, index: int, group: DeviceGroup, profile: HardwareProfile, names: list[str]
+) -> None:
+    """A NIC for every device, one leaf a group, one spine; the fabric does not block."""
+    bandwidth = group.node_link or profile.node_link_bandwidth
+    leaf = f"leaf{index}"
+    graph.add_node(leaf, kind="leaf", group=index)
+    graph.add_node("spine", kind="spine")
+    for name in names:
+        nic = name.replace("device", "nic")
+        graph.add_node(nic, kind="nic", group=index)
+        to_nic = profile.pcie_bandwidth or bandwidth
+        _connect(graph, name, nic, "pcie", to_nic, profile.pcie_latency_s)
+        _connect(graph, nic, leaf, "nic", bandwidth, profile.node_link_latency_s / 2)
+    _connect(graph, leaf, "spine", "fabric", bandwidth * len(names), profile.node_link_latency_s / 2)
+
+
+def _connect(graph: nx.Graph, a: str, b: str, link_class: LinkClass, bandwidth: float, latency_s: float) -> None:
+    graph.add_edge(a, b, link_class=link_class, bandwidth=bandwidth, latency_s=latency_s)

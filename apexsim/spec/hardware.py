@@ -1,0 +1,134 @@
+"""A hardware profile: what one device can do, and where each figure comes from.
+
+All rates are dense (no sparsity) and per device; links count one direction. Figures that nobody published are
+estimated and say so: reports show the share of estimated inputs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from apexsim.spec.base import Strict
+from apexsim.spec.dtypes import ComputeDtype, KvDtype, WeightDtype
+from apexsim.spec.units import Bandwidth, Bytes, Flops, Seconds
+
+Basis = Literal["measured", "vendor", "estimated", "unofficial"]
+
+_EXECUTES: dict[WeightDtype, tuple[ComputeDtype, ...]] = {
+    # what the tensor units multiply in; the first one that the device has. Weight-only formats dequantise.
+    "bf16": ("bf16",),
+    "fp16": ("fp16",),
+    "fp8": ("fp8",),
+    "fp8-block": ("fp8",),
+    "int8": ("int8",),
+    "w8a16": ("bf16", "fp16"),
+    "w4a16": ("bf16", "fp16"),
+    "w4a8": ("int8",),
+    "nvfp4": ("fp4",),
+    "mxfp4": ("fp4", "bf16"),  # without fp4 units the engines run MXFP4 as weight-only (gpt-oss on Hopper)
+}
+_KV_NEEDS: dict[KvDtype, tuple[ComputeDtype, ...]] = {
+    "bf16": ("bf16", "fp16"),
+    "fp16": ("fp16",),
+    "fp8": ("fp8",),
+    "int8": ("int8",),
+    "int4": ("int8",),
+}
+
+
+class Provenance(Strict):
+    """Where a figure comes from, and how far to trust it."""
+
+    source: str = Field(description="datasheet, document or measurement")
+    basis: Basis = Field(description="measured, vendor, estimated or unofficial")
+    confidence: Literal["A", "B", "C"] = Field(
+        description="A: vendor figure; B: sources differ or the vendor's sheet was not seen; C: unofficial"
+    )
+    checked: bool = Field(description="compared with at least one further public source")
+    date: str = Field(description="when the figures were taken over, YYYY-MM-DD")
+    note: str = Field("", description="traps and disagreements")
+
+
+class Scaleup(Strict):
+    """The fast links between neighbouring devices (NVLink, Infinity Fabric, ICI, …)."""
+
+    technology: str = Field(description="name of the link")
+    bandwidth: Bandwidth = Field(gt=0, description="bytes per second that one device can send, all its links together")
+    domain: int = Field(ge=2, description="devices that the links can join")
+    topology: Literal["switch", "mesh", "torus"] = Field(
+        description="switch: every pair at full bandwidth; mesh: links to each peer share it; torus: neighbours only"
+    )
+    ports: int | None = Field(
+        None, ge=1, description="mesh or torus: links of one device that share the bandwidth; peers if left out"
+    )
+    rack_scale: bool = Field(False, description="the links leave the node and join the nodes of a rack")
+    latency_s: Seconds = Field(description="of one hop, device to device (estimated)")
+
+
+class Efficiency(Strict):
+    """Shares of the datasheet that real kernels reach; the analytic cost model multiplies with them."""
+
+    gemm: dict[ComputeDtype, float] = Field(description="by dtype of arithmetic: share of the peak in a large GEMM")
+    attention: float = Field(gt=0, le=1, description="share of the 16-bit peak in a long prefill attention")
+    memory: float = Field(gt=0, le=1, description="share of the memory bandwidth in large reads")
+    link: float = Field(gt=0, le=1, description="share of the link bandwidth in large collectives")
+    launch_s: Seconds = Field(description="shortest time of a kernel inside a CUDA graph")
+    basis: Basis = Field(description="measured on this device, or estimated from another")
+    source: str = Field(description="which measurements, or which device's")
+
+
+class HardwareProfile(Strict):
+    """One device. Profiles are values: equal by content, hashed by name."""
+
+    name: str = Field(description="the profile's name, also its folder's")
+    device: str = Field(description="the product's name")
+    vendor: str = Field(description="who makes it")
+    year: int = Field(ge=2010, description="when it came out")
+    peak_flops: dict[ComputeDtype, Flops] = Field(
+        min_length=1, description="dense FLOP/s of the tensor units by dtype; an absent dtype is not supported"
+    )
+    memory_bytes: Bytes = Field(gt=0, description="memory that the driver reports where known, else the sales figure")
+    memory_bytes_source: str = Field(description="driver or sales figure, and whose")
+    memory_bandwidth: Bandwidth = Field(gt=0, description="of the device's own memory")
+    scaleup: Scaleup | None = Field(None, description="fast links between devices; null where there are none")
+    pcie_bandwidth: Bandwidth | None = Field(None, description="PCIe (or C2C) to the host; null where unpublished")
+    pcie_latency_s: Seconds = Field(description="of one hop over PCIe (estimated)")
+    node_link_bandwidth: Bandwidth = Field(gt=0, description="network of one device, where the cluster says nothing")
+    node_link_latency_s: Seconds = Field(description="of one message between nodes (estimated)")
+    tdp_w: float | None = Field(None, gt=0, description="board power limit; null where unpublished")
+    idle_w: float | None = Field(None, gt=0, description="idle with a context and a loaded engine; null without TDP")
+    idle_basis: Basis = Field("estimated", description="how the idle power is known")
+    idle_source: str = Field("", description="where the idle power comes from")
+    price_usd_per_hour: float | None = Field(None, gt=0, description="price of one device; null where none is known")
+    price_source: str = Field("", description="where the price comes from")
+    efficiency: Efficiency = Field(description="what real kernels reach, for the analytic cost model")
+    kernels: tuple[str, ...] = Field((), strict=False, description="calibrated kernel tables in the profile's folder")
+    provenance: Provenance = Field(description="where the datasheet figures come from")
+
+    @model_validator(mode="after")
+    def _sane(self) -> HardwareProfile:
+        missing = sorted(set(self.peak_flops) - set(self.efficiency.gemm))
+        if missing:
+            raise ValueError(f"efficiency.gemm lacks {', '.join(missing)}, which peak_flops holds")
+        if any(not 0 < share <= 1 for share in self.efficiency.gemm.values()):
+            raise ValueError(f"efficiency.gemm = {self.efficiency.gemm}: shares lie in (0, 1]")
+        if self.idle_w is not None and (self.tdp_w is None or self.idle_w >= self.tdp_w):
+            raise ValueError(f"idle_w = {self.idle_w}: must be below tdp_w = {self.tdp_w}")
+        return self
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def executes(self, weights: WeightDtype) -> ComputeDtype | None:
+        """The dtype that the tensor units multiply in for such weights; None where the device cannot."""
+        return next((dtype for dtype in _EXECUTES[weights] if dtype in self.peak_flops), None)
+
+    def supports(self, weights: WeightDtype) -> bool:
+        """Whether the device runs weights of this dtype."""
+        return self.executes(weights) is not None
+
+    def supports_kv(self, dtype: KvDtype) -> bool:
+        """Whether the device's attention kernels read a KV cache of this dtype."""
+        return any(need in self.peak_flops for need in _KV_NEEDS[dtype])

@@ -1,0 +1,127 @@
+"""What the families of ``spec.huggingface`` share: typed access to the keys of a ``config.json``, and layers.
+
+A missing or senseless key is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from apexsim.errors import InputError
+from apexsim.spec.model import Attention, DenseMlp, LayerGroup, MoeMlp
+
+Mlp = DenseMlp | MoeMlp
+Groups = tuple[LayerGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The decoder's keys, and the file that errors name."""
+
+    keys: Mapping[str, Any]
+    source: str
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A whole number of at least 1; ``default`` where the key is absent or null."""
+        value = self.keys.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise InputError(f"{self.source}: {key}: missing (a whole number of at least 1 is needed)")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{self.source}: {key} = {value!r}: must be a whole number of at least 1")
+        return value
+
+    def optional(self, key: str) -> int | None:
+        """A whole number of at least 1, or None where the key is absent or null."""
+        return None if self.keys.get(key) is None else self.count(key)
+
+    def zero_or(self, key: str) -> int:
+        """A whole number of at least 1; 0 where the key is absent, null or 0."""
+        return self.count(key) if self.keys.get(key) else 0
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """True or false; ``default`` where the key is absent or null."""
+        value = self.keys.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise InputError(f"{self.source}: {key} = {value!r}: must be true or false")
+        return default if value is None else value
+
+    def each_layer(self, key: str, layers: int) -> Sequence[Any] | None:
+        """A list with one entry for each layer; None where the key is absent, null or an empty list."""
+        value = self.keys.get(key)
+        if not value:
+            return None
+        if not isinstance(value, list) or len(value) != layers:
+            got = f"{len(value)} entries" if isinstance(value, list) else repr(value)
+            raise InputError(f"{self.source}: {key}: must hold one entry for each of {layers} layers, got {got}")
+        return value
+
+    def reject(self, key: str, why: str) -> InputError:
+        """The error for a value that the architecture allows and this release does not simulate."""
+        return InputError(f"{self.source}: {key} = {self.keys.get(key)!r}: {why} is not simulated in this release")
+
+
+def gqa(
+    config: Config,
+    *,
+    qkv_bias: bool = False,
+    output_bias: bool = False,
+    qk_norm: bool = False,
+    sinks: bool = False,
+    window: int = 0,
+) -> Attention:
+    """Grouped-query attention under the keys that all families use."""
+    heads = config.count("num_attention_heads")
+    kv_heads = config.count("num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise InputError(
+            f"{config.source}: num_key_value_heads = {kv_heads}: must divide num_attention_heads = {heads}"
+        )
+    head_dim = config.count("head_dim", max(config.count("hidden_size") // heads, 1))
+    return Attention(
+        heads=heads, kv_heads=kv_heads, head_dim=head_dim, v_head_dim=head_dim, window=window,
+        qkv_bias=qkv_bias, output_bias=output_bias, qk_norm=qk_norm, sinks=sinks,
+    )  # fmt: skip
+
+
+def dense_mlp(config: Config, *, bias: bool = False) -> DenseMlp:
+    """A gated feed-forward block under the keys that all families use."""
+    return DenseMlp(intermediate_size=config.count("intermediate_size"), bias=bias)
+
+
+def identical_layers(config: Config, attention: Attention, mlp: Mlp, norms: int = 2) -> Groups:
+    """All layers alike."""
+    return (LayerGroup(count=config.count("num_hidden_layers"), attention=attention, mlp=mlp, norms=norms),)
+
+
+def windowed_layers(
+    config: Config, attention: Attention, mlp: Mlp, pattern: list[str], norms: int = 2
+) -> Groups:
+    """Layers whose kinds repeat ``pattern`` unless the config lists them; no window where its size is null."""
+    sliding = attention.model_copy(update={"window": config.zero_or("sliding_window")})
+    kinds = layer_kinds(config, pattern)
+    return grouped(((sliding if kind == "sliding_attention" else attention, mlp) for kind in kinds), norms)
+
+
+def layer_kinds(config: Config, pattern: list[str]) -> list[str]:
+    """``full_attention`` or ``sliding_attention`` for each layer: as listed, else ``pattern`` again and again."""
+    layers = config.count("num_hidden_layers")
+    listed = config.each_layer("layer_types", layers)
+    kinds = list(listed or [pattern[i % len(pattern)] for i in range(layers)])
+    unknown = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
+    if unknown:
+        raise InputError(
+            f"{config.source}: layer_types: unknown kind {unknown[0]!r} (known: full_attention, sliding_attention)"
+        )
+    return kinds
+
+
+def grouped(layers: Iterable[tuple[Attention, Mlp]], norms: int = 2) -> Groups:
+    """Identical layers together, in the order of their first layer."""
+    return tuple(
+        LayerGroup(count=count, attention=attention, mlp=mlp, norms=norms)
+        for (attention, mlp), count in Counter(layers).items()
+    )

@@ -1,0 +1,69 @@
+"""Which plans are legal for a model, and which of them this release simulates.
+
+A reason is one line of text; None means the plan is fine. Nothing is approximated in silence: what the plan
+language knows and the engine does not yet do is refused here.
+"""
+
+from __future__ import annotations
+
+from apexsim.spec.model import Attention, ModelSpec
+from apexsim.spec.plan import Plan, Pool
+
+
+def check_plan(model: ModelSpec, plan: Plan) -> str | None:
+    """Why ``plan`` cannot run ``model``, or None. Needs no device: memory is another question."""
+    if len(plan.pools) > 1:
+        return f"{len(plan.pools)} pools: this release simulates one pool"
+    if plan.cluster.other_groups:
+        return f"cluster {plan.cluster} has {len(plan.cluster.groups)} device groups: this release simulates one"
+    if plan.techniques:
+        return f"techniques {list(plan.techniques)}: this release simulates none"
+    if plan.devices > plan.cluster.devices:
+        return f"the plan needs {plan.devices} devices, the cluster {plan.cluster} has {plan.cluster.devices}"
+    pool = plan.pools[0]
+    if pool.device is not None and pool.device != plan.cluster.device:
+        return f"the pool asks for device {pool.device}, the cluster holds {plan.cluster.device}"
+    return check_pool(model, pool)
+
+
+def check_pool(model: ModelSpec, pool: Pool) -> str | None:
+    """Why ``pool`` cannot run ``model``, or None."""
+    return _not_simulated_yet(pool) or _wrong_degrees(model, pool) or _wrong_limits(model, pool)
+
+
+def _not_simulated_yet(pool: Pool) -> str | None:
+    later = {
+        f"role={pool.role}": pool.role != "serve",
+        f"dp={pool.dp} (attention data parallelism inside a replica; use replicas)": pool.dp > 1,
+        f"cp={pool.cp} (context parallelism)": pool.cp > 1,
+        f"ep={pool.ep} (expert parallelism; ep=1 splits every expert over tp)": pool.ep > 1,
+        "speculative decoding": pool.speculative is not None,
+        f"kv_tiers={list(pool.kv_tiers)}": bool(pool.kv_tiers),
+    }
+    return next((f"{feature} is not simulated in this release" for feature, used in later.items() if used), None)
+
+
+def _wrong_degrees(model: ModelSpec, pool: Pool) -> str | None:
+    if pool.pp > model.layers:
+        return f"pp={pool.pp} exceeds the {model.layers} layers of {model.name}"
+    for group in model.groups:
+        reason = _wrong_tp(group.attention, pool.tp)
+        if reason:
+            return f"tp={pool.tp} {reason} of {model.name}"
+    return None
+
+
+def _wrong_tp(attention: Attention, tp: int) -> str | None:
+    """Engines give each rank whole heads; KV heads are copied where there are fewer of them than ranks."""
+    if attention.heads % tp:
+        return f"does not divide the {attention.heads} attention heads"
+    larger, smaller = max(tp, attention.kv_heads), min(tp, attention.kv_heads)
+    if attention.kind == "gqa" and larger % smaller:
+        return f"neither divides nor is a multiple of the {attention.kv_heads} KV heads"
+    return None
+
+
+def _wrong_limits(model: ModelSpec, pool: Pool) -> str | None:
+    if pool.max_model_len is not None and pool.max_model_len > model.max_context:
+        return f"max_model_len={pool.max_model_len} exceeds the context of {model.name}, {model.max_context} tokens"
+    return None
