@@ -1,0 +1,192 @@
+"""From the counters of a run to where its time, energy and work went.
+
+The engine counts iterations by size; the tables' own ledgers say what an iteration of that size spent on what. So
+nothing is accounted twice, and nothing needs a log of iterations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apexsim.cost.ledger import CALIBRATED, EXTRAPOLATED, JOULES, MOVED_BYTES, PARTS, Ledger
+from apexsim.cost.power import PowerModel
+from apexsim.spec.dtypes import ComputeDtype
+
+
+class Counted(Protocol):
+    """What accounting reads of ``apexsim.engine.result.Counters`` (which lies above this package)."""
+
+    @property
+    def mixed(self) -> NDArray[np.int64]: ...
+    @property
+    def decode(self) -> NDArray[np.int64]: ...
+    @property
+    def sampled(self) -> NDArray[np.int64]: ...
+    @property
+    def scheduled(self) -> NDArray[np.int64]: ...
+    @property
+    def busy_s(self) -> float: ...
+    @property
+    def prefill_attention_s(self) -> float: ...
+    @property
+    def decode_attention_s(self) -> float: ...
+    @property
+    def prefill_tokens(self) -> int: ...
+    @property
+    def decode_tokens(self) -> int: ...
+    @property
+    def prefill_pairs(self) -> float: ...
+    @property
+    def decode_kv_tokens(self) -> float: ...
+    @property
+    def prefill_pairs_windowed(self) -> float: ...
+    @property
+    def decode_kv_tokens_windowed(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWork:
+    """Attention of all layers of one kind on one rank, summed over the pipeline stages."""
+
+    prefill_pair_flops: float
+    decode_pair_flops: float
+    token_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where time, energy and work of a run went. Fractions are of device seconds, in [0, 1]."""
+
+    breakdown_s: dict[str, float]  # gemm, attention, moe, communication, host, idle; sums to replicas · duration
+    energy_j: float | None  # all devices, idle included; None where the device's power is unknown
+    mean_power_w: float | None  # of one device
+    mfu: float  # useful FLOP over the peak of the dtype that computes the linear layers
+    mbu: float  # bytes read and written over the peak bandwidth
+    calibrated_fraction: float
+    extrapolated_fraction: float
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """Ledgers of a compiled pool, summed over its pipeline stages; one rank each."""
+
+    mixed: Ledger  # [LINES, N] by token knots
+    decode: Ledger  # [LINES, M + 1]
+    head: Ledger  # [LINES, M + 1]
+    host_serial_s: NDArray[np.float64]  # [M + 1]
+    token_dense: int
+    token_stride: int
+    stages: int
+    ranks: int  # devices of one stage
+    token_flops: float  # linear layers, FLOP of one token, all ranks
+    sampled_flops: float  # LM head, FLOP of one sequence that yields a token, all ranks
+    attention: tuple[AttentionWork, AttentionWork]  # full, windowed
+    attention_calibrated: tuple[bool, bool]  # prefill, decode
+    peak_flops: float
+    memory_bandwidth: float
+    attention_dtype: ComputeDtype
+    power: PowerModel | None
+
+    def account(self, counters: Counted, replicas: int, duration_s: float) -> Account:
+        """Time, energy and work of ``replicas`` replicas that ran for ``duration_s``.
+
+        With pipeline stages the parts are means over the stages, so the breakdown still sums to
+        replicas · duration; waiting for the other stages, and for transfers between them, is idle time.
+        """
+        ledger = self._linear(counters)
+        attention = (counters.prefill_attention_s, counters.decode_attention_s)
+        parts = dict(zip(PARTS, ledger[: len(PARTS)].tolist(), strict=True))
+        parts["attention"] += sum(attention)
+        device_s = sum(parts.values())
+        breakdown = self._breakdown(parts, counters, replicas, duration_s)
+        calibrated = ledger[CALIBRATED] + np.dot(attention, self.attention_calibrated)
+        devices = replicas * self.stages * self.ranks
+        wall_s = devices * duration_s
+        energy = self._energy(ledger, counters, wall_s)
+        return Account(
+            breakdown_s=breakdown,
+            energy_j=energy,
+            mean_power_w=None if energy is None or wall_s <= 0 else energy / wall_s,
+            mfu=_share(self._useful_flops(counters), self.peak_flops * wall_s),
+            mbu=_share(self.ranks * (ledger[MOVED_BYTES] + self._attention_bytes(counters)),
+                       self.memory_bandwidth * wall_s),
+            calibrated_fraction=_share(calibrated, device_s),
+            extrapolated_fraction=_share(ledger[EXTRAPOLATED], device_s),
+        )
+
+    def _linear(self, counters: Counted) -> NDArray[np.float64]:
+        """[LINES] of everything but the attention tables, one rank, summed over the stages."""
+        tokens = np.flatnonzero(counters.mixed)
+        weights = counters.mixed[tokens].astype(np.float64)
+        total = self._at(tokens) @ weights
+        for ledger, count in ((self.decode, counters.decode), (self.head, counters.sampled)):
+            size = min(ledger.shape[1], len(count))
+            total = total + ledger[:, :size] @ np.asarray(count[:size], dtype=np.float64)
+        return np.asarray(total)
+
+    def _at(self, tokens: NDArray[np.int64]) -> Ledger:
+        """Ledger of iterations that hold prefill, at any token counts, by the law of the tables."""
+        beyond = np.maximum(tokens - self.token_dense, 0) / self.token_stride
+        position = np.minimum(tokens, self.token_dense) + beyond
+        left = np.clip(np.floor(position).astype(np.int64), 0, max(self.mixed.shape[1] - 2, 0))
+        share = position - left
+        right = np.minimum(left + 1, self.mixed.shape[1] - 1)
+        return self.mixed[:, left] * (1.0 - share) + self.mixed[:, right] * share
+
+    def _breakdown(
+        self, parts: dict[str, float], counters: Counted, replicas: int, duration_s: float
+    ) -> dict[str, float]:
+        """One stage: host time is what iterations lasted beyond the device. Several: the serial part of it."""
+        total = replicas * duration_s
+        mean = {name: seconds / self.stages for name, seconds in parts.items()}
+        if self.stages == 1:
+            host = max(0.0, counters.busy_s - sum(parts.values()))
+        else:
+            size = min(len(self.host_serial_s), len(counters.scheduled))
+            host = float(self.host_serial_s[:size] @ counters.scheduled[:size]) / self.stages
+        mean["host"] = host
+        mean["idle"] = total - sum(mean.values())
+        return mean
+
+    def _energy(self, ledger: NDArray[np.float64], counters: Counted, device_wall_s: float) -> float | None:
+        if self.power is None:
+            return None
+        full, windowed = self.attention
+        prefill = self.power.dynamic_j(
+            counters.prefill_attention_s, self.attention_dtype,
+            full.prefill_pair_flops * counters.prefill_pairs
+            + windowed.prefill_pair_flops * counters.prefill_pairs_windowed, 0.0,
+        )
+        decode = self.power.dynamic_j(
+            counters.decode_attention_s, self.attention_dtype,
+            full.decode_pair_flops * counters.decode_kv_tokens
+            + windowed.decode_pair_flops * counters.decode_kv_tokens_windowed, self._attention_bytes(counters),
+        )
+        return float(self.power.idle_w * device_wall_s + self.ranks * (ledger[JOULES] + prefill + decode))
+
+    def _attention_bytes(self, counters: Counted) -> float:
+        full, windowed = self.attention
+        return (
+            full.token_bytes * counters.decode_kv_tokens
+            + windowed.token_bytes * counters.decode_kv_tokens_windowed
+        )
+
+    def _useful_flops(self, counters: Counted) -> float:
+        full, windowed = self.attention
+        attention = (
+            full.prefill_pair_flops * counters.prefill_pairs
+            + windowed.prefill_pair_flops * counters.prefill_pairs_windowed
+            + full.decode_pair_flops * counters.decode_kv_tokens
+            + windowed.decode_pair_flops * counters.decode_kv_tokens_windowed
+        )
+        sampled = float(np.arange(len(counters.sampled)) @ counters.sampled)
+        tokens = counters.prefill_tokens + counters.decode_tokens
+        return self.token_flops * tokens + self.sampled_flops * sampled + self.ranks * attention
+
+
+def _share(part: float, whole: float) -> float:
+    return float(min(1.0, max(0.0, part / whole))) if whole > 0 else 0.0

@@ -1,0 +1,123 @@
+"""Fitted coefficients as files: one JSON for each (operator, dtype, engine), with provenance and held-out errors.
+
+``hardware_profiles/<device>/kernels/<operator>-<dtype>-<engine>.json`` holds one or more fits; attention has one a
+head dimension, a collective one a number of ranks. Grids are stored as thousandths of a natural logarithm.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apexsim.cost.grid import CorrectionGrid
+from apexsim.cost.laws import CollectiveLaw, DecodeLaw, GemmLaw, PrefillLaw
+from apexsim.errors import InputError
+
+Law = GemmLaw | PrefillLaw | DecodeLaw | CollectiveLaw
+
+LAWS: dict[str, type[Law]] = {
+    "gemm": GemmLaw,
+    "prefill_attention": PrefillLaw,
+    "decode_attention": DecodeLaw,
+    "all_reduce": CollectiveLaw,
+    "all_gather": CollectiveLaw,
+}
+
+GRID_UNIT = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A law, its correction, and the sizes it was measured at."""
+
+    variant: int  # head dimension of attention, ranks of a collective, 0 otherwise
+    law: Law
+    grid: CorrectionGrid
+    measured: dict[str, tuple[float, float]]  # smallest and largest size of each axis of the grid
+    rows: int
+    beyond_roofline: int  # rows that beat 0.95 × roofline and were left out
+    held_out: dict[str, float]  # n, median, p90, worst absolute relative error
+    window_factor: float = 1.0  # decode attention: sequences past their window against full ones of its length
+
+
+@dataclass(frozen=True, eq=False)
+class KernelFile:
+    """All fits of one operator in one dtype as one engine runs it."""
+
+    operator: str
+    dtype: str
+    engine: str
+    engine_version: str
+    source: str
+    fitted: str  # date
+    fits: tuple[Fit, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.operator}-{self.dtype}-{self.engine}"
+
+    def to_json(self) -> str:
+        """The text of the file: one line a fit, so that a changed fit shows as one changed line."""
+        head = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "fits"}
+        lines = ",\n".join("  " + json.dumps(_dump(fit), separators=(",", ":")) for fit in self.fits)
+        body = json.dumps(head, indent=1)[:-2]
+        return f'{body},\n "fits": [\n{lines}\n ]\n}}\n'
+
+
+def _dump(fit: Fit) -> dict[str, Any]:
+    return {
+        "variant": fit.variant,
+        "law": {name: _short(value) for name, value in asdict(fit.law).items()},
+        "measured": {axis: [_short(low), _short(high)] for axis, (low, high) in fit.measured.items()},
+        "rows": fit.rows, "beyond_roofline": fit.beyond_roofline,
+        "held_out": {name: _short(value) for name, value in fit.held_out.items()},
+        "window_factor": _short(fit.window_factor),
+        "knots": {a: [_short(k) for k in knots] for a, knots in zip(fit.grid.axes, fit.grid.knots, strict=True)},
+        "grid": np.rint(fit.grid.values / GRID_UNIT).astype(int).tolist(),
+    }
+
+
+def _short(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.5g}")
+
+
+def parse(data: dict[str, Any]) -> KernelFile:
+    """A kernel file from its JSON; KeyError, TypeError and ValueError say that it is not one."""
+    law = LAWS[data["operator"]]
+    fits = tuple(
+        Fit(
+            variant=fit["variant"], law=law(**fit["law"]),
+            grid=CorrectionGrid(
+                tuple(fit["knots"]), tuple(np.array(k, dtype=np.float64) for k in fit["knots"].values()),
+                np.array(fit["grid"], dtype=np.float64) * GRID_UNIT,
+            ),
+            measured={axis: (low, high) for axis, (low, high) in fit["measured"].items()},
+            rows=fit["rows"], beyond_roofline=fit["beyond_roofline"], held_out=fit["held_out"],
+            window_factor=fit["window_factor"],
+        )
+        for fit in data["fits"]
+    )
+    head = {name: data[name] for name in ("operator", "dtype", "engine", "engine_version", "source", "fitted")}
+    return KernelFile(**head, fits=fits)
+
+
+@lru_cache(maxsize=256)
+def load(path: Path) -> KernelFile:
+    """The kernel file at ``path``.
+
+    Raises:
+        InputError: it is missing, truncated or no kernel file.
+    """
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be read: {problem.strerror}") from None
+    except json.JSONDecodeError as problem:
+        raise InputError(f"{path}: line {problem.lineno}: not valid JSON: {problem.msg} (truncated?)") from None
+    except (KeyError, TypeError, ValueError) as problem:
+        raise InputError(f"{path}: not a kernel file: {type(problem).__name__} {problem}") from None

@@ -1,0 +1,220 @@
+"""From a model and a pool to the operators of one pipeline stage, as a graph.
+
+A stage's graph holds one layer of each layer group (``operator.count`` says how many such layers the stage has), the
+embedding before them on the first stage and the LM head after them on the last. Edges are data dependencies: what
+may overlap, and the critical path, can be read from the graph. Kernels run one after another in today's engines, so
+``step.py`` adds all nodes up.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil
+from typing import NamedTuple
+
+import networkx as nx
+
+from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm, GroupedGemm, Operator
+from apexsim.cost.precision import ACTIVATION_BYTES, weights_of
+from apexsim.spec.dtypes import KvDtype, WeightDtype
+from apexsim.spec.model import Attention, LayerGroup, ModelSpec, MoeMlp, Part
+from apexsim.spec.plan import Pool
+
+PARTS: tuple[Part, ...] = ("attention", "mlp", "experts", "shared_experts")
+"""Parts of a layer that have a weight dtype of their own, in the order of the fields of ``Cut``."""
+
+VOCAB_PADDING = 64
+"""Engines pad the vocabulary to a multiple of this, then to a multiple of the ranks."""
+
+
+class Cut(NamedTuple):
+    """What of a pool decides the shapes of its operators; pools with equal cuts share one graph."""
+
+    tp: int
+    pp: int
+    ep: int
+    attention: WeightDtype
+    mlp: WeightDtype
+    experts: WeightDtype
+    shared_experts: WeightDtype
+    lm_head: WeightDtype
+    kv_cache: KvDtype
+
+
+def cut_of(model: ModelSpec, pool: Pool) -> Cut:
+    """The cut that a pool asks for. Parts that a checkpoint left unquantised, and the LM head, keep 16 bits."""
+    weights = weights_of(model, pool)
+    kept = model.unquantized if weights == model.quantization else ()
+    attention, mlp, experts, shared = (model.dtype if part in kept else weights for part in PARTS)
+    return Cut(pool.tp, pool.pp, pool.ep, attention, mlp, experts, shared, model.dtype, pool.kv_cache)
+
+
+def layers_of_stage(layers: int, pp: int, stage: int) -> range:
+    """Layers of a pipeline stage as vLLM splits them: the remainder goes to the later stages, but not the last.
+
+    Source: vllm.distributed.utils.get_pp_indices.
+    """
+    sizes = [layers // pp] * pp
+    for extra in range(layers % pp):
+        sizes[(pp - 2 - extra) % pp] += 1
+    start = sum(sizes[:stage])
+    return range(start, start + sizes[stage])
+
+
+def group_counts(model: ModelSpec, pp: int, stage: int) -> tuple[int, ...]:
+    """How many layers of each group a stage has; groups are taken as evenly interleaved over the depth."""
+    order = sorted(
+        ((i + 0.5) / group.count, g) for g, group in enumerate(model.groups) for i in range(group.count)
+    )
+    mine = [order[layer][1] for layer in layers_of_stage(model.layers, pp, stage)]
+    return tuple(mine.count(g) for g in range(len(model.groups)))
+
+
+@lru_cache(maxsize=512)
+def stage_operators(model: ModelSpec, cut: Cut, stage: int) -> tuple[Operator, ...]:
+    """Every operator of a stage's iteration, in an order in which it can run; the LM head is not among them."""
+    graph = stage_graph(model, cut, stage)
+    return tuple(graph.nodes[node]["operator"] for node in nx.topological_sort(graph))
+
+
+@lru_cache(maxsize=512)
+def head_operators(model: ModelSpec, cut: Cut) -> tuple[Operator, ...]:
+    """LM head and sampling of the last stage; their rows are the sequences that yield a token."""
+    vocab = padded_vocab(model.vocab_size, cut.tp)
+    hidden = model.hidden_size
+    head: list[Operator] = [Gemm("lm_head", vocab // cut.tp, hidden, cut.lm_head, 1)]
+    if cut.tp > 1:
+        head.append(Collective("logits", "all_gather", vocab * ACTIVATION_BYTES, cut.tp, 1))
+    # Logits are written as 32-bit floats and read twice by the sampler (softmax or argmax, then the draw).
+    head.append(Elementwise("sampling", 4.0 * 3 * vocab, 4, 1))
+    return tuple(head)
+
+
+def padded_vocab(vocab_size: int, tp: int) -> int:
+    """Vocabulary after the engines' padding, a multiple of ``tp``."""
+    unit = VOCAB_PADDING * tp
+    return ceil(vocab_size / unit) * unit
+
+
+def stage_graph(model: ModelSpec, cut: Cut, stage: int) -> nx.DiGraph[str]:
+    """Operators of one stage: nodes carry ``operator``, edges are data dependencies."""
+    chain = _Chain()
+    hidden = model.hidden_size
+    if stage == 0:
+        chain.add(Elementwise("embedding", 2.0 * hidden * ACTIVATION_BYTES, 1, 1))
+        if cut.tp > 1:
+            chain.add(Collective("embedding_sum", "all_reduce", hidden * ACTIVATION_BYTES, cut.tp, 1))
+    for group, count in zip(model.groups, group_counts(model, cut.pp, stage), strict=True):
+        if count:
+            _add_attention(chain, group, hidden, cut, count)
+            _add_mlp(chain, group, hidden, cut, count)
+    return chain.graph
+
+
+class _Chain:
+    """A graph under construction: a new operator follows the last ones unless it says whom it follows."""
+
+    def __init__(self) -> None:
+        self.graph: nx.DiGraph[str] = nx.DiGraph()
+        self.last: tuple[str, ...] = ()
+
+    def add(self, operator: Operator, after: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        node = f"{self.graph.number_of_nodes()}:{operator.name}"
+        self.graph.add_node(node, operator=operator)
+        for before in self.last if after is None else after:
+            self.graph.add_edge(before, node)
+        self.last = (node,)
+        return self.last
+
+
+def _add_attention(chain: _Chain, group: LayerGroup, hidden: int, cut: Cut, count: int) -> None:
+    chain.add(_norm("attention_norm", hidden, count))
+    if group.attention.kind == "mla":
+        width = _add_mla(chain, group.attention, hidden, cut, count)
+    else:
+        width = _add_gqa(chain, group.attention, hidden, cut, count)
+    chain.add(Gemm("o_proj", hidden, width, cut.attention, count))
+    _add_sum(chain, "attention_sum", hidden, cut, count)
+
+
+def _add_gqa(chain: _Chain, attention: Attention, hidden: int, cut: Cut, count: int) -> int:
+    """Projections and attention of a rank; returns the width of its output."""
+    heads = attention.heads // cut.tp
+    kv_heads = max(1, attention.kv_heads // cut.tp)
+    qk, v = attention.head_dim, attention.v_head_dim
+    width = heads * qk + kv_heads * (qk + v)
+    chain.add(Gemm("qkv_proj", width, hidden, cut.attention, count))
+    # Rotary reads and writes q and k; the cache write reads and writes k and v. Head norms are one pass more.
+    moved = 2.0 * (heads + kv_heads) * qk * (2 if attention.qk_norm else 1) + 2.0 * kv_heads * (qk + v)
+    chain.add(Elementwise("rotary_cache", moved * ACTIVATION_BYTES, 3 if attention.qk_norm else 2, count))
+    chain.add(AttentionOp("attention", heads, kv_heads, qk, v, attention.window, cut.kv_cache, count))
+    return heads * v
+
+
+def _add_mla(chain: _Chain, attention: Attention, hidden: int, cut: Cut, count: int) -> int:
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434); low-rank projections are on every rank.
+
+    ``kv_b_proj`` lifts the latent of a prompt to keys and values, and is absorbed into queries and outputs when
+    decoding: the same weights and the same FLOP a token either way.
+    """
+    heads = attention.heads // cut.tp
+    latent, rope = attention.kv_lora_rank or 0, attention.rope_head_dim or 0
+    qk, v = attention.head_dim, attention.v_head_dim
+    q_rank, linear = attention.q_lora_rank or 0, cut.attention
+    chain.add(Gemm("qkv_a_proj", (q_rank or heads * qk) + latent + rope, hidden, linear, count))
+    if q_rank:
+        chain.add(_norm("q_norm", q_rank, count))
+        chain.add(Gemm("q_b_proj", heads * qk, q_rank, linear, count))
+    chain.add(_norm("kv_norm", latent, count))
+    chain.add(Gemm("kv_b_proj", heads * (qk - rope + v), latent, linear, count))
+    moved = 2.0 * (heads * rope + latent + 2 * rope)
+    chain.add(Elementwise("rotary_cache", moved * ACTIVATION_BYTES, 2, count))
+    chain.add(AttentionOp(
+        "attention", heads, heads, qk, v, attention.window, cut.kv_cache, count, latent + rope, latent,
+    ))
+    return heads * v
+
+
+def _add_mlp(chain: _Chain, group: LayerGroup, hidden: int, cut: Cut, count: int) -> None:
+    norm = chain.add(_norm("mlp_norm", hidden, count))
+    mlp = group.mlp
+    if isinstance(mlp, MoeMlp):
+        _add_experts(chain, mlp, hidden, cut, count, norm)
+    else:
+        _add_dense(chain, "", ceil(mlp.intermediate_size / cut.tp), mlp.gated, hidden, cut.mlp, count)
+    _add_sum(chain, "mlp_sum", hidden, cut, count)
+
+
+def _add_experts(
+    chain: _Chain, mlp: MoeMlp, hidden: int, cut: Cut, count: int, norm: tuple[str, ...]
+) -> None:
+    """Router and routed experts; the shared experts depend on neither and may run beside them."""
+    chain.add(Gemm("router", mlp.experts, hidden, cut.lm_head, count))
+    ends = chain.add(GroupedGemm(
+        "experts", hidden, ceil(mlp.intermediate_size * cut.ep / cut.tp), mlp.experts, mlp.experts // cut.ep,
+        mlp.experts_per_token, mlp.gated, cut.experts, count,
+    ))
+    if mlp.shared_experts:
+        chain.last = norm
+        width = ceil(mlp.shared_intermediate_size / cut.tp)
+        _add_dense(chain, "shared_", width, mlp.gated, hidden, cut.shared_experts, count)
+        chain.last = ends + chain.last
+
+
+def _add_dense(
+    chain: _Chain, prefix: str, intermediate: int, gated: bool, hidden: int, weights: WeightDtype, count: int
+) -> None:
+    wide = (2 if gated else 1) * intermediate
+    chain.add(Gemm(f"{prefix}{'gate_up_proj' if gated else 'up_proj'}", wide, hidden, weights, count))
+    chain.add(Elementwise(f"{prefix}activation", float(wide + intermediate) * ACTIVATION_BYTES, 1, count))
+    chain.add(Gemm(f"{prefix}down_proj", hidden, intermediate, weights, count))
+
+
+def _add_sum(chain: _Chain, name: str, hidden: int, cut: Cut, count: int) -> None:
+    if cut.tp > 1:
+        chain.add(Collective(name, "all_reduce", hidden * ACTIVATION_BYTES, cut.tp, count))
+
+
+def _norm(name: str, width: int, count: int) -> Elementwise:
+    """A norm fused with the residual addition: two vectors are read, two are written."""
+    return Elementwise(name, 4.0 * width * ACTIVATION_BYTES, 1, count)

@@ -1,0 +1,96 @@
+"""Host time: what the serving engine's own code adds to an iteration and to a request.
+
+An iteration of n scheduled sequences lasts ``max(device, floor(n)) + serial(n)``: ``serial`` is what no device work
+hides (scheduling, input preparation and sampling of a synchronous engine), ``floor`` what runs beside the device.
+A request pays ``entry_s`` before the engine sees it (API, tokeniser) and ``exit_s`` after its last iteration.
+
+Each preset says where its numbers come from. They are global terms by engine version, never per model or run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class HostModel:
+    """Host seconds of one engine from one version on."""
+
+    engine: str
+    since: tuple[int, int]
+    serial_s: float
+    serial_per_sequence_s: float
+    floor_s: float
+    floor_per_sequence_s: float
+    entry_s: float
+    exit_s: float
+    largest_graph: int  # most tokens of a captured CUDA graph; 0 = none are used
+    graphs_with_prefill: bool  # whether iterations that hold prefill tokens are padded to a graph too
+    source: str
+
+    def serial(self, max_num_seqs: int) -> Floats:
+        """[max_num_seqs + 1] seconds by scheduled sequences; 0 where none is."""
+        return _affine(self.serial_s, self.serial_per_sequence_s, max_num_seqs)
+
+    def floor(self, max_num_seqs: int) -> Floats:
+        """[max_num_seqs + 1] seconds by scheduled sequences; 0 where none is."""
+        return _affine(self.floor_s, self.floor_per_sequence_s, max_num_seqs)
+
+
+def _affine(fixed: float, each: float, count: int) -> Floats:
+    seconds = fixed + each * np.arange(count + 1, dtype=np.float64)
+    seconds[0] = 0.0
+    return seconds
+
+
+HOSTS: tuple[HostModel, ...] = (
+    HostModel(
+        "vllm", (0, 0), 3.0e-3, 10e-6, 4.0e-3, 10e-6, 2e-3, 1e-3, 256, False, "estimated",
+    ),
+    HostModel(
+        "vllm", (0, 8), 1.0e-3, 8e-6, 3.0e-3, 8e-6, 2e-3, 1e-3, 512, True, "estimated",
+    ),
+)
+
+
+def host_model(engine: str, version: str | None) -> HostModel:
+    """The preset of an engine version: the latest one that is not newer; the newest where no version is given.
+
+    Engines without a preset of their own take vLLM's newest, and ``source`` of the result says whose it is.
+    """
+    presets = sorted((h for h in HOSTS if h.engine == engine), key=lambda h: h.since)
+    if not presets:
+        presets = sorted((h for h in HOSTS if h.engine == "vllm"), key=lambda h: h.since)
+        version = None
+    if version is None:
+        return presets[-1]
+    wanted = _major_minor(version)
+    return next((h for h in reversed(presets) if h.since <= wanted), presets[0])
+
+
+def _major_minor(version: str) -> tuple[int, int]:
+    parts = [int(part) if part.isdigit() else 0 for part in version.lstrip("v").split(".")[:2]]
+    return parts[0], parts[1] if len(parts) > 1 else 0
+
+
+def graph_sizes(host: HostModel, max_num_seqs: int) -> NDArray[np.int64]:
+    """Batch sizes of the captured CUDA graphs: 1, 2, 4, multiples of 8 to 256, then of 16.
+
+    Source: vLLM's default ``cudagraph_capture_sizes``; the largest is twice ``max_num_seqs``, at most the preset's.
+    """
+    largest = min(2 * max_num_seqs, host.largest_graph)
+    sizes = [1, 2, 4, *range(8, 257, 8), *range(272, host.largest_graph + 1, 16)]
+    return np.array([size for size in sizes if size <= largest], dtype=np.int64)
+
+
+def padded(tokens: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tokens as executed: the next graph size; unchanged (eager) above the largest. 0 stays 0."""
+    if sizes.size == 0:
+        return tokens
+    index = np.minimum(np.searchsorted(sizes, tokens), sizes.size - 1)
+    return np.where((tokens > 0) & (tokens <= sizes[-1]), sizes[index], tokens)

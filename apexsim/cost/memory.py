@@ -1,0 +1,132 @@
+"""What of a device's memory goes where, and how many KV blocks are left: as vLLM computes it.
+
+    available = gpu_memory_utilization · memory − weights − activation peak − engine
+    blocks    = floor(available / bytes of a block)
+
+``memory`` is what the driver reports. The activation peak is that of the engine's profile run with a full batch;
+``engine`` is the CUDA context, communication buffers and what the allocator cannot use. The fullest pipeline stage
+decides. Layers with a sliding window hold KV for every token, as vLLM does without its hybrid allocator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+from typing import TYPE_CHECKING
+
+from apexsim.cost.graph import Cut, group_counts, padded_vocab, stage_operators
+from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm
+from apexsim.cost.precision import ACTIVATION_BYTES
+from apexsim.spec.dtypes import weight_bytes
+from apexsim.spec.units import format_bytes
+
+if TYPE_CHECKING:
+    from apexsim.spec.hardware import HardwareProfile
+    from apexsim.spec.model import ModelSpec
+    from apexsim.spec.plan import Pool
+
+CONTEXT_BYTES = 0.6e9
+"""CUDA context, kernels and allocator slack of one device."""
+
+COMMUNICATION_BYTES = 0.9e9
+"""Buffers of NCCL and of the custom all-reduce, where a device has partners."""
+
+LOGITS_BYTES = 8
+"""Bytes of a logit in the sampler's profile run: the 16-bit output, its 32-bit copy, and a 16-bit scratch copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Memory of the fullest device of a replica."""
+
+    weights_bytes_per_device: float
+    activation_bytes: float
+    engine_bytes: float
+    kv_bytes_per_token_per_device: float
+    kv_blocks: int
+    block_size: int
+    max_model_len: int
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """Tokens whose KV fits in a replica at once."""
+        return self.kv_blocks * self.block_size
+
+
+@dataclass(frozen=True, slots=True)
+class DoesNotFit:
+    """A pool that cannot run: what is short, by how much, in one line. A value, never raised."""
+
+    resource: str  # memory | dtype | shape; bytes are 0 where it is not memory
+    needed_bytes: float
+    available_bytes: float
+    short_bytes: float
+    reason: str
+
+
+def stage_weight_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
+    """Weights of one rank of a stage, norms, embedding and LM head included."""
+    total = 0.0
+    for op in stage_operators(model, cut, stage):
+        if isinstance(op, Gemm):
+            total += op.count * op.n * op.k * weight_bytes(op.weights)
+        elif isinstance(op, GroupedGemm):
+            total += op.count * op.local_experts * op.expert_parameters * weight_bytes(op.weights)
+    for group, count in zip(model.groups, group_counts(model, cut.pp, stage), strict=True):
+        total += count * group.norms * model.hidden_size * ACTIVATION_BYTES
+    table = padded_vocab(model.vocab_size, cut.tp) // cut.tp * model.hidden_size * ACTIVATION_BYTES
+    first, last = stage == 0, stage == cut.pp - 1
+    tables = int(first) + int(last) - int(first and last and model.tied_embeddings)
+    return total + tables * table
+
+
+def stage_kv_token_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
+    """KV bytes of one token on one rank of a stage."""
+    return sum(
+        op.count * op.kv_token_bytes for op in stage_operators(model, cut, stage) if isinstance(op, AttentionOp)
+    )
+
+
+def activation_bytes(model: ModelSpec, cut: Cut, stage: int, max_num_batched_tokens: int, max_num_seqs: int) -> float:
+    """Peak of the profile run: two copies of the residual, the widest layer's output and input, and the logits."""
+    widest = max(
+        op.n + op.k if isinstance(op, Gemm) else op.experts_per_token * 3 * op.intermediate_size + op.hidden_size
+        for op in stage_operators(model, cut, stage) if isinstance(op, Gemm | GroupedGemm)
+    )
+    tokens = max_num_batched_tokens * (2 * model.hidden_size + widest) * ACTIVATION_BYTES
+    logits = max_num_seqs * padded_vocab(model.vocab_size, cut.tp) * LOGITS_BYTES if stage == cut.pp - 1 else 0
+    return float(max(tokens, logits))
+
+
+def plan_memory(
+    model: ModelSpec, profile: HardwareProfile, pool: Pool, cut: Cut, max_num_batched_tokens: int, max_num_seqs: int
+) -> MemoryPlan | DoesNotFit:
+    """Memory of the fullest stage, and the KV blocks that the stage with the least room leaves to all."""
+    budget = pool.gpu_memory_utilization * profile.memory_bytes
+    engine = CONTEXT_BYTES + (COMMUNICATION_BYTES if cut.tp * cut.pp > 1 else 0.0)
+    weights, peaks, kv = [], [], []
+    for stage in range(cut.pp):
+        weights.append(stage_weight_bytes(model, cut, stage))
+        peaks.append(activation_bytes(model, cut, stage, max_num_batched_tokens, max_num_seqs))
+        kv.append(stage_kv_token_bytes(model, cut, stage))
+    room = [budget - w - a - engine for w, a in zip(weights, peaks, strict=True)]
+    blocks = min(floor(free / (each * pool.block_size)) for free, each in zip(room, kv, strict=True))
+    tightest = min(range(cut.pp), key=lambda stage: room[stage] / kv[stage])
+    if blocks < 1:
+        needed = weights[tightest] + peaks[tightest] + engine + kv[tightest] * pool.block_size
+        reason = _short(model, profile, cut, weights[tightest], needed, budget)
+        return DoesNotFit("memory", needed, budget, needed - budget, reason)
+    return MemoryPlan(
+        weights[tightest], peaks[tightest], engine, kv[tightest], blocks, pool.block_size,
+        min(pool.max_model_len or model.max_context, model.max_context),
+    )
+
+
+def _short(
+    model: ModelSpec, profile: HardwareProfile, cut: Cut, weights: float, needed: float, budget: float
+) -> str:
+    return (
+        f"{model.name} at tp={cut.tp} pp={cut.pp} needs {format_bytes(needed, 4)} a device "
+        f"(weights {format_bytes(weights, 4)}), {profile.name} offers {format_bytes(budget, 4)}: "
+        f"short by {format_bytes(needed - budget, 4)}"
+    )

@@ -1,0 +1,98 @@
+"""The operators of a serving step with their real shapes on one rank.
+
+Plain frozen values: they are hashed to reuse prices between plans. ``count`` says how many times a stage runs the
+operator in one iteration. ``apexsim.cost.graph`` makes them from a model and a pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from apexsim.spec.dtypes import KvDtype, WeightDtype, kv_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """y[m, n] = x[m, k] · w[n, k]; m is the number of tokens, or of sampled sequences in the head."""
+
+    name: str
+    n: int
+    k: int
+    weights: WeightDtype
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedGemm:
+    """The routed experts of one rank: top-k selection, expert GEMMs, activation and combine."""
+
+    name: str
+    hidden_size: int
+    intermediate_size: int  # of one expert, on this rank
+    experts: int  # of the whole layer
+    local_experts: int  # of this rank
+    experts_per_token: int
+    gated: bool
+    weights: WeightDtype
+    count: int
+
+    @property
+    def expert_parameters(self) -> int:
+        return (3 if self.gated else 2) * self.hidden_size * self.intermediate_size
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOp:
+    """Attention of one rank. ``latent`` > 0: MLA, whose decode reads ``latent`` values a token for all heads."""
+
+    name: str
+    heads: int
+    kv_heads: int
+    qk_dim: int
+    v_dim: int
+    window: int
+    kv_dtype: KvDtype
+    count: int
+    latent: int = 0  # kv_lora_rank + rope_head_dim
+    latent_v: int = 0  # kv_lora_rank
+
+    @property
+    def kv_token_bytes(self) -> float:
+        """KV cache bytes of one token of one layer on this rank."""
+        values = self.latent or self.kv_heads * (self.qk_dim + self.v_dim)
+        return values * kv_bytes(self.kv_dtype)
+
+    @property
+    def decode_pair_flops(self) -> float:
+        """FLOP of one new token against one cached token, all heads of this rank."""
+        width = self.latent + self.latent_v if self.latent else self.qk_dim + self.v_dim
+        return 2.0 * self.heads * width
+
+    @property
+    def prefill_pair_flops(self) -> float:
+        """FLOP of one query-key pair of a prompt, all heads of this rank."""
+        return 2.0 * self.heads * (self.qk_dim + self.v_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """Norms, rotary embedding, activation, cache write: bound by memory and by their launches."""
+
+    name: str
+    token_bytes: float  # read and written, for each token
+    kernels: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """A collective over the ranks of a stage; ``token_bytes`` is the message of one token."""
+
+    name: str
+    kind: str  # all_reduce | all_gather
+    token_bytes: float
+    ranks: int
+    count: int
+
+
+Operator = Gemm | GroupedGemm | AttentionOp | Elementwise | Collective

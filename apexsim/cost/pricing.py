@@ -1,0 +1,151 @@
+"""Operators times sizes: ledgers and attention tables of one device, kept for reuse between plans.
+
+A ``Pricer`` stands for a device, an engine and a link. A search asks it for the same operators again and again, with
+other schedulers and replicas, so each (operator, sizes) is priced once.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apexsim.cost.collectives import collective, sent_bytes
+from apexsim.cost.host import HostModel, graph_sizes, padded
+from apexsim.cost.kernels import CalibratedKernels, Priced
+from apexsim.cost.ledger import (
+    ATTENTION,
+    CALIBRATED,
+    COMMUNICATION,
+    EXTRAPOLATED,
+    GEMM,
+    JOULES,
+    LINES,
+    MOE,
+    MOVED_BYTES,
+    Ledger,
+)
+from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm, GroupedGemm, Operator
+from apexsim.cost.power import power_model
+from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype, sixteen_bit
+from apexsim.cost.shapes import touched_experts
+from apexsim.cost.tables import token_knots
+from apexsim.spec.cluster import Link
+from apexsim.spec.dtypes import weight_bytes
+from apexsim.spec.hardware import HardwareProfile
+
+Floats = NDArray[np.float64]
+
+SHARED_TOKENS = 1024
+"""Short chunks share the launch and the idle units of an attention kernel with others: a chunk of fewer tokens costs
+its share of a batch of equal chunks that holds this many."""
+
+PRICES_KEPT = 4096
+"""Priced (operator, sizes) pairs that a pricer keeps."""
+
+
+class Sizes(NamedTuple):
+    """A family of iteration sizes: token knots, decoding sequences, or sequences that yield a token."""
+
+    kind: str  # mixed | decode | sampled
+    limit: int
+    host: HostModel
+    max_num_seqs: int
+
+
+@lru_cache(maxsize=256)
+def executed(sizes: Sizes) -> NDArray[np.int64]:
+    """Rows that the device really computes at each size: padded to CUDA graphs where the engine does."""
+    if sizes.kind == "sampled":
+        return np.arange(sizes.limit + 1, dtype=np.int64)
+    graphs = graph_sizes(sizes.host, sizes.max_num_seqs)
+    if sizes.kind == "decode":
+        return padded(np.arange(sizes.limit + 1, dtype=np.int64), graphs)
+    knots = token_knots(sizes.limit)
+    return padded(knots, graphs) if sizes.host.graphs_with_prefill else knots
+
+
+class Pricer:
+    """Prices of one device under one engine; ``link`` joins the ranks of a tensor parallel group."""
+
+    def __init__(self, profile: HardwareProfile, engine: str, link: Link) -> None:
+        self.profile = profile
+        self.kernels = CalibratedKernels(profile, engine)
+        self.link = link
+        self.power = power_model(profile, link)
+        self.ledger = lru_cache(maxsize=PRICES_KEPT)(self._ledger)
+        self.prefill = lru_cache(maxsize=PRICES_KEPT)(self._prefill)
+        self.decode = lru_cache(maxsize=PRICES_KEPT)(self._decode)
+
+    def _ledger(self, op: Operator, sizes: Sizes) -> Ledger:
+        """[LINES, sizes] of all ``op.count`` runs of an operator in one iteration. Size 0 costs nothing."""
+        rows = executed(sizes)
+        unique, where = np.unique(rows, return_inverse=True)
+        table = np.zeros((LINES, unique.size))
+        part, price, flops, moved, sent = self._run(op, np.maximum(unique, 1).astype(np.float64))
+        seconds = np.maximum.accumulate(price.seconds)  # a kernel never gets cheaper with more rows
+        table[part], table[MOVED_BYTES] = seconds, moved
+        table[CALIBRATED] = seconds if price.calibrated else 0.0
+        table[EXTRAPOLATED] = np.where(price.extrapolated, seconds, 0.0)
+        if self.power is not None:
+            compute = compute_dtype(self.profile, op.weights) if isinstance(op, Gemm | GroupedGemm) else (
+                sixteen_bit(self.profile))
+            table[JOULES] = self.power.dynamic_j(seconds, compute, flops, moved, sent)
+        table[:, unique == 0] = 0.0
+        return np.asarray(op.count * table[:, where])
+
+    def _run(self, op: Operator, rows: Floats) -> tuple[int, Priced, Floats, Floats, Floats]:
+        """Part, price, FLOP, bytes moved and bytes sent of one run of ``op`` with ``rows`` rows."""
+        none = np.zeros_like(rows)
+        if isinstance(op, Gemm):
+            inputs = INPUT_BYTES[compute_dtype(self.profile, op.weights)]
+            moved = weight_bytes(op.weights) * op.n * op.k + rows * (inputs * op.k + ACTIVATION_BYTES * op.n)
+            return GEMM, self.kernels.gemm(rows, op.n, op.k, op.weights), 2.0 * rows * op.n * op.k, moved, none
+        if isinstance(op, GroupedGemm):
+            share = op.experts_per_token * op.local_experts / op.experts
+            touched = touched_experts(rows, op.experts, op.local_experts, op.experts_per_token)
+            moved = touched * op.expert_parameters * weight_bytes(op.weights)
+            return MOE, self.kernels.grouped_gemm(rows, op), 2.0 * rows * share * op.expert_parameters, moved, none
+        if isinstance(op, Elementwise):
+            return GEMM, self.kernels.memory_bound(rows * op.token_bytes, op.kernels), none, rows * op.token_bytes, none
+        if isinstance(op, Collective):
+            message = rows * op.token_bytes
+            price = collective(self.kernels, op.kind, message, op.ranks, self.link)
+            return COMMUNICATION, price, none, 2.0 * message, sent_bytes(op.kind, message, op.ranks)
+        return ATTENTION, self._launch(op, rows), none, none, none
+
+    def _launch(self, op: AttentionOp, rows: Floats) -> Priced:
+        """What one attention kernel costs however little it does: paid once an iteration, chunks and decodes apart."""
+        price = self.kernels.decode_attention(1, 1, op)
+        one = float(min(price.seconds, self.kernels.prefill_attention(1, 1, op).seconds))
+        return Priced(np.full_like(rows, one), price.calibrated, np.zeros(rows.shape, dtype=np.bool_))
+
+    def _prefill(self, op: AttentionOp, max_tokens: int) -> tuple[Floats, Floats, bool]:
+        """([N] seconds of a chunk, [N] seconds per past token, calibrated) at the token knots, ``count`` runs."""
+        chunk = np.maximum(token_knots(max_tokens), 1).astype(np.float64)
+        together = np.maximum(1.0, SHARED_TOKENS / chunk)
+        price = self.kernels.prefill_attention(together, chunk, op)
+        launch = float(self._launch(op, np.ones(1)).seconds[0])
+        own = np.maximum.accumulate(np.maximum(price.seconds - launch, 0.0) / together)
+        past = np.maximum.accumulate(self.kernels.prefill_past(chunk, op).seconds)
+        own[0] = past[0] = 0.0
+        return op.count * own, op.count * past, price.calibrated
+
+    def _decode(self, op: AttentionOp, max_num_seqs: int, knots: tuple[float, ...]) -> tuple[Floats, bool]:
+        """([M + 1, J] seconds by sequences and mean context, calibrated), ``count`` runs; row 0 costs nothing."""
+        sequences = np.maximum(np.arange(max_num_seqs + 1.0), 1.0)[:, None]
+        context = np.maximum(np.array(knots), 1.0)[None, :]
+        price = self.kernels.decode_attention(sequences, context, op)
+        launch = float(self._launch(op, np.ones(1)).seconds[0])
+        table = np.maximum(price.seconds - launch, 0.0)
+        table = np.maximum.accumulate(np.maximum.accumulate(table, axis=0), axis=1)
+        table[0] = 0.0
+        return op.count * table, price.calibrated
+
+
+@lru_cache(maxsize=64)
+def pricer(profile: HardwareProfile, engine: str, link: Link) -> Pricer:
+    """The pricer of a device, an engine and a link; one for all plans that share them."""
+    return Pricer(profile, engine, link)

@@ -1,0 +1,72 @@
+"""FLOP, bytes and parallel blocks of an operator from its sizes: what the laws and the floor are fed with.
+
+All functions take arrays that broadcast and know nothing of a device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apexsim.cost.laws import QUERY_TILE
+from apexsim.cost.precision import ACTIVATION_BYTES
+
+Floats = NDArray[np.float64]
+
+
+class Work(NamedTuple):
+    """What an operator must do, whatever runs it."""
+
+    flops: Floats
+    moved: Floats  # bytes read and written once each, operands cold
+    blocks: Floats  # thread blocks of an attention kernel; 0 elsewhere
+    padded_flops: Floats  # flops with rows rounded up to whole tiles
+    keys: Floats  # cached tokens that one query sees at most
+
+
+def gemm_work(m: Floats, n: Floats, k: Floats, weight_bytes: float, input_bytes: float) -> Work:
+    """y[m, n] = x[m, k] · w[n, k] with 16-bit outputs."""
+    moved = weight_bytes * n * k + input_bytes * m * k + ACTIVATION_BYTES * m * n
+    flops = 2.0 * m * n * k
+    none = np.zeros_like(flops)
+    return Work(flops, moved, none, flops, none)
+
+
+def causal_pairs(tokens: Floats, window: Floats | int = 0) -> Floats:
+    """Query-key pairs of a prompt: Σ_{i=1..tokens} min(i, window), window 0 = all."""
+    reach = np.where(np.asarray(window) > 0, np.minimum(tokens, window), tokens)
+    return np.asarray(reach * (reach + 1) / 2 + (tokens - reach) * reach)
+
+
+def prefill_work(
+    batch: Floats, tokens: Floats, heads: Floats, kv_heads: Floats, qk_dim: int, v_dim: int, window: Floats | int,
+) -> Work:
+    """Attention of ``batch`` whole prompts of ``tokens`` each. Keys and values come fresh, in 16 bits."""
+    pair_flops = 2.0 * heads * (qk_dim + v_dim)
+    flops = batch * pair_flops * causal_pairs(tokens, window)
+    moved = batch * tokens * (heads + kv_heads) * (qk_dim + v_dim) * float(ACTIVATION_BYTES)
+    tiles = np.ceil(tokens / QUERY_TILE)
+    keys = np.where(np.asarray(window) > 0, np.minimum(tokens, window), tokens) + 0.0 * flops
+    return Work(flops, moved, batch * heads * tiles, flops * tiles * QUERY_TILE / tokens, keys)
+
+
+def decode_work(
+    batch: Floats, context: Floats, heads: Floats, kv_heads: Floats, pair_flops: Floats, token_bytes: Floats,
+    row_width: Floats,
+) -> Work:
+    """Attention of one new token for each of ``batch`` sequences with ``context`` cached tokens.
+
+    ``pair_flops``: FLOP of one query token against one cached token, all heads; ``token_bytes``: KV bytes of a
+    cached token; ``row_width``: values of queries and outputs of one sequence.
+    """
+    flops = batch * context * pair_flops
+    moved = batch * (context * token_bytes + row_width * ACTIVATION_BYTES)
+    keys = context + 0.0 * flops
+    return Work(flops, moved, batch * kv_heads + 0.0 * flops, flops, keys)
+
+
+def touched_experts(tokens: Floats, experts: int, local: int, per_token: int) -> Floats:
+    """Experts of a rank that at least one token chose, expected for independent uniform choices: E·(1-(1-k/E)^T)."""
+    return local * (1.0 - (1.0 - per_token / experts) ** tokens)

@@ -1,0 +1,232 @@
+"""One iteration of a plan, compiled: model + device + links + pool → step tables, memory, accounting.
+
+``compile_pool`` is called once for each plan of a search and costs milliseconds: operators are built once for each
+cut of a model, and priced once for each device (``pricing.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apexsim.cost.accounting import Accounting, AttentionWork
+from apexsim.cost.collectives import send_s
+from apexsim.cost.graph import Cut, cut_of, head_operators, stage_operators
+from apexsim.cost.host import HostModel, host_model
+from apexsim.cost.ledger import CALIBRATED, LINES, Ledger, seconds
+from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory
+from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
+from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
+from apexsim.cost.pricing import Pricer, Sizes, pricer
+from apexsim.cost.tables import FULL, WINDOWED, StepTables, token_knots
+from apexsim.spec.cluster import Cluster
+from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.legality import check_pool
+from apexsim.spec.model import ModelSpec
+from apexsim.spec.plan import Pool
+
+Floats = NDArray[np.float64]
+
+TOKEN_DENSE, TOKEN_STRIDE = 1024, 64
+"""Knots of ``tables.token_knots``, which has them as its defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """What is known of a pool's prices before anything ran, for reports."""
+
+    calibrated_operators: tuple[str, ...]
+    analytic_operators: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPool:
+    """Everything that the engine and the metrics need of a pool; nothing of it changes while it runs."""
+
+    tables: StepTables
+    memory: MemoryPlan
+    entry_s: float  # a request's time before the engine sees it
+    exit_s: float  # and after its last iteration
+    accounting: Accounting
+    confidence: Confidence
+
+
+def compile_pool(
+    model: ModelSpec,
+    profile: HardwareProfile,
+    cluster: Cluster,
+    pool: Pool,
+    *,
+    engine: str = "vllm",
+    engine_version: str | None = None,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
+    max_chunk_tokens: int | None = None,
+) -> CompiledPool | DoesNotFit:
+    """Step tables of one pool of a plan, or why it cannot run.
+
+    Args:
+        max_num_batched_tokens: most tokens of an iteration; also the batch of the engine's memory profile run.
+        max_num_seqs: most sequences of an iteration; the tables' M.
+        max_chunk_tokens: longest chunk of a prompt that one iteration may take, where that is more than
+            ``max_num_batched_tokens`` (a scheduler without chunking takes whole prompts).
+    """
+    reason = check_pool(model, pool)
+    if reason is not None:
+        return DoesNotFit("shape", 0.0, 0.0, 0.0, reason)
+    reason = check_dtypes(profile, model, pool)
+    if reason is not None:
+        return DoesNotFit("dtype", 0.0, 0.0, 0.0, reason)
+    cut = cut_of(model, pool)
+    memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs)
+    if isinstance(memory, DoesNotFit):
+        return memory
+    host = host_model(engine, engine_version)
+    prices = pricer(profile, engine, cluster.link(profile, pool.tp))
+    most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, max_num_seqs)
+    parts = _Parts(model, cut, prices, host, most_tokens, max_num_seqs, memory.max_model_len)
+    tables = StepTables(
+        token_dense=min(TOKEN_DENSE, most_tokens),
+        token_stride=TOKEN_STRIDE,
+        mixed_s=np.stack([seconds(ledger) for ledger in parts.mixed]),
+        decode_s=np.stack([seconds(ledger) for ledger in parts.decode]),
+        context_knots=np.array(parts.context_knots),
+        decode_attention_s=parts.decode_attention_s,
+        prefill_s=parts.prefill_s,
+        prefill_past_s=parts.prefill_past_s,
+        head_s=seconds(parts.head),
+        host_floor_s=host.floor(max_num_seqs),
+        host_serial_s=host.serial(max_num_seqs),
+        transfer_s=_transfer_s(model, profile, cluster, pool, most_tokens),
+        window=model.window,
+    )
+    return CompiledPool(
+        tables, memory, host.entry_s, host.exit_s,
+        _accounting(model, profile, cut, prices, parts, tables),
+        _confidence(parts, prices, host, model),
+    )
+
+
+class _Parts:
+    """Ledgers and attention tables of all stages."""
+
+    def __init__(
+        self, model: ModelSpec, cut: Cut, prices: Pricer, host: HostModel, most_tokens: int, max_num_seqs: int,
+        max_context: int,
+    ) -> None:
+        self.stages = [stage_operators(model, cut, stage) for stage in range(cut.pp)]
+        self.head_ops = head_operators(model, cut)
+        mixed = Sizes("mixed", most_tokens, host, max_num_seqs)
+        decode = Sizes("decode", max_num_seqs, host, max_num_seqs)
+        self.decode_sizes = decode
+        sampled = Sizes("sampled", max_num_seqs, host, max_num_seqs)
+        self.mixed = [_sum(prices, operators, mixed) for operators in self.stages]
+        self.decode = [_sum(prices, operators, decode) for operators in self.stages]
+        self.head = _sum(prices, self.head_ops, sampled)
+        self.context_knots = context_knots(max_context)
+        self.attention_calibrated = [True, True]
+        self._attention(prices, most_tokens, max_num_seqs)
+
+    def _attention(self, prices: Pricer, most_tokens: int, max_num_seqs: int) -> None:
+        stages, knots = len(self.stages), self.context_knots
+        tokens = self.mixed[0].shape[1]
+        self.decode_attention_s = np.zeros((stages, 2, max_num_seqs + 1, len(knots)))
+        self.prefill_s = np.zeros((stages, 2, tokens))
+        self.prefill_past_s = np.zeros((stages, 2, tokens))
+        for stage, operators in enumerate(self.stages):
+            for op in operators:
+                if not isinstance(op, AttentionOp):
+                    continue
+                kind = WINDOWED if op.window else FULL
+                own, past, prefill_calibrated = prices.prefill(op, most_tokens)
+                decode, decode_calibrated = prices.decode(op, max_num_seqs, knots)
+                self.prefill_s[stage, kind] += own
+                self.prefill_past_s[stage, kind] += past
+                self.decode_attention_s[stage, kind] += decode
+                self.attention_calibrated[0] &= prefill_calibrated
+                self.attention_calibrated[1] &= decode_calibrated
+
+
+def context_knots(max_context: int) -> tuple[float, ...]:
+    """Mean contexts at which decode attention is tabulated: 0, 16, 64, then doubling past ``max_context``."""
+    knots = [0.0, 16.0, 64.0, 128.0]
+    while knots[-1] < max_context:
+        knots.append(2.0 * knots[-1])
+    return tuple(knots)
+
+
+def _sum(prices: Pricer, operators: tuple[Operator, ...], sizes: Sizes) -> Ledger:
+    total: Ledger = np.zeros((LINES, 1))
+    for op in operators:
+        total = total + prices.ledger(op, sizes)
+    return total
+
+
+def _transfer_s(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, pool: Pool, most_tokens: int) -> Floats:
+    """[N] seconds to send the activations of an iteration to the next stage; zeros without stages."""
+    tokens = token_knots(most_tokens).astype(np.float64)
+    if pool.pp == 1:
+        return np.zeros_like(tokens)
+    link = cluster.link(profile, pool.tp * pool.pp)
+    message = tokens * model.hidden_size * ACTIVATION_BYTES
+    return send_s(message, link, efficiency=profile.efficiency.link)
+
+
+def _accounting(
+    model: ModelSpec, profile: HardwareProfile, cut: Cut, prices: Pricer, parts: _Parts, tables: StepTables
+) -> Accounting:
+    everything = [op for operators in parts.stages for op in operators]
+    kinds = [AttentionWork(0.0, 0.0, 0.0), AttentionWork(0.0, 0.0, 0.0)]
+    for op in everything:
+        if isinstance(op, AttentionOp):
+            kind = WINDOWED if op.window else FULL
+            kinds[kind] = AttentionWork(
+                kinds[kind].prefill_pair_flops + op.count * op.prefill_pair_flops,
+                kinds[kind].decode_pair_flops + op.count * op.decode_pair_flops,
+                kinds[kind].token_bytes + op.count * op.kv_token_bytes,
+            )
+    return Accounting(
+        mixed=np.sum(parts.mixed, axis=0), decode=np.sum(parts.decode, axis=0), head=parts.head,
+        host_serial_s=tables.host_serial_s, token_dense=tables.token_dense, token_stride=tables.token_stride,
+        stages=cut.pp, ranks=cut.tp,
+        token_flops=cut.tp * sum(_token_flops(op) for op in everything),
+        sampled_flops=cut.tp * sum(_token_flops(op) for op in parts.head_ops),
+        attention=(kinds[FULL], kinds[WINDOWED]),
+        attention_calibrated=(parts.attention_calibrated[0], parts.attention_calibrated[1]),
+        peak_flops=profile.peak_flops[compute_dtype(profile, cut.experts if model.is_moe else cut.mlp)],
+        memory_bandwidth=profile.memory_bandwidth, attention_dtype=sixteen_bit(profile), power=prices.power,
+    )
+
+
+def _token_flops(op: Operator) -> float:
+    """FLOP of one token on one rank."""
+    if isinstance(op, Gemm):
+        return 2.0 * op.count * op.n * op.k
+    if isinstance(op, GroupedGemm):
+        share = op.experts_per_token * op.local_experts / op.experts
+        return 2.0 * op.count * share * op.expert_parameters
+    return 0.0
+
+
+def _confidence(parts: _Parts, prices: Pricer, host: HostModel, model: ModelSpec) -> Confidence:
+    """Which operators are priced from measurements of this device, and what else a reader should know."""
+    known: dict[str, bool] = {}
+    for op in (op for operators in parts.stages for op in operators):
+        measured = bool(prices.ledger(op, parts.decode_sizes)[CALIBRATED].any())
+        if isinstance(op, AttentionOp):
+            measured = all(parts.attention_calibrated)
+        known[op.name] = known.get(op.name, True) and measured
+    calibrated = tuple(sorted(name for name, measured in known.items() if measured))
+    analytic = tuple(sorted(name for name, measured in known.items() if not measured))
+    notes = [f"host time: {host.engine} {host.since[0]}.{host.since[1]} and later, {host.source}"]
+    if not calibrated:
+        profile = prices.profile
+        notes.append(f"{profile.name}: nothing measured, analytic rooflines ({profile.efficiency.source})")
+    if model.window:
+        notes.append(f"layers with a window of {model.window} tokens hold KV for the whole context")
+    if model.is_moe:
+        notes.append("tokens are taken as spread evenly over the experts")
+    return Confidence(calibrated, analytic, tuple(notes))
