@@ -71,10 +71,17 @@ def read_text(path: Path | str) -> str:
 
 def one_line(problem: ValidationError, cls: type[BaseModel], data: Any) -> str:
     """The most telling of pydantic's errors as ``key = value: what is allowed``."""
-    errors = sorted(problem.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    all_errors = problem.errors(include_url=False)
+    inner = [e for e in all_errors if not any(_encloses(e["loc"], other["loc"]) for other in all_errors)]
+    errors = sorted(inner, key=lambda e: e["type"] != "extra_forbidden")
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return _describe(first, cls, data) + more
+
+
+def _encloses(outer: tuple[int | str, ...], inner: tuple[int | str, ...]) -> bool:
+    """A list with a bad item is reported as well as the item; only the item is told."""
+    return len(outer) < len(inner) and inner[: len(outer)] == outer
 
 
 def _describe(error: ErrorDetails, cls: type[BaseModel], data: Any) -> str:
@@ -99,11 +106,16 @@ def _hint(wrong: str, allowed: list[str]) -> str:
 
 
 def _key(location: tuple[int | str, ...], data: Any) -> str:
-    """``pools[0].tp``. Steps that the user did not write (short forms, unions) are left out."""
+    """``pools[0].tp``. Steps that the user did not write (short forms, unions) are left out, and all after them
+    but the last key: an index into something that the user did not write would mislead.
+    """
     text = ""
+    lost = False
     for position, step in enumerate(location):
-        present = isinstance(data, Mapping | list | tuple) and _holds(data, step)
-        if not present and position < len(location) - 1:
+        present = not lost and isinstance(data, Mapping | list | tuple) and _holds(data, step)
+        is_last = position == len(location) - 1
+        if not present and not (is_last and isinstance(step, str)):
+            lost = True
             continue
         text += f"[{step}]" if isinstance(step, int) else f"{'.' if text else ''}{step}"
         if present:
@@ -174,7 +186,7 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]  # untyped in PyYAML
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark

@@ -7,6 +7,7 @@ different kinds; this release simulates one group (``apexsim.spec.legality``).
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import networkx as nx
 from pydantic import Field, model_validator
 
 from apexsim.spec.base import Strict
-from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.hardware import HardwareProfile, Scaleup
 from apexsim.spec.units import Bandwidth
 
 LinkClass = Literal["scaleup", "pcie", "nic", "fabric"]
@@ -86,21 +87,24 @@ class Cluster(DeviceGroup):
 
         Groups are placed on consecutive devices, so one that is no larger than an island of scale-up links stays
         inside it, one that is no larger than a node stays inside the node, and any other needs the network.
+        Without a switch a small group reaches only the ports that lead to its own members (a ring in a torus).
         """
         scaleup = profile.scaleup
         if scaleup is not None and devices <= island_size(self, profile):
-            return Link("scaleup", scaleup.bandwidth, scaleup.latency_s, scaleup.topology == "switch")
+            switched = scaleup.topology == "switch"
+            share = 1.0 if switched else _share_of_ports(scaleup, devices)
+            return Link("scaleup", scaleup.bandwidth * share, scaleup.latency_s, switched)
         if devices <= self.devices_per_node and profile.pcie_bandwidth is not None:
             return Link("pcie", profile.pcie_bandwidth, profile.pcie_latency_s, False)
         return Link("nic", self.node_link or profile.node_link_bandwidth, profile.node_link_latency_s, True)
 
-    def graph(self, profiles: Mapping[str, HardwareProfile]) -> nx.Graph:
+    def graph(self, profiles: Mapping[str, HardwareProfile]) -> nx.Graph[str]:
         """Devices, switches, hosts, NICs, leaves and the spine, with their links.
 
         Nodes carry ``kind`` (and devices ``device``, ``node``); edges carry ``link_class``, ``bandwidth`` (B/s in one
         direction) and ``latency_s``. Devices are named ``device0`` … in the order of the groups.
         """
-        graph: nx.Graph = nx.Graph()
+        graph: nx.Graph[str] = nx.Graph()
         first = 0
         for index, group in enumerate(self.groups):
             _add_group(graph, index, group, profiles[group.device], first, alone=self._is_one_node)
@@ -120,6 +124,14 @@ def island_size(group: DeviceGroup, profile: HardwareProfile) -> int:
     return min(profile.scaleup.domain, reach)
 
 
+def _share_of_ports(scaleup: Scaleup, devices: int) -> float:
+    """The share of a device's scale-up links that lead to the other members of a group."""
+    peers = max(devices - 1, 1)
+    ports = scaleup.ports or min(peers, scaleup.domain - 1)
+    used = min(peers, 2) if scaleup.topology == "torus" else peers
+    return min(used / ports, 1.0)
+
+
 def _group(text: str) -> dict[str, Any]:
     match = _SHORT.fullmatch(text.strip().lower())
     if match is None:
@@ -136,7 +148,7 @@ def _joined(groups: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _add_group(
-    graph: nx.Graph, index: int, group: DeviceGroup, profile: HardwareProfile, first: int, *, alone: bool
+    graph: nx.Graph[str], index: int, group: DeviceGroup, profile: HardwareProfile, first: int, *, alone: bool
 ) -> None:
     count = group.devices_per_node * group.nodes
     names = [f"device{first + i}" for i in range(count)]
@@ -164,7 +176,7 @@ def _islands(names: list[str], group: DeviceGroup, profile: HardwareProfile) -> 
             yield names[start + offset : min(start + offset + size, start + box)]
 
 
-def _add_scaleup(graph: nx.Graph, island: list[str], switch: str, profile: HardwareProfile) -> None:
+def _add_scaleup(graph: nx.Graph[str], island: list[str], switch: str, profile: HardwareProfile) -> None:
     scaleup = profile.scaleup
     assert scaleup is not None
     if len(island) < 2:
@@ -174,24 +186,21 @@ def _add_scaleup(graph: nx.Graph, island: list[str], switch: str, profile: Hardw
         for name in island:
             _connect(graph, name, switch, "scaleup", scaleup.bandwidth, scaleup.latency_s / 2)
         return
-    pairs = _torus_pairs(island) if scaleup.topology == "torus" else _all_pairs(island)
-    ports = scaleup.ports or max(len(island) - 1, 1)
-    for a, b in pairs:
+    peers = len(island) - 1
+    is_torus = scaleup.topology == "torus"
+    ports = scaleup.ports or peers if is_torus else max(scaleup.ports or 1, peers)
+    for a, b in _ring(island) if is_torus else itertools.combinations(island, 2):
         _connect(graph, a, b, "scaleup", scaleup.bandwidth / ports, scaleup.latency_s)
 
 
-def _all_pairs(names: list[str]) -> list[tuple[str, str]]:
-    return [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-
-
-def _torus_pairs(names: list[str]) -> list[tuple[str, str]]:
+def _ring(names: list[str]) -> list[tuple[str, str]]:
     """Neighbours on a ring: the one path through a torus that every slice of it has."""
-    ring = list(zip(names, names[1:], strict=False))
+    ring = list(itertools.pairwise(names))
     return [*ring, (names[-1], names[0])] if len(names) > 2 else ring
 
 
 def _add_network(
-    graph: nx.Graph, index: int, group: DeviceGroup, profile: HardwareProfile, names: list[str]
+    graph: nx.Graph[str], index: int, group: DeviceGroup, profile: HardwareProfile, names: list[str]
 ) -> None:
     """A NIC for every device, one leaf a group, one spine; the fabric does not block."""
     bandwidth = group.node_link or profile.node_link_bandwidth
@@ -207,5 +216,5 @@ def _add_network(
     _connect(graph, leaf, "spine", "fabric", bandwidth * len(names), profile.node_link_latency_s / 2)
 
 
-def _connect(graph: nx.Graph, a: str, b: str, link_class: LinkClass, bandwidth: float, latency_s: float) -> None:
+def _connect(graph: nx.Graph[str], a: str, b: str, link_class: LinkClass, bandwidth: float, latency_s: float) -> None:
     graph.add_edge(a, b, link_class=link_class, bandwidth=bandwidth, latency_s=latency_s)

@@ -97,6 +97,7 @@ class HardwareProfile(Strict):
     pcie_latency_s: Seconds = Field(description="of one hop over PCIe (estimated)")
     node_link_bandwidth: Bandwidth = Field(gt=0, description="network of one device, where the cluster says nothing")
     node_link_latency_s: Seconds = Field(description="of one message between nodes (estimated)")
+    links_source: str = Field(description="where PCIe, network and latencies come from")
     tdp_w: float | None = Field(None, gt=0, description="board power limit; null where unpublished")
     idle_w: float | None = Field(None, gt=0, description="idle with a context and a loaded engine; null without TDP")
     idle_basis: Basis = Field("estimated", description="how the idle power is known")
