@@ -1,6 +1,7 @@
 """The base of everything a user writes in a file: strict frozen values, and errors of one line.
 
-A wrong key or value ends as ``file: key = value: what is allowed``, never as a traceback or a page of pydantic.
+A wrong key or value ends as ``file: key = value: what is allowed``, never as a traceback or a page of
+pydantic.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ def _hint(wrong: str, allowed: list[str]) -> str:
 
 
 def _key(location: tuple[int | str, ...], data: Any) -> str:
-    """``pools[0].tp``. Steps that the user did not write (short forms, unions) are left out, and all after them
-    but the last key: an index into something that the user did not write would mislead.
+    """``pools[0].tp``. Steps that the user did not write (short forms, unions) are left out, and all after
+    them but the last key: an index into something that the user did not write would mislead.
     """
     text = ""
     lost = False
@@ -162,11 +163,11 @@ def _parse_text(text: str, path: Path | str) -> Any:
             return json.loads(text, object_pairs_hook=_unique)
         return yaml.load(text, Loader=_UniqueKeys)
     except json.JSONDecodeError as problem:
-        raise InputError(f"{path}: line {problem.lineno}: not valid JSON: {problem.msg} (truncated?)") from None
+        raise InputError(f"{path}: line {problem.lineno}: not JSON: {problem.msg} (truncated?)") from None
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark
         line = f"line {mark.line + 1}: " if mark else ""
-        raise InputError(f"{path}: {line}not valid YAML: {problem.problem}") from None
+        raise InputError(f"{path}: {line}not YAML: {problem.problem}") from None
     except (yaml.YAMLError, ValueError) as problem:
         raise InputError(f"{path}: {' '.join(str(problem).split())}") from None
 

@@ -1,7 +1,7 @@
 """Names to values: models, devices, clusters, SLOs and plans.
 
-A name is a file's name, an alias (full Hugging Face name) or a path, upper and lower case alike. Two matches are
-an error; an unknown name says which one is nearest.
+A name is a file's name, an alias (full Hugging Face name) or a path, upper and lower case alike. Two matches
+are an error; an unknown name says which one is nearest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OWN_KEY = "_apexsim"  # in a file of model_specs/: aliases, quantised aliases, 
 
 
 def data_root() -> Path:
-    """The folder that holds model_specs/, hardware_profiles/ and traces/: in a wheel, else in the checkout."""
+    """The folder with model_specs/, hardware_profiles/ and traces/: the wheel's, else the checkout's."""
     shipped = _PACKAGE / "_data"
     return shipped if shipped.is_dir() else _PACKAGE.parent
 
@@ -69,11 +69,13 @@ def device(name_or_path: str | Path) -> HardwareProfile:
 
 def device_names() -> tuple[str, ...]:
     """The devices of hardware_profiles/, sorted."""
-    return tuple(sorted(path.parent.name for path in (data_root() / "hardware_profiles").glob("*/profile.yaml")))
+    return tuple(
+        sorted(path.parent.name for path in (data_root() / "hardware_profiles").glob("*/profile.yaml"))
+    )
 
 
 def profile_folder(name_or_path: str | Path) -> Path:
-    """The folder with the device's profile.yaml and its calibrated kernels; UsageError for an unknown name."""
+    """The folder with the device's profile.yaml and calibrated kernels; UsageError for an unknown name."""
     text = str(name_or_path)
     folder = data_root() / "hardware_profiles" / text.lower()
     if text and "/" not in text and (folder / "profile.yaml").is_file():
@@ -155,7 +157,9 @@ def _weight_dtype(word: str, path: Path) -> WeightDtype:
     for dtype in get_args(WeightDtype):
         if word == dtype:
             return dtype  # type: ignore[no-any-return]  # get_args is untyped
-    raise InputError(f"{path}: {_OWN_KEY}.quantized: {unknown_name('weight dtype', word, get_args(WeightDtype))}")
+    raise InputError(
+        f"{path}: {_OWN_KEY}.quantized: {unknown_name('weight dtype', word, get_args(WeightDtype))}"
+    )
 
 
 @cache
@@ -173,7 +177,9 @@ def _load_entry(entry: _Entry) -> ModelSpec:
 def _load_profile(folder: Path) -> HardwareProfile:
     profile = load_file(HardwareProfile, folder / "profile.yaml")
     if profile.name != folder.name:
-        raise InputError(f"{folder / 'profile.yaml'}: name = {profile.name!r}: must be its folder's, {folder.name!r}")
+        raise InputError(
+            f"{folder / 'profile.yaml'}: name = {profile.name!r}: must be its folder's, {folder.name!r}"
+        )
     kernels = tuple(sorted(path.stem for path in (folder / "kernels").glob("*.json")))
     return profile.model_copy(update={"kernels": kernels})
 

@@ -1,8 +1,8 @@
 """A cluster: how many devices of which kind, and the links between them.
 
-Written as a mapping, as a list of mappings (a heterogeneous cluster) or short: ``8xh100-sxm`` is one node of eight
-devices, ``4x8xh100-sxm`` four such nodes, and ``+`` joins groups. The plan language knows groups of devices of
-different kinds; this release simulates one group (``apexsim.spec.legality``).
+Written as a mapping, as a list of mappings (a heterogeneous cluster) or short: ``8xh100-sxm`` is one node of
+eight devices, ``4x8xh100-sxm`` four such nodes, and ``+`` joins groups. The plan language knows groups of
+different devices; this release simulates one group (``apexsim.spec.legality``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from apexsim.spec.hardware import HardwareProfile, Scaleup
 from apexsim.spec.units import Bandwidth
 
 LinkClass = Literal["scaleup", "pcie", "nic", "fabric"]
-"""Links from the fastest to the farthest: NVLink and its kin, PCIe inside a node, device to leaf, leaf to spine."""
+"""From the fastest to the farthest: NVLink and its kin, PCIe inside a node, device to leaf, leaf to spine."""
 
 _SHORT = re.compile(r"(?:(\d+)x)?(\d+)x([a-z][a-z0-9._-]*)")
 
@@ -43,7 +43,7 @@ class DeviceGroup(Strict):
     devices_per_node: int = Field(8, ge=1, description="devices of one node")
     nodes: int = Field(1, ge=1, description="number of nodes")
     node_link: Bandwidth | None = Field(
-        None, description="network bandwidth of one device, one direction, such as 50GB/s; the device's own if left out"
+        None, description="network of one device, one direction, such as 50GB/s; its profile's if left out"
     )
 
 
@@ -67,7 +67,10 @@ class Cluster(DeviceGroup):
     def groups(self) -> tuple[DeviceGroup, ...]:
         """All groups, the first one included."""
         first = DeviceGroup(
-            device=self.device, devices_per_node=self.devices_per_node, nodes=self.nodes, node_link=self.node_link
+            device=self.device,
+            devices_per_node=self.devices_per_node,
+            nodes=self.nodes,
+            node_link=self.node_link,
         )
         return (first, *self.other_groups)
 
@@ -85,9 +88,9 @@ class Cluster(DeviceGroup):
     def link(self, profile: HardwareProfile, devices: int) -> Link:
         """The link of a parallel group of ``devices`` neighbouring devices of the first group.
 
-        Groups are placed on consecutive devices, so one that is no larger than an island of scale-up links stays
-        inside it, one that is no larger than a node stays inside the node, and any other needs the network.
-        Without a switch a small group reaches only the ports that lead to its own members (a ring in a torus).
+        Groups are placed on consecutive devices, so one that is no larger than an island of scale-up links
+        stays inside it, one that is no larger than a node stays inside the node, any other needs the network.
+        Without a switch a small group reaches only the ports to its own members (a ring in a torus).
         """
         scaleup = profile.scaleup
         if scaleup is not None and devices <= island_size(self, profile):
@@ -101,8 +104,8 @@ class Cluster(DeviceGroup):
     def graph(self, profiles: Mapping[str, HardwareProfile]) -> nx.Graph[str]:
         """Devices, switches, hosts, NICs, leaves and the spine, with their links.
 
-        Nodes carry ``kind`` (and devices ``device``, ``node``); edges carry ``link_class``, ``bandwidth`` (B/s in one
-        direction) and ``latency_s``. Devices are named ``device0`` … in the order of the groups.
+        Nodes carry ``kind`` (and devices ``device``, ``group``, ``node``); edges carry ``link_class``,
+        ``bandwidth`` (B/s in one direction) and ``latency_s``. Devices are ``device0`` … in the groups' order.
         """
         graph: nx.Graph[str] = nx.Graph()
         first = 0
@@ -135,7 +138,9 @@ def _share_of_ports(scaleup: Scaleup, devices: int) -> float:
 def _group(text: str) -> dict[str, Any]:
     match = _SHORT.fullmatch(text.strip().lower())
     if match is None:
-        raise ValueError(f"{text.strip()!r} is not a cluster; write 8xh100-sxm or 4x8xh100-sxm (nodes x devices)")
+        raise ValueError(
+            f"{text.strip()!r} is not a cluster; write 8xh100-sxm, or 4x8xh100-sxm for four nodes"
+        )
     nodes, devices, device = match.groups()
     return {"device": device, "devices_per_node": int(devices), "nodes": int(nodes or 1)}
 
@@ -143,7 +148,7 @@ def _group(text: str) -> dict[str, Any]:
 def _joined(groups: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
     groups = [_group(group) if isinstance(group, str) else group for group in groups]
     if not groups or not all(isinstance(group, Mapping) for group in groups):
-        raise ValueError("a cluster is a list of device groups, each {device: …, devices_per_node: …, nodes: …}")
+        raise ValueError("a cluster is a list of groups, each {device: …, devices_per_node: …, nodes: …}")
     return {**groups[0], "other_groups": groups[1:]}
 
 
@@ -153,7 +158,9 @@ def _add_group(
     count = group.devices_per_node * group.nodes
     names = [f"device{first + i}" for i in range(count)]
     for i, name in enumerate(names):
-        graph.add_node(name, kind="device", device=group.device, group=index, node=i // group.devices_per_node)
+        graph.add_node(
+            name, kind="device", device=group.device, group=index, node=i // group.devices_per_node
+        )
     if profile.scaleup is not None:
         for number, island in enumerate(_islands(names, group, profile)):
             _add_scaleup(graph, island, f"switch{index}.{number}", profile)
@@ -216,5 +223,7 @@ def _add_network(
     _connect(graph, leaf, "spine", "fabric", bandwidth * len(names), profile.node_link_latency_s / 2)
 
 
-def _connect(graph: nx.Graph[str], a: str, b: str, link_class: LinkClass, bandwidth: float, latency_s: float) -> None:
+def _connect(
+    graph: nx.Graph[str], a: str, b: str, link_class: LinkClass, bandwidth: float, latency_s: float
+) -> None:
     graph.add_edge(a, b, link_class=link_class, bandwidth=bandwidth, latency_s=latency_s)

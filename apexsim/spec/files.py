@@ -37,7 +37,7 @@ def write_atomically(path: Path | str, data: str | bytes) -> None:
 
 
 def _umask() -> int:
-    """The process' file mode mask; ``mkstemp`` ignores it, and a result that only its writer can read surprises."""
+    """The process' file mode mask: without it ``mkstemp`` leaves files that only their owner can read."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

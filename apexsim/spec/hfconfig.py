@@ -56,12 +56,12 @@ class Config:
             return None
         if not isinstance(value, list) or len(value) != layers:
             got = f"{len(value)} entries" if isinstance(value, list) else repr(value)
-            raise InputError(f"{self.source}: {key}: must hold one entry for each of {layers} layers, got {got}")
+            raise InputError(f"{self.source}: {key}: needs one entry for each of {layers} layers, got {got}")
         return value
 
     def reject(self, key: str, why: str) -> InputError:
         """The error for a value that the architecture allows and this release does not simulate."""
-        return InputError(f"{self.source}: {key} = {self.keys.get(key)!r}: {why} is not simulated in this release")
+        return InputError(f"{self.source}: {key} = {self.keys.get(key)!r}: {why} is not simulated yet")
 
 
 def gqa(
@@ -100,21 +100,21 @@ def identical_layers(config: Config, attention: Attention, mlp: Mlp, norms: int 
 def windowed_layers(
     config: Config, attention: Attention, mlp: Mlp, pattern: list[str], norms: int = 2
 ) -> Groups:
-    """Layers whose kinds repeat ``pattern`` unless the config lists them; no window where its size is null."""
+    """Layers whose kinds repeat ``pattern`` unless the config lists them; no window where it says null."""
     sliding = attention.model_copy(update={"window": config.zero_or("sliding_window")})
     kinds = layer_kinds(config, pattern)
     return grouped(((sliding if kind == "sliding_attention" else attention, mlp) for kind in kinds), norms)
 
 
 def layer_kinds(config: Config, pattern: list[str]) -> list[str]:
-    """``full_attention`` or ``sliding_attention`` for each layer: as listed, else ``pattern`` again and again."""
+    """``full_attention`` or ``sliding_attention`` for each layer: as listed, else ``pattern`` repeated."""
     layers = config.count("num_hidden_layers")
     listed = config.each_layer("layer_types", layers)
     kinds = list(listed or [pattern[i % len(pattern)] for i in range(layers)])
     unknown = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
     if unknown:
         raise InputError(
-            f"{config.source}: layer_types: unknown kind {unknown[0]!r} (known: full_attention, sliding_attention)"
+            f"{config.source}: layer_types: unknown kind {unknown[0]!r} (full_attention, sliding_attention)"
         )
     return kinds
 

@@ -1,9 +1,9 @@
 """Hugging Face ``config.json`` to ``ModelSpec``: one small function for each family of architectures.
 
-A key that a config leaves out has the default of its class in the ``transformers`` library, because Hugging Face
-writes only what differs from it (Gemma 3 says no vocabulary). An architecture that is not in ``ARCHITECTURES``
-is an error that names it: its layers may hold anything. Multi-modal models are read down to their decoder
-(``text_config``); vision and audio towers are no part of it.
+A key that a config leaves out has the default of its class in the ``transformers`` library, because Hugging
+Face writes only what differs from it (Gemma 3 says no vocabulary). An architecture that is not in
+``ARCHITECTURES`` is an error that names it: its layers may hold anything. Multi-modal models are read down to
+their decoder (``text_config``); vision and audio towers are no part of it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def mixtral(config: Config) -> Groups:
 
 
 def qwen2(config: Config) -> Groups:
-    """Qwen2 and 2.5: biases on q, k and v; the layers from ``max_window_layers`` on may have a sliding window."""
+    """Qwen2 and 2.5: biases on q, k and v; layers from ``max_window_layers`` on may have a sliding window."""
     return _same_layers_or_qwen_windows(config, gqa(config, qkv_bias=True), dense_mlp(config))
 
 
@@ -145,7 +145,7 @@ def gemma3(config: Config) -> Groups:
 
 
 def gemma4(config: Config) -> Groups:
-    """Gemma 4: full layers have wider heads and one projection for keys and values; experts beside a dense block.
+    """Gemma 4: full layers have wider heads and one projection for keys and values; experts beside an MLP.
 
     Variants with per-layer embeddings or KV caches shared between layers are refused.
     """
@@ -172,7 +172,7 @@ def gemma4(config: Config) -> Groups:
 
 
 def gpt_oss(config: Config) -> Groups:
-    """gpt-oss: sinks and biases everywhere, experts in every layer, every other layer with a sliding window."""
+    """gpt-oss: sinks and biases everywhere, experts in every layer, a sliding window in every other."""
     bias = config.flag("attention_bias", True)
     attention = gqa(config, qkv_bias=bias, output_bias=bias, sinks=True)
     experts = MoeMlp(
@@ -186,9 +186,9 @@ def gpt_oss(config: Config) -> Groups:
 
 
 def llama4(config: Config) -> Groups:
-    """Llama 4: every ``interleave_moe_layer_step``-th layer has experts and a shared one; three of four layers
-    attend inside chunks of ``attention_chunk_size`` tokens, which a window of that size stands for (an upper bound:
-    a chunk holds half of it on average). Its norms over q and k have no weights.
+    """Llama 4: every ``interleave_moe_layer_step``-th layer has experts and a shared one; q and k have norms
+    without weights. Three of four layers attend inside chunks of ``attention_chunk_size`` tokens, for which a
+    window of that size stands: an upper bound, a query sees half of its chunk on average.
     """
     layers, step = config.count("num_hidden_layers"), config.count("interleave_moe_layer_step")
     width = config.count("intermediate_size")
@@ -242,15 +242,13 @@ def glm4(config: Config) -> Groups:
 
 def glm4_moe(config: Config) -> Groups:
     """GLM-4.5 and 4.6: grouped-query attention with DeepSeek's experts."""
-    attention = gqa(
-        config, qkv_bias=config.flag("attention_bias"), qk_norm=config.flag("use_qk_norm")
-    )
+    attention = gqa(config, qkv_bias=config.flag("attention_bias"), qk_norm=config.flag("use_qk_norm"))
     return grouped((attention, mlp) for mlp in _deepseek_mlps(config))
 
 
 @dataclass(frozen=True)
 class Family:
-    """How a class of ``config.json`` is read: its layers, and the defaults of its class in ``transformers``."""
+    """How a class of ``config.json`` is read: its layers, and the defaults it has in ``transformers``."""
 
     groups: Callable[[Config], Groups]
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -294,7 +292,9 @@ ARCHITECTURES: dict[str, Family] = {
     "Gemma3ForConditionalGeneration": _GEMMA3,
     "Gemma4ForCausalLM": Family(gemma4, tied=True),
     "Gemma4ForConditionalGeneration": Family(gemma4, tied=True),
-    "GptOssForCausalLM": Family(gpt_oss, {"head_dim": 64, "sliding_window": 128, "max_position_embeddings": 131072}),
+    "GptOssForCausalLM": Family(
+        gpt_oss, {"head_dim": 64, "sliding_window": 128, "max_position_embeddings": 131072}
+    ),
     "DeepseekV2ForCausalLM": Family(deepseek),
     "DeepseekV3ForCausalLM": Family(deepseek),
     "Glm4ForCausalLM": Family(glm4),
@@ -320,7 +320,7 @@ def _family(config: Mapping[str, Any], source: str) -> Family:
         raise InputError(f"{source}: architectures: missing (a list with the model's class is needed)")
     if names[0] in _KNOWN_AND_REFUSED:
         why = _KNOWN_AND_REFUSED[names[0]]
-        raise InputError(f"{source}: architectures: {names[0]} has {why}, which this release does not simulate")
+        raise InputError(f"{source}: architectures: {names[0]} has {why}: not simulated yet")
     if names[0] not in ARCHITECTURES:
         raise InputError(f"{source}: architectures: {unknown_name('architecture', names[0], ARCHITECTURES)}")
     return ARCHITECTURES[names[0]]
@@ -389,5 +389,3 @@ def _gemma4_experts(config: Config) -> MoeMlp:
         shared_experts=1,
         shared_intermediate_size=config.count("intermediate_size"),
     )
-
-

@@ -15,7 +15,9 @@ def check_plan(model: ModelSpec, plan: Plan) -> str | None:
     if len(plan.pools) > 1:
         return f"{len(plan.pools)} pools: this release simulates one pool"
     if plan.cluster.other_groups:
-        return f"cluster {plan.cluster} has {len(plan.cluster.groups)} device groups: this release simulates one"
+        return (
+            f"cluster {plan.cluster} has {len(plan.cluster.groups)} device groups: this release simulates one"
+        )
     if plan.techniques:
         return f"techniques {list(plan.techniques)}: this release simulates none"
     if plan.devices > plan.cluster.devices:
@@ -40,7 +42,9 @@ def _not_simulated_yet(pool: Pool) -> str | None:
         "speculative decoding": pool.speculative is not None,
         f"kv_tiers={list(pool.kv_tiers)}": bool(pool.kv_tiers),
     }
-    return next((f"{feature} is not simulated in this release" for feature, used in later.items() if used), None)
+    return next(
+        (f"{feature} is not simulated in this release" for feature, used in later.items() if used), None
+    )
 
 
 def _wrong_degrees(model: ModelSpec, pool: Pool) -> str | None:
@@ -65,5 +69,5 @@ def _wrong_tp(attention: Attention, tp: int) -> str | None:
 
 def _wrong_limits(model: ModelSpec, pool: Pool) -> str | None:
     if pool.max_model_len is not None and pool.max_model_len > model.max_context:
-        return f"max_model_len={pool.max_model_len} exceeds the context of {model.name}, {model.max_context} tokens"
+        return f"max_model_len={pool.max_model_len} exceeds the {model.max_context} tokens that {model.name} can hold"
     return None

@@ -1,7 +1,7 @@
 """A decoder model as arithmetic: the shapes of its layers, its parameters and its KV bytes.
 
-A model is a few groups of identical layers. ``spec.huggingface`` makes one from a ``config.json``; nothing here
-knows a device, a plan or a parallel degree.
+A model is a few groups of identical layers. ``spec.huggingface`` makes one from a ``config.json``; nothing
+here knows a device, a plan or a parallel degree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from apexsim.spec.base import Strict
 from apexsim.spec.dtypes import KvDtype, WeightDtype, kv_bytes
 
 Part = Literal["attention", "mlp", "experts", "shared_experts", "lm_head"]
-"""Matrices that a quantised checkpoint may leave as they are. Embedding, router and norms always keep the dtype."""
+"""Matrices that a quantised checkpoint may leave as they are; embedding, router and norms it always does."""
 
 
 class Attention(Strict):
@@ -30,10 +30,14 @@ class Attention(Strict):
     kind: Literal["gqa", "mla"] = Field("gqa", description="grouped-query or multi-head latent attention")
     heads: int = Field(ge=1, description="query heads")
     kv_heads: int = Field(ge=1, description="key and value heads; for MLA the same as heads")
-    head_dim: int = Field(ge=1, description="width of a query and key head; for MLA both parts, nope and rope")
+    head_dim: int = Field(
+        ge=1, description="width of a query and key head; for MLA both parts, nope and rope"
+    )
     v_head_dim: int = Field(ge=1, description="width of a value head")
     window: int = Field(0, ge=0, description="tokens that a query sees back (sliding or chunked); 0 = all")
-    q_lora_rank: int | None = Field(None, ge=1, description="MLA: rank of the query projection; null = full rank")
+    q_lora_rank: int | None = Field(
+        None, ge=1, description="MLA: rank of the query projection; null = full rank"
+    )
     kv_lora_rank: int | None = Field(None, ge=1, description="MLA: width of the cached latent")
     rope_head_dim: int | None = Field(None, ge=1, description="MLA: width of the shared rotary key")
     qkv_bias: bool = Field(False, description="biases on the q, k and v projections")
@@ -98,7 +102,7 @@ class DenseMlp(Strict):
 
 
 class MoeMlp(Strict):
-    """A mixture of experts: a router, ``experts`` of which each token runs ``experts_per_token``, and shared ones.
+    """A router, ``experts`` of which each token runs ``experts_per_token``, and shared ones.
 
     A dense block that runs beside the experts (Gemma 4) is a shared expert here: the arithmetic is the same.
     """
@@ -127,7 +131,10 @@ class MoeMlp(Strict):
         """All shared experts and their gate."""
         if not self.shared_intermediate_size:
             return 0
-        return _mlp_parameters(hidden, self.shared_intermediate_size, self.gated, False) + self.shared_gate * hidden
+        return (
+            _mlp_parameters(hidden, self.shared_intermediate_size, self.gated, False)
+            + self.shared_gate * hidden
+        )
 
     def router_parameters(self, hidden: int) -> int:
         return hidden * self.experts + self.router_bias * self.experts
@@ -169,7 +176,9 @@ class ModelSpec(Strict):
     """One model, named. Equal by content; hashed by name."""
 
     name: str = Field(description="what reports call it")
-    aliases: tuple[str, ...] = Field((), strict=False, description="other names, such as the full Hugging Face one")
+    aliases: tuple[str, ...] = Field(
+        (), strict=False, description="other names, such as the full Hugging Face one"
+    )
     architecture: str = Field(description="the class that config.json names")
     hidden_size: int = Field(ge=1, description="width of the residual stream")
     vocab_size: int = Field(ge=1, description="rows of the embedding")
@@ -181,7 +190,9 @@ class ModelSpec(Strict):
         (), strict=False, description="parts of a quantised checkpoint that keep the model's dtype"
     )
     groups: tuple[LayerGroup, ...] = Field(min_length=1, strict=False, description="the layers")
-    mtp_layers: int = Field(0, ge=0, description="multi-token-prediction layers; not counted in the parameters")
+    mtp_layers: int = Field(
+        0, ge=0, description="multi-token-prediction layers; not counted in the parameters"
+    )
     source: str = Field("", description="where the configuration comes from")
 
     @model_validator(mode="after")

@@ -28,7 +28,9 @@ class Scheduler(Strict):
 class Pool(Strict):
     """Replicas with one role, all alike."""
 
-    role: Role = Field("serve", description="what the replicas do: serve whole requests, or one phase of them")
+    role: Role = Field(
+        "serve", description="what the replicas do: serve whole requests, or one phase of them"
+    )
     replicas: int = Field(1, ge=1, description="copies of the model behind the router")
     tp: int = Field(1, ge=1, description="tensor parallel degree")
     pp: int = Field(1, ge=1, description="pipeline stages")
@@ -37,14 +39,20 @@ class Pool(Strict):
     moe_tp: int | None = Field(None, ge=1, description="tensor parallel degree inside an expert")
     cp: int = Field(1, ge=1, description="context parallel degree")
     device: str | None = Field(None, description="device of this pool; the cluster's own where left out")
-    weights: WeightDtype | None = Field(None, description="dtype of the weights; the checkpoint's own where left out")
+    weights: WeightDtype | None = Field(
+        None, description="dtype of the weights; the checkpoint's own where left out"
+    )
     activations: str | None = Field(None, description="dtype of the activations; follows the weights")
     kv_cache: KvDtype = Field("bf16", description="dtype of the KV cache")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the memory that the engine may use")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of the memory that the engine may use"
+    )
     block_size: int = Field(16, ge=1, description="tokens of a KV block")
     max_model_len: int | None = Field(None, ge=1, description="context limit; the model's own where left out")
     speculative: dict[str, Any] | None = Field(None, description="speculative decoding; off where left out")
-    kv_tiers: tuple[str, ...] = Field((), strict=False, description="where KV blocks go beyond the device's memory")
+    kv_tiers: tuple[str, ...] = Field(
+        (), strict=False, description="where KV blocks go beyond the device's memory"
+    )
     scheduler: Scheduler = Field(Scheduler(), description="the scheduler's preset and limits")
 
     @property
@@ -82,7 +90,9 @@ class Plan(Strict):
         (), strict=False, description="serving techniques that are switched on"
     )
     engine: str = Field("vllm", description="serving engine whose host overheads and limits apply")
-    engine_version: str | None = Field(None, description="version of the engine; the newest known where left out")
+    engine_version: str | None = Field(
+        None, description="version of the engine; the newest known where left out"
+    )
 
     @property
     def devices(self) -> int:
@@ -94,18 +104,31 @@ class Plan(Strict):
         return " + ".join(_pool_id(pool) for pool in self.pools)
 
 
+_DEGREES = ("tp", "pp", "dp", "ep", "cp")
+_OTHERS = {
+    # what else tells pools apart, where it is not the default; key -> how the id writes it
+    "moe_tp": "moetp",
+    "activations": "a",
+    "gpu_memory_utilization": "u",
+    "block_size": "b",
+    "max_model_len": "len",
+}
+
+
 def _pool_id(pool: Pool) -> str:
-    degrees = "".join(
-        f"-{name}{value}" for name, value in
-        (("tp", pool.tp), ("pp", pool.pp), ("dp", pool.dp), ("ep", pool.ep), ("cp", pool.cp))
-        if value > 1 or name == "tp"
-    )
+    """``2xtp4-pp2-fp8-kvbf16`` and whatever else is not the default, in a fixed order."""
     scheduler = pool.scheduler
-    limits = "".join(
-        f"-{name}{value}" for name, value in
-        (("t", scheduler.max_num_batched_tokens), ("s", scheduler.max_num_seqs)) if value is not None
-    )
+    parts = [f"{name}{getattr(pool, name)}" for name in _DEGREES if name == "tp" or getattr(pool, name) > 1]
+    parts += [pool.weights or "auto", f"kv{pool.kv_cache}"]
+    parts += [scheduler.preset] if scheduler.preset != "vllm" else []
+    parts += [f"t{scheduler.max_num_batched_tokens}"] if scheduler.max_num_batched_tokens else []
+    parts += [f"s{scheduler.max_num_seqs}"] if scheduler.max_num_seqs else []
+    parts += ["prefix"] if scheduler.prefix_caching else []
+    parts += [
+        f"{short}{getattr(pool, key)}"
+        for key, short in _OTHERS.items()
+        if getattr(pool, key) != Pool.model_fields[key].default
+    ]
     role = "" if pool.role == "serve" else f"{pool.role}-"
     device = f"{pool.device}-" if pool.device else ""
-    preset = "" if scheduler.preset == "vllm" else f"-{scheduler.preset}"
-    return f"{role}{device}{pool.replicas}x{degrees[1:]}-{pool.weights or 'auto'}-kv{pool.kv_cache}{preset}{limits}"
+    return f"{role}{device}{pool.replicas}x{'-'.join(parts)}"

@@ -1,7 +1,7 @@
 """The quantisation section of a ``config.json``, as one word for the weights and the parts it leaves out.
 
-Methods read: fp8, fbgemm_fp8, compressed-tensors, modelopt, mxfp4, gptq, awq, auto-round, bitsandbytes. A method or
-a width that is none of these is an error: memory and speed would be guesses.
+Methods read: fp8, fbgemm_fp8, compressed-tensors, modelopt, mxfp4, gptq, awq, auto-round, bitsandbytes. A
+method or a width that is none of these is an error: memory and speed would be guesses.
 """
 
 from __future__ import annotations
@@ -17,18 +17,34 @@ from apexsim.spec.dtypes import WeightDtype
 from apexsim.spec.model import Part
 
 _MODULES: dict[Part, tuple[str, ...]] = {
-    # one linear layer of each part, as checkpoints name it; layer 7 stands for all (early ones are often special)
+    # linear layers of each part, as checkpoints name them; layer 7 stands for all (the first may be special)
     "attention": ("model.layers.7.self_attn.q_proj", "model.layers.7.self_attn.o_proj"),
     "mlp": ("model.layers.7.mlp.gate_proj", "model.layers.7.mlp.down_proj"),
-    "experts": ("model.layers.7.mlp.experts.3.down_proj", "model.layers.7.block_sparse_moe.experts.3.w2"),
-    "shared_experts": ("model.layers.7.mlp.shared_experts.down_proj", "model.layers.7.mlp.shared_expert.down_proj"),
+    "experts": (
+        "model.layers.7.mlp.experts.3.down_proj",
+        "model.layers.7.block_sparse_moe.experts.3.w2",
+        "model.layers.7.feed_forward.experts.3.down_proj",
+    ),
+    "shared_experts": (
+        "model.layers.7.mlp.shared_experts.down_proj",
+        "model.layers.7.mlp.shared_expert.down_proj",
+        "model.layers.7.feed_forward.shared_expert.down_proj",
+    ),
     "lm_head": ("lm_head",),
 }
 _TOWERS = re.compile(r"vision|visual|audio|multi_modal|multimodal|mm_projector")
 _MODELOPT: dict[str, WeightDtype] = {
-    "FP8": "fp8", "FP8_PB_WO": "fp8-block", "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4",
-    "MXFP4": "mxfp4", "W4A16_AWQ": "w4a16", "W4A8_AWQ": "w4a8", "INT8_SQ": "int8", "W8A16": "w8a16",
-}  # fmt: skip
+    "FP8": "fp8",
+    "FP8_PB_WO": "fp8-block",
+    "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
+    "NVFP4": "nvfp4",
+    "NVFP4_AWQ": "nvfp4",
+    "MXFP4": "mxfp4",
+    "W4A16_AWQ": "w4a16",
+    "W4A8_AWQ": "w4a8",
+    "INT8_SQ": "int8",
+    "W8A16": "w8a16",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +67,20 @@ def read_quantization(config: Mapping[str, Any], source: str) -> Quantization | 
     if not isinstance(section, Mapping):
         raise InputError(f"{source}: quantization_config: expected a mapping, got {section!r}")
     weights = _weights(section, source)
-    return Quantization(weights, unquantized_parts(_ignored(section)))
+    try:
+        return Quantization(weights, unquantized_parts(_ignored(section)))
+    except re.error as problem:
+        raise InputError(
+            f"{source}: quantization_config: a list of modules holds no regex: {problem}"
+        ) from None
 
 
 def unquantized_parts(ignored: Iterable[str]) -> tuple[Part, ...]:
-    """The parts that a checkpoint's list of ignored modules leaves alone. The LM head is left alone by all methods."""
+    """The parts that a checkpoint's list of ignored modules leaves alone; the LM head always is."""
     patterns = [pattern for pattern in ignored if not _TOWERS.search(pattern)]
     return tuple(
-        part for part, modules in _MODULES.items()
+        part
+        for part, modules in _MODULES.items()
         if part == "lm_head" or any(_matches(module, patterns) for module in modules)
     )
 
@@ -87,13 +109,17 @@ def _integer(bits: Any, activation_bits: int, source: str) -> WeightDtype:
     for dtype in get_args(WeightDtype):
         if dtype == name:
             return dtype  # type: ignore[no-any-return]  # get_args is untyped
-    raise InputError(f"{source}: quantization_config: {bits}-bit weights with {activation_bits}-bit activations "
-                     "are not supported (4 or 8 with 16, 4 or 8 with 8)")
+    raise InputError(
+        f"{source}: quantization_config: {bits}-bit weights with {activation_bits}-bit activations "
+        "are not supported (4 or 8 with 16, 4 or 8 with 8)"
+    )
 
 
 def _modelopt(algorithm: str, source: str) -> WeightDtype:
     if algorithm not in _MODELOPT:
-        raise InputError(f"{source}: quantization_config.quant_algo: {unknown_name('algorithm', algorithm, _MODELOPT)}")
+        raise InputError(
+            f"{source}: quantization_config.quant_algo: {unknown_name('algorithm', algorithm, _MODELOPT)}"
+        )
     return _MODELOPT[algorithm]
 
 
@@ -122,7 +148,7 @@ def _ignored(section: Mapping[str, Any]) -> list[str]:
 
 
 def _matches(module: str, patterns: list[str]) -> bool:
-    """Whether a list of ignored modules names ``module``: in full, as a parent, a glob, or ``re:`` and a regex.
+    """Whether a list of ignored modules names ``module``: in full, a parent, a glob, or ``re:`` and a regex.
 
     Multi-modal checkpoints put ``language_model.`` before the same names.
     """
@@ -133,6 +159,9 @@ def _matches(module: str, patterns: list[str]) -> bool:
 def _names(pattern: str, name: str) -> bool:
     if pattern.startswith("re:"):
         return re.match(pattern[3:], name) is not None
-    return name == pattern or name.startswith(f"{pattern}.") or fnmatch.fnmatch(name, pattern) or (
-        "*" in pattern and fnmatch.fnmatch(name, f"{pattern}.*")
+    return (
+        name == pattern
+        or name.startswith(f"{pattern}.")
+        or fnmatch.fnmatch(name, pattern)
+        or ("*" in pattern and fnmatch.fnmatch(name, f"{pattern}.*"))
     )

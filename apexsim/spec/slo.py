@@ -36,7 +36,7 @@ class Limit(Strict):
     metric: Metric = Field(description="what is limited: ttft, tpot, itl, e2e or queue")
     seconds: float = Field(gt=0, description="the largest value that keeps the limit")
     percentile: float | None = Field(
-        None, gt=0, le=100, description="percentile of a clause; null in a joint SLO, where the target says it"
+        None, gt=0, le=100, description="percentile of a clause; null in a joint SLO, whose target says it"
     )
 
     @property
@@ -49,9 +49,11 @@ class SLO(Strict):
     """Limits that a service has to keep. ``str(slo)`` is the text that parses back to it."""
 
     mode: Literal["joint", "clauses"] = Field(
-        "joint", description="joint: a share of requests meets all limits; clauses: each limit has a percentile"
+        "joint", description="joint: a share of requests meets all limits; clauses: a percentile for each"
     )
-    limits: tuple[Limit, ...] = Field(min_length=1, strict=False, description="the limits, in the order they were written")
+    limits: tuple[Limit, ...] = Field(
+        min_length=1, strict=False, description="the limits, in the order they were written"
+    )
     target: float = Field(
         DEFAULT_TARGET, gt=0, le=1, description="share of requests that must meet all limits; 1 for clauses"
     )
@@ -66,10 +68,12 @@ class SLO(Strict):
         joint = self.mode == "joint"
         for limit in self.limits:
             if joint != (limit.percentile is None):
-                raise ValueError(f"the {limit.metric} limit of a {self.mode} SLO needs "
-                                 f"{'no percentile' if joint else 'a percentile such as p99'}")
+                raise ValueError(
+                    f"the {limit.metric} limit of a {self.mode} SLO needs "
+                    f"{'no percentile' if joint else 'a percentile such as p99'}"
+                )
         if not joint and self.target != 1:
-            raise ValueError("an SLO of clauses has no target beside their percentiles (it is 1: all must hold)")
+            raise ValueError("clauses have percentiles and no target (it is 1: all must hold)")
         keys = [(limit.metric, limit.percentile) for limit in self.limits]
         if len(set(keys)) < len(keys):
             raise ValueError(f"a limit stands twice in {', '.join(limit.metric for limit in self.limits)}")
@@ -80,7 +84,8 @@ class SLO(Strict):
             limits = ",".join(f"{limit.metric}={format_seconds(limit.seconds)}" for limit in self.limits)
             return f"{limits}@{self.target:.15g}"
         return ";".join(
-            f"{limit.metric}:p{limit.percentile:.15g}<={format_seconds(limit.seconds)}" for limit in self.limits
+            f"{limit.metric}:p{limit.percentile:.15g}<={format_seconds(limit.seconds)}"
+            for limit in self.limits
         )
 
 
@@ -120,7 +125,11 @@ def _limit(pattern: re.Pattern[str], part: str, form: str) -> dict[str, Any]:
     if metric.lower() not in METRICS:
         raise ValueError(unknown_name("metric", metric, METRICS))
     seconds = parse_seconds(limit)
-    return {"metric": metric.lower(), "seconds": seconds, "percentile": float(percentile[0]) if percentile else None}
+    return {
+        "metric": metric.lower(),
+        "seconds": seconds,
+        "percentile": float(percentile[0]) if percentile else None,
+    }
 
 
 def _share(text: str) -> float:

@@ -1,8 +1,8 @@
 """Quantities with their unit, as a user writes them: ``500ms``, ``80GB``, ``3.35TB/s``, ``989.4TFLOP/s``.
 
-Inside the code everything is SI; these functions are the edge. A number without a unit is an error, because nobody
-can tell whether 50 meant milliseconds. Text and value convert exactly: parsing what a formatter wrote gives the
-same float again.
+Inside the code everything is SI; these functions are the edge. A number without a unit is an error, because
+nobody can tell whether 50 meant milliseconds. Text and value convert exactly: parsing what a formatter wrote
+gives the same float again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,15 @@ from apexsim.errors import UsageError
 
 _TIME = {"ns": "1e-9", "us": "1e-6", "µs": "1e-6", "ms": "1e-3", "s": "1", "min": "60", "h": "3600"}
 _BYTES = {
-    "B": "1", "kB": "1e3", "MB": "1e6", "GB": "1e9", "TB": "1e12",
-    "KiB": str(2**10), "MiB": str(2**20), "GiB": str(2**30), "TiB": str(2**40),
+    "B": "1",
+    "kB": "1e3",
+    "MB": "1e6",
+    "GB": "1e9",
+    "TB": "1e12",
+    "KiB": str(2**10),
+    "MiB": str(2**20),
+    "GiB": str(2**30),
+    "TiB": str(2**40),
 }
 _BITS = {"Mbit": "125e3", "Gbit": "125e6", "Tbit": "125e9"}
 _RATE = {f"{unit}/s": scale for unit, scale in (_BYTES | _BITS).items()}
@@ -28,7 +35,7 @@ _NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*([A-
 
 
 class UnitError(UsageError, ValueError):
-    """A quantity without a unit or with a wrong one. A ValueError too, so that pydantic can say in which key."""
+    """A quantity without a unit or with a wrong one; a ValueError too, so that pydantic says in which key."""
 
 
 def parse_seconds(text: str) -> float:
@@ -67,7 +74,9 @@ def format_bytes(count: float, digits: int | None = None) -> str:
 
 def format_bandwidth(bytes_per_s: float, digits: int | None = None) -> str:
     """``3.35e12`` as ``"3.35TB/s"``: exact, or rounded to ``digits`` significant ones."""
-    return _format(bytes_per_s, {unit: _RATE[unit] for unit in ("B/s", "kB/s", "MB/s", "GB/s", "TB/s")}, digits)
+    return _format(
+        bytes_per_s, {unit: _RATE[unit] for unit in ("B/s", "kB/s", "MB/s", "GB/s", "TB/s")}, digits
+    )
 
 
 def format_flops(flop_per_s: float, digits: int | None = None) -> str:
@@ -106,7 +115,7 @@ def _format(value: float, units: Mapping[str, str], digits: int | None) -> str:
 
 
 def _before(parse: Callable[[str], float]) -> BeforeValidator:
-    """Text with its unit everywhere; a bare SI number only from Python, never from a file (``base.parse``)."""
+    """Text with its unit everywhere; a bare SI number from Python, but never from a file (``base.parse``)."""
 
     def read(value: Any, info: ValidationInfo) -> Any:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -123,11 +132,15 @@ Bandwidth = Annotated[
     float, _before(parse_bandwidth), PlainSerializer(format_bandwidth, when_used="json"), _schema("50GB/s")
 ]
 """Bytes per second in one direction; text with its unit in a file."""
-Bytes = Annotated[float, _before(parse_bytes), PlainSerializer(format_bytes, when_used="json"), _schema("80GB")]
+Bytes = Annotated[
+    float, _before(parse_bytes), PlainSerializer(format_bytes, when_used="json"), _schema("80GB")
+]
 """Bytes; text with its unit in a file."""
 Flops = Annotated[
     float, _before(parse_flops), PlainSerializer(format_flops, when_used="json"), _schema("989.4TFLOP/s")
 ]
 """FLOP per second, dense; text with its unit in a file."""
-Seconds = Annotated[float, _before(parse_seconds), PlainSerializer(format_seconds, when_used="json"), _schema("5us")]
+Seconds = Annotated[
+    float, _before(parse_seconds), PlainSerializer(format_seconds, when_used="json"), _schema("5us")
+]
 """Seconds; text with its unit in a file."""
