@@ -123,5 +123,5 @@ def _share_of_gaps(result: SimulationResult, limit_s: float, completed_share: fl
 
 
 METRICS = (
-    Metric("attainment", "SLO attainment", "1", "up", lambda summary: summary.slo.attainment),
+    Metric("attainment", "SLO attainment", "share", "up", lambda summary: summary.slo.attainment),
 )

@@ -29,7 +29,7 @@ class Metric:
     Attributes:
         tag: short name, unique among all metrics; a distribution ``ttft`` gives ``ttft_p99`` in flat tables.
         title: what a table calls it, a few words.
-        unit: SI unit of the value ("s", "J/token", "1" for a share).
+        unit: SI unit of the value ("s", "J/token"), "share" (of 1) or "count".
         better: which direction is an improvement; "none" for a description.
         read: the value in a summary; None where it is undefined.
     """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from apexsim.cost.accounting import Account
 from apexsim.engine.result import SimulationResult
 from apexsim.metrics.attainment import SloReport, attainment
 from apexsim.metrics.cost import Cost, cost
@@ -23,9 +24,6 @@ from apexsim.metrics.usage import (
     prefix_hit_rate,
 )
 from apexsim.spec.slo import SLO
-
-if TYPE_CHECKING:
-    from apexsim.cost.accounting import Account
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,10 +54,11 @@ def prefix_hit_rate(requests: RequestColumns) -> float | None:
 
 
 METRICS = (
-    Metric("kv_peak", "peak of the KV cache", "1", "none", lambda s: s.memory.kv_peak_fraction),
-    Metric("preemptions", "preemptions", "1", "down", lambda s: s.preemptions),
-    Metric("prefix_hit_rate", "prompt tokens from the prefix cache", "1", "up", lambda s: s.prefix_hit_rate),
-    Metric("busy_fraction", "busy time", "1", "none", lambda s: s.utilization.busy_fraction),
-    Metric("mfu", "model FLOP utilization", "1", "up", lambda s: s.utilization.mfu),
-    Metric("mbu", "memory bandwidth utilization", "1", "up", lambda s: s.utilization.mbu),
+    Metric("kv_peak", "peak of the KV cache", "share", "none", lambda s: s.memory.kv_peak_fraction),
+    Metric("preemptions", "preemptions", "count", "down", lambda s: s.preemptions),
+    Metric("prefix_hit_rate", "prompt tokens from the prefix cache", "share", "up",
+           lambda s: s.prefix_hit_rate),
+    Metric("busy_fraction", "busy time", "share", "none", lambda s: s.utilization.busy_fraction),
+    Metric("mfu", "model FLOP utilization", "share", "up", lambda s: s.utilization.mfu),
+    Metric("mbu", "memory bandwidth utilization", "share", "up", lambda s: s.utilization.mbu),
 )

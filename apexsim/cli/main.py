@@ -1,0 +1,79 @@
+"""``apexsim``: the commands, and the one place where an error becomes a line and an exit code.
+
+Modules of commands import nothing heavy at their top, so that ``apexsim --help`` answers at once: what a command
+needs it imports in its body.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from apexsim import __version__
+from apexsim.cli import listing, schema, simulate
+from apexsim.errors import ApexsimError
+
+INTERRUPTED = 130
+
+
+class _Edge(TyperGroup):
+    """Runs a command; a user's mistake ends in one line on stderr, a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except ApexsimError as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # the reader has seen enough (`| head`); Python would complain when it flushes stdout at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
+app = typer.Typer(
+    cls=_Edge,
+    name="apexsim",
+    help="Simulate LLM serving and find the best way to deploy a model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"apexsim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("simulate")(simulate.simulate)
+app.command("list")(listing.listing)
+app.command("schema")(schema.schema)
+
+
+def main() -> None:
+    """Entry point of the installed script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""``apexsim schema``: the JSON Schemas of the files that a user writes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from apexsim.cli.terminal import print_json
+
+
+def schema(
+    name: Annotated[
+        str | None, typer.Argument(help="plan, cluster, slo, hardware-profile or model.", show_default="all")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of one kind of file, or of all by name."""
+    from apexsim.errors import UsageError, unknown_name
+    from apexsim.spec.schema import schemas
+
+    known = schemas()
+    if name is None:
+        print_json(known)
+    elif name in known:
+        print_json(known[name])
+    else:
+        raise UsageError(unknown_name("schema", name, known))

@@ -1,0 +1,67 @@
+"""``apexsim simulate``: what one plan does under one trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apexsim.cli.terminal import print_rich, put_json, say, say_when_compiling
+
+
+def simulate(
+    plan: Annotated[Path, typer.Argument(help="Plan file (YAML or JSON).", show_default=False)],
+    trace: Annotated[str, typer.Option(help="Trace file, or the name of a bundled trace.", show_default=False)],
+    rate: Annotated[float | None, typer.Option(help="Offer the trace at this rate, requests/s.")] = None,
+    rate_scale: Annotated[float | None, typer.Option(help="Offer it at its own rate times this factor.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Closed loop: requests in flight.")] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Only the first so many requests.")] = None,
+    slo: Annotated[
+        str | None, typer.Option(help="ttft=2s,tpot=100ms@0.9, or 'ttft:p99<=500ms;tpot:p95<=50ms'.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="USD per device-hour.", show_default="the profile's")
+    ] = None,
+    carbon: Annotated[float | None, typer.Option(min=0, help="Carbon intensity, g CO2e per kWh.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the router's draws.")] = 0,
+    warmup: Annotated[
+        bool, typer.Option("--warmup", help="Leave the first 10 % of the time out of latencies and SLO.")
+    ] = False,
+    json: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Write the summary as JSON; - prints only that.")
+    ] = None,
+    requests_out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a Parquet table with one row a request.")
+    ] = None,
+) -> None:
+    """Simulate one plan under one trace: latency, SLO, energy, cost, memory."""
+    from rich.text import Text
+
+    from apexsim.report.defaults import defaults_in_force
+    from apexsim.report.files import require_writable, write_parquet
+    from apexsim.report.simulation import Conditions, prepared_plan, simulate_under
+    from apexsim.scenario import Load
+    from apexsim.spec.slo import parse_slo
+    from apexsim.workload.read import read_trace
+
+    for target in (None if json == "-" else json, requests_out):
+        if target is not None:
+            require_writable(target)
+    limits = parse_slo(slo) if slo is not None else None
+    conditions = Conditions(
+        limits, Load(rate, rate_scale, concurrency, requests), price, carbon, seed, warmup
+    )
+    prepared = prepared_plan(plan)
+    say(defaults_in_force(prepared))
+    arriving = read_trace(trace)
+    say_when_compiling()
+    report = simulate_under(prepared, arriving, conditions)
+    if requests_out is not None:
+        write_parquet(requests_out, report.to_pandas())
+    if json is not None:
+        put_json(json, report.to_dict())
+    if json != "-":
+        print_rich(Text(report.heading, style="bold"), Text(report.offered), report)
+    for note in report.summary.confidence.notes:
+        say(f"note: {note}")

@@ -1,0 +1,50 @@
+"""What every command prints with: the answer on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+
+WIDTH_OF_A_FILE = 120
+"""Columns of a table that goes into a file or a pipe, where no terminal says how wide it is."""
+
+
+def say(text: str) -> None:
+    """A diagnostic, on stderr."""
+    typer.echo(text, err=True)
+
+
+def print_rich(*renderables: Any) -> None:
+    """The answer for a person, on stdout."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE, highlight=False)
+    for renderable in renderables:
+        console.print(renderable)
+
+
+def print_json(data: Any) -> None:
+    """The answer for a program, on stdout."""
+    from apexsim.report.files import json_text
+
+    typer.echo(json_text(data), nl=False)
+
+
+def put_json(target: str, data: Any) -> None:
+    """JSON where ``--json`` asks for it: a file, or ``-`` for stdout."""
+    from apexsim.report.files import write_json
+
+    if target == "-":
+        print_json(data)
+    else:
+        write_json(target, data)
+
+
+def say_when_compiling() -> None:
+    """The first run of an installation compiles the engine, which takes longer than the run."""
+    from apexsim.engine.jit import is_compiled
+
+    if not is_compiled():
+        say("compiling the engine (first run only) …")

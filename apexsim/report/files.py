@@ -1,0 +1,48 @@
+"""Result files: written whole or not at all, and refused before the long work if they cannot be written."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apexsim.errors import UsageError
+from apexsim.spec.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def require_writable(path: Path | str) -> None:
+    """Check, without writing, that a file can be made at ``path``.
+
+    Raises:
+        UsageError: a folder stands there, or the nearest folder that exists cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path}: cannot be written: it is a folder (allowed: a file name)")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: cannot be written: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{path}: cannot be written: no permission in {folder}")
+
+
+def json_text(data: Any) -> str:
+    """Strict JSON (no NaN), two spaces a level, a newline at the end."""
+    return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path | str, data: Any) -> None:
+    write_atomically(path, json_text(data))
+
+
+def write_parquet(path: Path | str, table: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_atomically(path, buffer.getvalue())

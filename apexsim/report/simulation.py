@@ -1,0 +1,226 @@
+"""``ax.simulate``: one plan under one trace, and what a notebook wants of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from apexsim import scenario
+from apexsim.cost.memory import DoesNotFit
+from apexsim.engine.result import REJECTED_CONTEXT, REJECTED_KV, SimulationResult
+from apexsim.errors import NoFeasiblePlan
+from apexsim.metrics.goodput import WARMUP
+from apexsim.metrics.latency import latencies
+from apexsim.metrics.summary import Prices, Summary
+from apexsim.report import plots
+from apexsim.report.console import render
+from apexsim.report.markup import tables_html
+from apexsim.report.tables import summary_tables
+from apexsim.scenario import Load, Prepared
+from apexsim.spec import catalog
+from apexsim.spec.base import parse
+from apexsim.spec.plan import Plan
+from apexsim.spec.slo import SLO, parse_slo
+from apexsim.workload.read import read_trace
+from apexsim.workload.trace import Trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from rich.console import Group
+
+PlanLike = Plan | Mapping[str, Any] | str | Path
+"""A plan, a mapping as in a plan file, or the path of one."""
+
+STATUS = ("completed", "rejected", "failed", "in_flight")
+REASON = {REJECTED_CONTEXT: "longer than the context window", REJECTED_KV: "longer than the KV cache"}
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Under what a plan is simulated, beside the trace.
+
+    Attributes:
+        load: how the trace is offered.
+        price: USD per device-hour; the profile's where None.
+        carbon: g CO2e per kWh; no carbon figure where None.
+        warmup: leave the first 10 % of the time of arrivals out of latencies and SLO.
+    """
+
+    slo: SLO | None = None
+    load: Load = field(default_factory=Load)
+    price: float | None = None
+    carbon: float | None = None
+    seed: int = 0
+    warmup: bool = False
+
+
+@dataclass(frozen=True)
+class SimulationReport:
+    """What one plan does under one trace.
+
+    Attributes:
+        prepared: the plan, its model, device and compiled cost.
+        trace: the requests as they were read, before ``conditions.load`` was applied.
+        summary: the figures; ``summary.to_dict()`` is the JSON of ``apexsim simulate``.
+        result: every request, the gaps between tokens and the engine's counters.
+    """
+
+    prepared: Prepared
+    trace: Trace
+    conditions: Conditions
+    summary: Summary
+    result: SimulationResult
+
+    @property
+    def plan(self) -> Plan:
+        return self.prepared.plan
+
+    @property
+    def heading(self) -> str:
+        return (
+            f"{self.prepared.model.name} on {self.plan.devices} × {self.prepared.profile.name} "
+            f"({self.plan.id})"
+        )
+
+    @property
+    def offered(self) -> str:
+        """One line: the load that the plan was under."""
+        trace, load = self.conditions.load.of(self.trace), self.conditions.load
+        if load.concurrency is not None:
+            how = f"{load.concurrency} in flight"
+        else:
+            how = f"{trace.rate_rps:.4g} requests/s" if trace.span_s > 0 else "all at once"
+        return (
+            f"{len(trace):,} requests of {trace.name}, {how}; mean {trace.input_tokens.mean():,.0f} input "
+            f"and {trace.output_tokens.mean():,.0f} output tokens"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary JSON."""
+        return self.summary.to_dict()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a request, in the order of the trace: instants and latencies in s, NaN where undefined."""
+        requests, per_request = self.result.requests, latencies(self.result.requests)
+        return pd.DataFrame({
+            "arrival_s": requests.arrival_s,
+            "start_s": requests.start_s,
+            "first_token_s": requests.first_token_s,
+            "finish_s": requests.finish_s,
+            "input_tokens": requests.input_tokens,
+            "output_tokens": requests.output_tokens,
+            "status": pd.Categorical.from_codes(requests.status, pd.Index(STATUS)),
+            "reason": [REASON.get(code, "") for code in requests.reason.tolist()],
+            "replica": requests.replica,
+            "preemptions": requests.preemptions,
+            "cached_tokens": requests.cached_tokens,
+            "queue_s": per_request.queue_s,
+            "ttft_s": per_request.ttft_s,
+            "tpot_s": per_request.tpot_s,
+            "itl_max_s": per_request.itl_max_s,
+            "e2e_s": per_request.e2e_s,
+        })
+
+    def plot_latency(self) -> Figure:
+        """Share of requests up to each TTFT, TPOT and E2E, with the limits of the SLO."""
+        return plots.latency(latencies(self.result.requests), self.conditions.slo)
+
+    def plot_timeline(self, ax: Axes | None = None) -> Axes:
+        """Requests that wait and that run, over time."""
+        return plots.timeline(self.result.requests, ax)
+
+    def plot_breakdown(self, ax: Axes | None = None) -> Axes:
+        """Where the replicas' time goes."""
+        return plots.breakdown(self.summary.breakdown_s, ax)
+
+    def __rich__(self) -> Group:
+        return render(summary_tables(self.summary))
+
+    def _repr_html_(self) -> str:
+        return tables_html(self.heading, summary_tables(self.summary))
+
+
+def simulate(
+    plan: PlanLike,
+    trace: Trace | str | Path,
+    slo: SLO | str | None = None,
+    *,
+    rate: float | None = None,
+    rate_scale: float | None = None,
+    concurrency: int | None = None,
+    requests: int | None = None,
+    price: float | None = None,
+    carbon: float | None = None,
+    seed: int = 0,
+    warmup: bool = False,
+) -> SimulationReport:
+    """What ``plan`` does under ``trace``.
+
+    Args:
+        trace: a trace, the path of one, or the name of a bundled one.
+        slo: ``ttft=2s,tpot=100ms@0.9`` or ``ttft:p99<=500ms;tpot:p95<=50ms``.
+        rate: requests/s; ``rate_scale`` is a factor on the trace's own rate, ``concurrency`` a closed loop.
+        requests: only this many of the first requests.
+        price: USD per device-hour; the profile's where None. carbon: g CO2e per kWh.
+        warmup: leave the first 10 % of the time of arrivals out of latencies and SLO.
+
+    Raises:
+        NoFeasiblePlan: the plan does not fit; the message says by how much and where it would.
+        UsageError, InputError: a name, an SLO, a file or a plan that cannot be.
+    """
+    limits = parse_slo(slo) if isinstance(slo, str) else slo
+    load = Load(rate, rate_scale, concurrency, requests)
+    return simulate_under(prepared_plan(plan), as_trace(trace), Conditions(limits, load, price, carbon, seed, warmup))
+
+
+def simulate_under(prepared: Prepared, trace: Trace, conditions: Conditions) -> SimulationReport:
+    """The same with everything resolved: what the command line and ``what_if`` call."""
+    known = prepared.profile.price_usd_per_hour if conditions.price is None else conditions.price
+    run = scenario.run(
+        prepared, conditions.load.of(trace), slo=conditions.slo, prices=Prices(known, conditions.carbon),
+        seed=conditions.seed, concurrency=conditions.load.concurrency,
+        warmup=WARMUP if conditions.warmup else 0.0,
+    )
+    return SimulationReport(prepared, trace, conditions, run.summary, run.result)
+
+
+def prepared_plan(plan: PlanLike, source: str | None = None) -> Prepared:
+    """A plan that fits, compiled; ``source`` is what messages call it.
+
+    Raises:
+        NoFeasiblePlan: it does not fit.
+    """
+    source = source or (str(plan) if isinstance(plan, str | Path) else "plan")
+    declared = as_plan(plan)
+    prepared = scenario.prepare(declared, source=source)
+    if isinstance(prepared, DoesNotFit):
+        raise NoFeasiblePlan(f"{source}: {prepared.reason}{_where(declared, prepared)}")
+    return prepared
+
+
+def as_plan(plan: PlanLike) -> Plan:
+    """A plan from whatever stands for one."""
+    if isinstance(plan, Plan):
+        return plan
+    return parse(Plan, plan, source="plan") if isinstance(plan, Mapping) else catalog.load_plan(plan)
+
+
+def as_trace(trace: Trace | str | Path) -> Trace:
+    """A trace from whatever stands for one."""
+    return trace if isinstance(trace, Trace) else read_trace(trace)
+
+
+def _where(plan: Plan, miss: DoesNotFit) -> str:
+    """At which tp the plan would fit its cluster; nothing where more devices are no remedy."""
+    if miss.resource != "memory":
+        return ""
+    larger = scenario.where_it_fits(plan)
+    if larger is None:
+        return f"; it fits at no larger tp on {plan.cluster}"
+    pool = larger.pools[0]
+    return f"; it would fit at tp={pool.tp} with {pool.replicas} replica{'s' if pool.replicas > 1 else ''}"

@@ -1,0 +1,123 @@
+"""Tables as data: the same rows go to the terminal, to a notebook and to files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from apexsim.metrics.attainment import SloReport
+from apexsim.metrics.compare import Change
+from apexsim.metrics.distribution import Distribution
+from apexsim.metrics.metric import metrics
+from apexsim.metrics.summary import Summary
+from apexsim.spec.units import format_seconds
+
+UNDEFINED = "–"
+_SCALES = {1e9: "G", 1e6: "M", 1e3: "k"}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text. The first column is the row's name; the others hold numbers, but for those of ``prose``."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    prose: frozenset[str] = frozenset()
+
+    def is_number(self, column: int) -> bool:
+        """Whether a column is aligned to the right."""
+        return column > 0 and self.header[column] not in self.prose
+
+
+def show(value: float | None, unit: str) -> str:
+    """A value as a person reads it, with its unit, four digits; shares in percent."""
+    if value is None:
+        return UNDEFINED
+    if unit == "s":
+        return f"-{format_seconds(-value, 4)}" if value < 0 else format_seconds(value, 4)
+    if unit == "share":
+        return f"{100 * value:.4g} %"
+    if unit == "count":
+        return f"{value:,.0f}"
+    if unit in ("J", "W"):
+        scale = next((scale for scale in _SCALES if abs(value) >= scale), 1.0)
+        return f"{_four_digits(value / scale)} {_SCALES.get(scale, '')}{unit}"
+    return f"{_four_digits(value)} {unit}"
+
+
+def _four_digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    decimals = 3 - math.floor(math.log10(abs(value)))
+    return f"{value:.3e}" if decimals > 9 else f"{value:,.{max(0, decimals)}f}"
+
+
+def latency_table(summary: Summary) -> Table:
+    """One row for each registered metric that is a distribution."""
+    rows = []
+    for metric in metrics():
+        value = metric.read(summary)
+        if isinstance(value, Distribution):
+            statistics = (getattr(value, name) for name in Distribution.__slots__)
+            name = f"{metric.tag.upper()}  {metric.title}"
+            rows.append((name, *(show(v, metric.unit) for v in statistics)))
+    return Table("Latency", ("", *Distribution.__slots__), tuple(rows))
+
+
+def figures_table(summary: Summary) -> Table:
+    """One row for each registered metric that is a number."""
+    rows = []
+    for metric in metrics():
+        value = metric.read(summary)
+        if not isinstance(value, Distribution):
+            rows.append((metric.title, show(value, metric.unit)))
+    return Table("Figures", ("", "value"), tuple(rows))
+
+
+def requests_table(summary: Summary) -> Table:
+    counts = summary.requests
+    row = ("requests", *(f"{n:,}" for n in (
+        counts.total, counts.completed, counts.rejected, counts.failed, counts.in_flight
+    )))
+    return Table("Requests", ("", "total", "completed", "rejected", "failed", "in flight"), (row,))
+
+
+def slo_table(report: SloReport) -> Table:
+    """Attainment against the target, and the share of values within each limit."""
+    rows = [("attainment", show(report.attainment, "share"), show(report.target, "share"))]
+    rows += [(f"within the {name} limit", show(share, "share"), "") for name, share in report.by_limit.items()]
+    return Table(f"SLO {'met' if report.met else 'missed'}", ("", "share", "target"), tuple(rows))
+
+
+def breakdown_table(summary: Summary) -> Table:
+    """Where the replicas' time went; the shares add up to all replicas for the whole duration."""
+    total = sum(summary.breakdown_s.values())
+    rows = tuple(
+        (part, show(seconds, "s"), show(seconds / total if total else None, "share"))
+        for part, seconds in summary.breakdown_s.items()
+    )
+    return Table("Time of the replicas", ("", "seconds", "share"), rows)
+
+
+def summary_tables(summary: Summary) -> tuple[Table, ...]:
+    """Everything that a person wants to see of one run."""
+    slo = (slo_table(summary.slo),) if summary.slo.target is not None else ()
+    return (
+        requests_table(summary), latency_table(summary), *slo, figures_table(summary), breakdown_table(summary)
+    )
+
+
+def comparison_table(changes: Iterable[Change], before: str, after: str) -> Table:
+    """Every metric that is defined in one of the runs."""
+    rows = tuple(
+        (
+            change.title, show(change.base, change.unit), show(change.other, change.unit),
+            UNDEFINED if change.relative is None else f"{100 * change.relative:+.1f} %", change.verdict,
+        )
+        for change in changes
+        if change.base is not None or change.other is not None
+    )
+    return Table("What changes", ("", before, after, "change", "verdict"), rows, frozenset({"verdict"}))
+

@@ -1,0 +1,221 @@
+"""One plan, one trace, one SLO → a summary: the one place that composes cost, engine and metrics.
+
+    prepare(plan)         names → model, device, policy; legality; compiled once → Prepared | DoesNotFit
+    replay(prepared, …)   the engine alone: what a search calls often
+    run(prepared, …)      replay and summary
+    measure_goodput(…)    many replays at different rates
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from apexsim import __version__
+from apexsim.cost.memory import DoesNotFit
+from apexsim.cost.step import CompiledPool, compile_pool
+from apexsim.engine.result import SimulationResult
+from apexsim.engine.schedulers import Policy, resolve
+from apexsim.engine.simulate import ReplicaLimits, simulate_pool
+from apexsim.errors import InputError, UsageError
+from apexsim.metrics.attainment import attainment
+from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
+from apexsim.metrics.summary import Deployment, Prices, Summary, summarise
+from apexsim.spec import catalog
+from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.legality import check_plan
+from apexsim.spec.model import ModelSpec
+from apexsim.spec.plan import Plan, Pool
+from apexsim.spec.slo import SLO
+from apexsim.workload.trace import Trace
+from apexsim.workload.transform import at_rate, head, scale_rate
+
+NO_PREFIX_CACHE = "prefix caching is not modelled in this release: the hit rate is 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan that fits, compiled once; it can be replayed under any number of traces."""
+
+    plan: Plan
+    model: ModelSpec
+    profile: HardwareProfile
+    policy: Policy
+    compiled: CompiledPool
+
+    @property
+    def pool(self) -> Pool:
+        return self.plan.pools[0]
+
+    @property
+    def deployment(self) -> Deployment:
+        memory = self.compiled.memory
+        return Deployment(self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How a trace is offered; at most one of rate, scale and concurrency.
+
+    Attributes:
+        rate_rps: requests/s; the trace's own arrivals are stretched to it.
+        rate_scale: factor on the trace's own rate.
+        concurrency: closed loop: this many requests are always in flight, arrival times are ignored.
+        requests: only this many of the first requests.
+    """
+
+    rate_rps: float | None = None
+    rate_scale: float | None = None
+    concurrency: int | None = None
+    requests: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [
+            flag
+            for flag, value in (
+                ("rate", self.rate_rps), ("rate-scale", self.rate_scale), ("concurrency", self.concurrency)
+            )
+            if value is not None
+        ]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} exclude each other (allowed: one of them)")
+
+    def of(self, trace: Trace) -> Trace:
+        """The requests of ``trace`` as they are offered."""
+        if self.requests is not None:
+            trace = head(trace, self.requests)
+        if self.rate_rps is not None:
+            return at_rate(trace, self.rate_rps)
+        return trace if self.rate_scale is None else scale_rate(trace, self.rate_scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came out: every request, and the figures."""
+
+    result: SimulationResult
+    summary: Summary
+
+
+def prepare(
+    plan: Plan,
+    *,
+    source: str = "plan",
+    model: ModelSpec | None = None,
+    profile: HardwareProfile | None = None,
+) -> Prepared | DoesNotFit:
+    """Resolve every name of ``plan`` and compile its step tables.
+
+    Args:
+        source: what an error message calls the plan: its file.
+        model, profile: already resolved ones, so that a search does not look them up for each plan.
+
+    Raises:
+        UsageError: an unknown name.
+        InputError: a plan that is not legal, or that this release does not simulate.
+    """
+    model = model or catalog.model(plan.model)
+    profile = profile or catalog.device(plan.pools[0].device or plan.cluster.device)
+    policy = resolve(plan.pools[0].scheduler)
+    reason = check_plan(model, plan)
+    if reason is not None:
+        raise InputError(f"{source}: {reason}")
+    compiled = compile_pool(
+        model, profile, plan.cluster, plan.pools[0], engine=plan.engine, engine_version=plan.engine_version,
+        max_num_batched_tokens=policy.max_num_batched_tokens, max_num_seqs=policy.max_num_seqs,
+        # without chunking a whole prompt is one chunk, however long
+        max_chunk_tokens=None if policy.chunked else plan.pools[0].max_model_len or model.max_context,
+    )
+    if isinstance(compiled, DoesNotFit):
+        return compiled
+    return Prepared(plan, model, profile, policy, compiled)
+
+
+def replay(
+    prepared: Prepared, trace: Trace, *, seed: int = 0, concurrency: int | None = None
+) -> SimulationResult:
+    """Let the engine serve ``trace`` until its last request has ended."""
+    compiled, memory = prepared.compiled, prepared.compiled.memory
+    limits = ReplicaLimits(
+        memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s
+    )
+    return simulate_pool(
+        trace, compiled.tables, limits, prepared.policy, replicas=prepared.pool.replicas,
+        router=prepared.plan.router, seed=seed, concurrency=concurrency,
+    )
+
+
+def run(
+    prepared: Prepared,
+    trace: Trace,
+    *,
+    slo: SLO | None = None,
+    prices: Prices | None = None,
+    seed: int = 0,
+    concurrency: int | None = None,
+    warmup: float = 0.0,
+    with_itl: bool = True,
+) -> Run:
+    """Replay ``trace`` and say what happened.
+
+    Args:
+        prices: where None, the profile's price of a device-hour and no carbon intensity.
+        warmup: share of the time of arrivals that is simulated but not counted for latencies and the SLO.
+        with_itl: False saves the time of the ITL percentiles.
+    """
+    began = time.perf_counter()
+    result = replay(prepared, trace, seed=seed, concurrency=concurrency)
+    wall_s = time.perf_counter() - began
+    accounting = prepared.compiled.accounting
+    account = accounting.account(result.pools[0], prepared.pool.replicas, result.duration_s)
+    summary = summarise(
+        result, account, prepared.deployment, slo=slo,
+        prices=prices or Prices(prepared.profile.price_usd_per_hour), warmup=warmup, with_itl=with_itl,
+        notes=notes(prepared, trace), wall_s=wall_s, version=__version__,
+    )
+    return Run(result, summary)
+
+
+def measure_goodput(
+    prepared: Prepared,
+    trace: Trace,
+    slo: SLO,
+    upper_bound_rps: float,
+    *,
+    guess_rps: float | None = None,
+    seed: int = 0,
+) -> Goodput:
+    """The largest rate at which the plan keeps ``slo``; every rate is tested on the same requests."""
+
+    def attainment_at(rate_rps: float) -> float:
+        result = replay(prepared, goodput_trace(trace, rate_rps), seed=seed)
+        return attainment(result, slo, WARMUP).attainment or 0.0
+
+    return goodput(attainment_at, slo.target, upper_bound_rps, guess_rps)
+
+
+def where_it_fits(plan: Plan) -> Plan | None:
+    """The plan at the smallest larger tp that fits the cluster, with fewer replicas if it must; or None."""
+    pool = plan.pools[0]
+    room = plan.cluster.devices
+    model = catalog.model(plan.model)
+    for tp in range(pool.tp + 1, room // (pool.pp * pool.dp * pool.cp) + 1):
+        replicas = min(pool.replicas, room // (tp * pool.pp * pool.dp * pool.cp))
+        # from the data, not a copy, so that the degrees are checked against each other again
+        changed = pool.model_dump() | {"tp": tp, "replicas": replicas, "moe_tp": None}
+        larger = plan.model_copy(update={"pools": (Pool.model_validate(changed),)})
+        if check_plan(model, larger) is None and isinstance(prepare(larger, model=model), Prepared):
+            return larger
+    return None
+
+
+def notes(prepared: Prepared, trace: Trace) -> tuple[str, ...]:
+    """What a reader has to know to judge the figures: dropped rows, what is not modelled or not measured."""
+    found = [f"{rows} rows of the trace were left out: {reason}" for reason, rows in trace.dropped.items()]
+    found += trace.notes
+    shares_prefixes = (
+        trace.session is not None or trace.hash_ids is not None or trace.shared_prefix_tokens is not None
+    )
+    if prepared.pool.scheduler.prefix_caching and shares_prefixes:
+        found.append(NO_PREFIX_CACHE)
+    return (*found, *prepared.compiled.confidence.notes)
