@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apexsim.cost.grid import CorrectionGrid
-from apexsim.cost.laws import CollectiveLaw, DecodeLaw, GemmLaw, PrefillLaw
+from apexsim.cost.laws import CollectiveLaw, DecodeLaw, GemmLaw, PrefillLaw, Sizes
+from apexsim.cost.shapes import Work
 from apexsim.errors import InputError
 
+Floats = NDArray[np.float64]
 Law = GemmLaw | PrefillLaw | DecodeLaw | CollectiveLaw
 
 LAWS: dict[str, type[Law]] = {
@@ -36,13 +39,26 @@ class Fit:
     """A law, its correction, and the sizes it was measured at."""
 
     variant: int  # head dimension of attention, ranks of a collective, 0 otherwise
+    windowed: bool  # prefill attention with a sliding window
     law: Law
     grid: CorrectionGrid
     measured: dict[str, tuple[float, float]]  # smallest and largest size of each axis of the grid
     rows: int
     beyond_roofline: int  # rows that beat 0.95 × roofline and were left out
     held_out: dict[str, float]  # n, median, p90, worst absolute relative error
-    window_factor: float = 1.0  # decode attention: sequences past their window against full ones of its length
+    window_factor: float = 1.0  # decode attention: a sequence past its window against a full one of that length
+
+    def seconds(self, work: Work, sizes: Sizes, peak: float, bandwidth: float) -> Floats:
+        """Law times grid; no floor."""
+        law = self.law.seconds(work, sizes, peak, bandwidth)
+        return law * self.grid.factor([sizes[axis] for axis in self.grid.axes])
+
+    def extrapolated(self, sizes: Sizes) -> NDArray[np.bool_]:
+        """True where a size lies outside the measured ones."""
+        outside = np.zeros((), dtype=np.bool_)
+        for axis, (low, high) in self.measured.items():
+            outside = outside | (sizes[axis] < low) | (sizes[axis] > high)
+        return np.asarray(outside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +87,13 @@ class KernelFile:
 
 def _dump(fit: Fit) -> dict[str, Any]:
     return {
-        "variant": fit.variant,
+        "variant": fit.variant, "windowed": fit.windowed,
         "law": {name: _short(value) for name, value in asdict(fit.law).items()},
         "measured": {axis: [_short(low), _short(high)] for axis, (low, high) in fit.measured.items()},
         "rows": fit.rows, "beyond_roofline": fit.beyond_roofline,
         "held_out": {name: _short(value) for name, value in fit.held_out.items()},
         "window_factor": _short(fit.window_factor),
-        "knots": {a: [_short(k) for k in knots] for a, knots in zip(fit.grid.axes, fit.grid.knots, strict=True)},
+        "knots": {axis: [_short(k) for k in knots] for axis, knots in zip(fit.grid.axes, fit.grid.knots, strict=True)},
         "grid": np.rint(fit.grid.values / GRID_UNIT).astype(int).tolist(),
     }
 
@@ -91,7 +107,7 @@ def parse(data: dict[str, Any]) -> KernelFile:
     law = LAWS[data["operator"]]
     fits = tuple(
         Fit(
-            variant=fit["variant"], law=law(**fit["law"]),
+            variant=fit["variant"], windowed=fit["windowed"], law=law(**fit["law"]),
             grid=CorrectionGrid(
                 tuple(fit["knots"]), tuple(np.array(k, dtype=np.float64) for k in fit["knots"].values()),
                 np.array(fit["grid"], dtype=np.float64) * GRID_UNIT,

@@ -12,14 +12,12 @@ for each measured number of ranks, on the scale-up links it was measured on.
 
 from __future__ import annotations
 
-from math import inf
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from apexsim.cost.floor import FLOOR
 from apexsim.cost.kernels import AnalyticKernels, CalibratedKernels, Priced
-from apexsim.cost.laws import CollectiveLaw
+from apexsim.cost.shapes import collective_work
 from apexsim.spec.cluster import Link
 
 Floats = NDArray[np.float64]
@@ -66,12 +64,11 @@ def collective(kernels: AnalyticKernels, kind: str, message: ArrayLike, ranks: i
     found = None
     if isinstance(kernels, CalibratedKernels) and link.link_class == "scaleup":
         found = kernels.find(kind, "bf16", ranks)
-    if found is None or found[1].variant != ranks or not isinstance(found[1].law, CollectiveLaw):
+    if found is None or found.variant != ranks:
         price = all_reduce_s if kind == "all_reduce" else all_gather_s
         reached = kernels.profile.efficiency
         seconds = price(size, ranks, link, efficiency=reached.link, launch_s=reached.launch_s)
         return Priced(np.maximum(seconds, floor), False, np.zeros(size.shape, dtype=np.bool_))
-    fit = found[1]
-    low, high = fit.measured.get("bytes", (0.0, inf))
-    seconds = found[1].law.seconds(sent_bytes(kind, size, ranks), link.bandwidth) * fit.grid.factor((size,))
-    return Priced(np.maximum(seconds, floor), True, (size < low) | (size > high))
+    sizes = {"bytes": size}
+    seconds = found.seconds(collective_work(sent_bytes(kind, size, ranks)), sizes, 0.0, link.bandwidth)
+    return Priced(np.maximum(seconds, floor), True, found.extrapolated(sizes))

@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from apexsim.cost.coefficients import Fit, KernelFile, load
 from apexsim.cost.floor import floor_s
-from apexsim.cost.laws import QUERY_TILE, DecodeLaw, GemmLaw, PrefillLaw
+from apexsim.cost.laws import DecodeLaw, GemmLaw, PrefillLaw, Sizes
 from apexsim.cost.operators import AttentionOp, GroupedGemm
 from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype, sixteen_bit
-from apexsim.cost.shapes import Work, decode_work, gemm_work, prefill_work, touched_experts
+from apexsim.cost.shapes import QUERY_TILE, Work, decode_work, gemm_work, prefill_work, touched_experts
 from apexsim.spec.catalog import profile_folder
 from apexsim.spec.dtypes import ComputeDtype, WeightDtype, weight_bytes
 from apexsim.spec.hardware import HardwareProfile
@@ -35,6 +35,10 @@ EXPERT_TILE = 16
 
 EXPERT_KERNELS = 6
 """Launches of a fused expert block: top-k, sorting, two grouped GEMMs, activation, weighted sum."""
+
+
+ATTENTION_KERNELS = 4
+"""Launches' worth of fixed time of an attention kernel (10 us of FlashAttention-3 on an H100 against 2.5 us)."""
 
 
 class Priced(NamedTuple):
@@ -88,7 +92,7 @@ class AnalyticKernels:
         rows, columns, depth = _floats(m, n, k)
         compute = compute_dtype(self.profile, weights)
         work = gemm_work(rows, columns, depth, weight_bytes(weights), INPUT_BYTES[compute])
-        return self._gemm(rows, columns, depth, weights, compute, work)
+        return self._gemm(weights, compute, work, {"m": rows, "n": columns, "k": depth})
 
     def grouped_gemm(self, tokens: ArrayLike, op: GroupedGemm) -> Priced:
         (count,) = _floats(tokens)
@@ -107,19 +111,18 @@ class AnalyticKernels:
         return _analytic(np.maximum(seconds, floor))
 
     def prefill_attention(self, batch: ArrayLike, tokens: ArrayLike, op: AttentionOp) -> Priced:
-        prompts, length = _floats(batch, tokens)
-        heads, kv_heads = _floats(op.heads, op.kv_heads)
-        work = prefill_work(prompts, length, heads, kv_heads, op.qk_dim, op.v_dim, op.window)
-        return self._prefill(prompts, length, op, work)
+        prompts, length, heads, kv_heads, window = _floats(batch, tokens, op.heads, op.kv_heads, op.window)
+        work = prefill_work(prompts, length, heads, kv_heads, _floats(op.qk_dim + op.v_dim)[0], window)
+        sizes = {"blocks": prompts * heads, "tokens": length, "group": heads / kv_heads, "window": window}
+        return self._attention("prefill_attention", op, work, sizes)
 
     def decode_attention(self, batch: ArrayLike, context: ArrayLike, op: AttentionOp) -> Priced:
-        sequences, cached = _floats(batch, context)
-        heads, kv_heads, pair_flops, token_bytes, width = _floats(
-            op.heads, 1 if op.latent else op.kv_heads, op.decode_pair_flops, op.kv_token_bytes,
-            op.heads * (op.latent + op.latent_v if op.latent else op.qk_dim + op.v_dim),
-        )
-        work = decode_work(sequences, cached, heads, kv_heads, pair_flops, token_bytes, width)
-        return self._decode(sequences, cached, op, work)
+        sequences, cached, pair_flops, token_bytes = _floats(batch, context, op.decode_pair_flops, op.kv_token_bytes)
+        kv_heads = 1.0 if op.latent else float(op.kv_heads)
+        width = op.heads * (op.latent + op.latent_v if op.latent else op.qk_dim + op.v_dim)
+        work = decode_work(sequences, cached, kv_heads, pair_flops, token_bytes, float(width))
+        sizes = {"blocks": sequences * kv_heads, "tokens": cached, "group": np.asarray(op.heads / kv_heads)}
+        return self._attention("decode_attention", op, work, sizes)
 
     def prefill_past(self, tokens: ArrayLike, op: AttentionOp) -> Priced:
         (chunk,) = _floats(tokens)
@@ -130,27 +133,26 @@ class AnalyticKernels:
         reached = self.profile.efficiency
         return _analytic(kernels * reached.launch_s + size / (self.profile.memory_bandwidth * reached.memory))
 
-    def _gemm(
-        self, m: Floats, n: Floats, k: Floats, weights: WeightDtype, compute: ComputeDtype, work: Work
-    ) -> Priced:
+    def _gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
         reached = self.profile.efficiency
         law = GemmLaw(reached.gemm[compute], reached.memory, 4.0, reached.launch_s, 0.5, 128.0, 64, 128, ANALYTIC_UNITS)
-        peak, bandwidth = self.profile.peak_flops[compute], self.profile.memory_bandwidth
-        seconds = law.seconds(m, n, k, work.moved, peak, bandwidth)
-        return _analytic(np.maximum(seconds, floor_s(self.profile, compute, work.flops, work.moved)))
+        return self._analytic_price(law, compute, work, sizes)
 
-    def _prefill(self, batch: Floats, tokens: Floats, op: AttentionOp, work: Work) -> Priced:
-        reached, compute = self.profile.efficiency, sixteen_bit(self.profile)
-        law = PrefillLaw(reached.attention, reached.memory, 1.5, 4 * reached.launch_s, 0.5, 5e-9, ANALYTIC_UNITS)
-        peak, bandwidth = self.profile.peak_flops[compute], self.profile.memory_bandwidth
-        seconds = law.seconds(work.blocks, work.padded_flops, work.keys, work.moved, peak, bandwidth)
-        return _analytic(np.maximum(seconds, floor_s(self.profile, compute, work.flops, work.moved)))
+    def _attention(self, operator: str, op: AttentionOp, work: Work, sizes: Sizes) -> Priced:
+        """The small terms (knee, wave, path along the keys) are those of FlashAttention-3 on an H100."""
+        reached = self.profile.efficiency
+        launch = ATTENTION_KERNELS * reached.launch_s
+        law: PrefillLaw | DecodeLaw
+        if operator == "prefill_attention":
+            law = PrefillLaw(reached.attention, reached.memory, 1.5, launch, 0.5, 5e-9, ANALYTIC_UNITS)
+        else:
+            law = DecodeLaw(reached.attention, reached.memory, 1.5, launch, 3e-6, 3e-10, ANALYTIC_UNITS)
+        return self._analytic_price(law, sixteen_bit(self.profile), work, sizes)
 
-    def _decode(self, batch: Floats, context: Floats, op: AttentionOp, work: Work) -> Priced:
-        reached, compute = self.profile.efficiency, sixteen_bit(self.profile)
-        law = DecodeLaw(reached.attention, reached.memory, 1.5, 4 * reached.launch_s, 3e-6, 3e-10, ANALYTIC_UNITS)
-        peak, bandwidth = self.profile.peak_flops[compute], self.profile.memory_bandwidth
-        seconds = law.seconds(work.blocks, work.flops, work.keys, work.moved, peak, bandwidth)
+    def _analytic_price(
+        self, law: GemmLaw | PrefillLaw | DecodeLaw, compute: ComputeDtype, work: Work, sizes: Sizes
+    ) -> Priced:
+        seconds = law.seconds(work, sizes, self.profile.peak_flops[compute], self.profile.memory_bandwidth)
         return _analytic(np.maximum(seconds, floor_s(self.profile, compute, work.flops, work.moved)))
 
 
@@ -164,7 +166,7 @@ class CalibratedKernels(AnalyticKernels):
             folder = profile_folder(profile.name) / "kernels"
             self._files = tuple(load(folder / f"{name}.json") for name in sorted(profile.kernels))
 
-    def find(self, operator: str, dtype: str, variant: int = 0) -> tuple[KernelFile, Fit] | None:
+    def find(self, operator: str, dtype: str, variant: int = 0, windowed: bool = False) -> Fit | None:
         """The fit of an operator as this engine runs it, else as another engine was measured.
 
         A variant (head dimension) that nobody measured takes the nearest one; the price is then extrapolated.
@@ -174,68 +176,52 @@ class CalibratedKernels(AnalyticKernels):
         if not files:
             return None
         file = min(files, key=lambda f: (f.engine != self.engine, f.engine != "vllm", f.engine))
-        return file, min(file.fits, key=lambda fit: (abs(fit.variant - variant), fit.variant))
+        return min(file.fits, key=lambda f: (f.windowed != windowed, abs(f.variant - variant), f.variant))
 
-    def _gemm(
-        self, m: Floats, n: Floats, k: Floats, weights: WeightDtype, compute: ComputeDtype, work: Work
-    ) -> Priced:
-        found = self.find("gemm", weights)
-        if found is None or not isinstance(found[1].law, GemmLaw):
-            return super()._gemm(m, n, k, weights, compute, work)
-        fit, law = found[1], found[1].law
-        peak, bandwidth = self.profile.peak_flops[compute], self.profile.memory_bandwidth
-        seconds = law.seconds(m, n, k, work.moved, peak, bandwidth)
-        return self._corrected(seconds, fit, (m, n, k), compute, work)
+    def _gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
+        fit = self.find("gemm", weights)
+        if fit is None:
+            return super()._gemm(weights, compute, work, sizes)
+        return self._fitted(fit, compute, work, sizes)
 
-    def _prefill(self, batch: Floats, tokens: Floats, op: AttentionOp, work: Work) -> Priced:
-        width = (op.qk_dim + op.v_dim) // 2
-        found = None if op.latent else self.find("prefill_attention", _kv_key(op), width)
-        if found is None or not isinstance(found[1].law, PrefillLaw):
-            return super()._prefill(batch, tokens, op, work)
-        fit, law, compute = found[1], found[1].law, sixteen_bit(self.profile)
-        peak, bandwidth = self.profile.peak_flops[compute], self.profile.memory_bandwidth
-        seconds = law.seconds(work.blocks, work.padded_flops, work.keys, work.moved, peak, bandwidth)
-        sizes = (batch * op.heads, tokens, np.asarray(op.heads / op.kv_heads))
-        return self._corrected(seconds, fit, sizes, compute, work, known=fit.variant == width)
+    def _attention(self, operator: str, op: AttentionOp, work: Work, sizes: Sizes) -> Priced:
+        fit = self._attention_fit(operator, op)
+        if fit is None:
+            return super()._attention(operator, op, work, sizes)
+        scale: Floats | float = 1.0
+        if op.window and operator == "decode_attention":
+            scale = 1.0 + (fit.window_factor - 1.0) * np.minimum(sizes["tokens"] / op.window, 1.0)
+        known = fit.variant == _width(op) and (operator != "prefill_attention" or fit.windowed == (op.window > 0))
+        return self._fitted(fit, sixteen_bit(self.profile), work, sizes, scale, known)
 
-    def _decode(self, batch: Floats, context: Floats, op: AttentionOp, work: Work) -> Priced:
-        width = (op.qk_dim + op.v_dim) // 2
-        found = None if op.latent else self.find("decode_attention", _kv_key(op), width)
-        if found is None or not isinstance(found[1].law, DecodeLaw):
-            return super()._decode(batch, context, op, work)
-        fit, law, compute = found[1], found[1].law, sixteen_bit(self.profile)
-        peak, bandwidth = self.profile.peak_flops[compute], self.profile.memory_bandwidth
-        seconds = law.seconds(work.blocks, work.flops, work.keys, work.moved, peak, bandwidth)
-        if op.window:
-            # Past its window a sequence costs more than a full one of that length: it straddles one block more.
-            seconds = seconds * (1.0 + (fit.window_factor - 1.0) * np.minimum(context / op.window, 1.0))
-        sizes = (batch * op.kv_heads, context, np.asarray(op.heads / op.kv_heads))
-        return self._corrected(seconds, fit, sizes, compute, work, known=fit.variant == width)
+    def _attention_fit(self, operator: str, op: AttentionOp) -> Fit | None:
+        """Kernels read any 8-bit KV cache alike; a 4-bit one was not measured and takes the 8-bit fit. MLA: none."""
+        if op.latent:
+            return None
+        dtype = "bf16" if op.kv_dtype in ("bf16", "fp16") else "fp8"
+        return self.find(operator, dtype, _width(op), windowed=op.window > 0 and operator == "prefill_attention")
 
     def prefill_past(self, tokens: ArrayLike, op: AttentionOp) -> Priced:
         """The rate of long prompts, by their fit. No measurement has cached tokens: always extrapolated."""
         (chunk,) = _floats(tokens)
-        found = None if op.latent else self.find("prefill_attention", _kv_key(op), (op.qk_dim + op.v_dim) // 2)
-        if found is None or not isinstance(found[1].law, PrefillLaw):
+        fit = self._attention_fit("prefill_attention", op)
+        if fit is None or not isinstance(fit.law, PrefillLaw):
             return super().prefill_past(tokens, op)
-        seconds = _past_seconds(self.profile, found[1].law.compute, chunk, op)
+        seconds = _past_seconds(self.profile, min(fit.law.compute, 1.0), chunk, op)
         return Priced(seconds, True, np.ones_like(seconds, dtype=np.bool_))
 
-    def _corrected(
-        self, seconds: Floats, fit: Fit, sizes: tuple[Floats, ...], compute: ComputeDtype, work: Work,
-        known: bool = True,
+    def _fitted(
+        self, fit: Fit, compute: ComputeDtype, work: Work, sizes: Sizes, scale: Floats | float = 1.0, known: bool = True
     ) -> Priced:
-        """Law times grid, above the floor; flagged where a size lies outside the measured ones."""
-        outside = np.zeros(seconds.shape, dtype=np.bool_) | (not known)
-        for size, (low, high) in zip(sizes, (fit.measured[axis] for axis in fit.grid.axes), strict=True):
-            outside = outside | (size < low) | (size > high)
-        priced = seconds * fit.grid.factor(sizes)
-        return Priced(np.maximum(priced, floor_s(self.profile, compute, work.flops, work.moved)), True, outside)
+        """Law times grid, above the floor; extrapolated where a size or the variant was not measured."""
+        seconds = fit.seconds(work, sizes, self.profile.peak_flops[compute], self.profile.memory_bandwidth) * scale
+        outside = np.broadcast_to(fit.extrapolated(sizes) | (not known), seconds.shape)
+        return Priced(np.maximum(seconds, floor_s(self.profile, compute, work.flops, work.moved)), True, outside)
 
 
-def _kv_key(op: AttentionOp) -> str:
-    """Kernels read any 8-bit KV cache alike; 4-bit ones were not measured and take the 8-bit price of their bytes."""
-    return "bf16" if op.kv_dtype in ("bf16", "fp16") else "fp8"
+def _width(op: AttentionOp) -> int:
+    """Head dimension that a fit is filed under."""
+    return (op.qk_dim + op.v_dim) // 2
 
 
 def _past_seconds(profile: HardwareProfile, reached: float, chunk: Floats, op: AttentionOp) -> Floats:

@@ -7,15 +7,17 @@ stated efficiencies) and calibrated ones (parameters fitted, times a correction 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from apexsim.cost.shapes import Work
 
-QUERY_TILE = 128
-"""Query rows of one thread block of a flash-attention prefill kernel (FlashAttention-3, arXiv 2407.08608)."""
+Floats = NDArray[np.float64]
+Sizes = Mapping[str, Floats]
+"""Sizes of an operator by name: m, n, k of a GEMM, or blocks, tokens, group (and window) of attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,14 @@ class GemmLaw:
     tile_n: int
     units: int  # streaming multiprocessors that run tiles
 
-    def seconds(self, m: Floats, n: Floats, k: Floats, moved: Floats, peak: float, bandwidth: float) -> Floats:
-        """``moved``: bytes read and written; ``peak`` in FLOP/s, ``bandwidth`` in B/s."""
-        rows = np.ceil(m / self.tile_m) * self.tile_m
-        columns = np.ceil(n / self.tile_n) * self.tile_n
+    def seconds(self, work: Work, sizes: Sizes, peak: float, bandwidth: float) -> Floats:
+        """``peak`` in FLOP/s, ``bandwidth`` of the memory in B/s."""
+        rows = np.ceil(sizes["m"] / self.tile_m) * self.tile_m
+        columns = np.ceil(sizes["n"] / self.tile_n) * self.tile_n
         waves = rows * columns / (self.tile_m * self.tile_n * self.units)
         partial = (np.ceil(waves) / waves) ** self.quantisation
-        work = 2.0 * rows * columns * (k + self.k_half) * partial / (peak * self.compute)
-        return self.latency_s + _knee(work, moved / (bandwidth * self.memory), self.sharpness)
+        tiled = 2.0 * rows * columns * (sizes["k"] + self.k_half) * partial / (peak * self.compute)
+        return self.latency_s + _knee(self.sharpness, tiled, work.moved / (bandwidth * self.memory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,12 @@ class PrefillLaw:
     critical_s: float  # seconds per key that one tile walks along
     units: int
 
-    def seconds(
-        self, tiles: Floats, flops: Floats, keys: Floats, moved: Floats, peak: float, bandwidth: float
-    ) -> Floats:
-        """``tiles``: thread blocks; ``flops``: padded to whole tiles; ``keys``: longest walk of a tile."""
-        waves = tiles / self.units
-        work = flops * (np.ceil(waves) / waves) ** self.quantisation / (peak * self.compute)
-        path = self.critical_s * keys
-        p = self.sharpness
-        return self.latency_s + (work**p + path**p + (moved / (bandwidth * self.memory)) ** p) ** (1 / p)
+    def seconds(self, work: Work, sizes: Sizes, peak: float, bandwidth: float) -> Floats:
+        """``peak`` in FLOP/s, ``bandwidth`` of the memory in B/s."""
+        waves = work.blocks / self.units
+        tiled = work.padded_flops * (np.ceil(waves) / waves) ** self.quantisation / (peak * self.compute)
+        read = work.moved / (bandwidth * self.memory)
+        return self.latency_s + _knee(self.sharpness, tiled, read, self.critical_s * work.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +76,12 @@ class DecodeLaw:
     critical_s: float  # seconds per cached token of one block
     units: int
 
-    def seconds(
-        self, blocks: Floats, flops: Floats, keys: Floats, moved: Floats, peak: float, bandwidth: float
-    ) -> Floats:
-        """``blocks``: (sequence, KV head) pairs; ``keys``: cached tokens that one sequence attends to."""
-        p = self.sharpness
-        read = moved / (bandwidth * self.memory) + self.block_s * blocks / self.units
-        work = flops / (peak * self.compute)
-        return self.latency_s + (read**p + work**p + (self.critical_s * keys) ** p) ** (1 / p)
-
-
-def _knee(work: Floats, memory: Floats, sharpness: float) -> Floats:
-    """(work^p + memory^p)^(1/p) without overflow for any p."""
-    top = np.maximum(np.maximum(work, memory), 1e-30)
-    return top * ((work / top) ** sharpness + (memory / top) ** sharpness) ** (1 / sharpness)
+    def seconds(self, work: Work, sizes: Sizes, peak: float, bandwidth: float) -> Floats:
+        """``peak`` in FLOP/s, ``bandwidth`` of the memory in B/s."""
+        read = work.moved / (bandwidth * self.memory) + self.block_s * work.blocks / self.units
+        return self.latency_s + _knee(
+            self.sharpness, read, work.flops / (peak * self.compute), self.critical_s * work.keys
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +89,16 @@ class CollectiveLaw:
     """Latency and bandwidth of a collective over a fixed number of ranks."""
 
     latency_s: float
-    memory: float  # fraction of the link bandwidth; named as in the other laws
+    link: float  # fraction of the link bandwidth
     sharpness: float
 
-    def seconds(self, moved: Floats, bandwidth: float) -> Floats:
-        """``moved``: bytes that each rank must send over its link of ``bandwidth`` B/s."""
-        return _knee(np.full_like(moved, self.latency_s), moved / (bandwidth * self.memory), self.sharpness)
+    def seconds(self, work: Work, sizes: Sizes, peak: float, bandwidth: float) -> Floats:
+        """``work.moved``: bytes that each rank must send over its link of ``bandwidth`` B/s; no FLOP are counted."""
+        return _knee(self.sharpness, np.full_like(work.moved, self.latency_s), work.moved / (bandwidth * self.link))
+
+
+def _knee(sharpness: float, *terms: Floats) -> Floats:
+    """(Σ term^p)^(1/p) without overflow for any p: close to the sum for p near 1, to the largest for a large p."""
+    top = np.maximum(np.maximum.reduce(np.broadcast_arrays(*terms)), 1e-30)
+    total = sum(((term / top) ** sharpness for term in terms), start=np.zeros_like(top))
+    return np.asarray(top * total ** (1 / sharpness))

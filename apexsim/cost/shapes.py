@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.cost.laws import QUERY_TILE
 from apexsim.cost.precision import ACTIVATION_BYTES
 
 Floats = NDArray[np.float64]
+
+QUERY_TILE = 128
+"""Query rows of one thread block of a flash-attention prefill kernel (FlashAttention-3, arXiv 2407.08608)."""
 
 
 class Work(NamedTuple):
@@ -41,20 +43,23 @@ def causal_pairs(tokens: Floats, window: Floats | int = 0) -> Floats:
 
 
 def prefill_work(
-    batch: Floats, tokens: Floats, heads: Floats, kv_heads: Floats, qk_dim: int, v_dim: int, window: Floats | int,
+    batch: Floats, tokens: Floats, heads: Floats, kv_heads: Floats, head_width: Floats, window: Floats | int
 ) -> Work:
-    """Attention of ``batch`` whole prompts of ``tokens`` each. Keys and values come fresh, in 16 bits."""
-    pair_flops = 2.0 * heads * (qk_dim + v_dim)
+    """Attention of ``batch`` whole prompts of ``tokens`` each. Keys and values come fresh, in 16 bits.
+
+    ``head_width``: key and value values of one head together.
+    """
+    pair_flops = 2.0 * heads * head_width
     flops = batch * pair_flops * causal_pairs(tokens, window)
-    moved = batch * tokens * (heads + kv_heads) * (qk_dim + v_dim) * float(ACTIVATION_BYTES)
+    moved = batch * tokens * (heads + kv_heads) * head_width * float(ACTIVATION_BYTES)
     tiles = np.ceil(tokens / QUERY_TILE)
     keys = np.where(np.asarray(window) > 0, np.minimum(tokens, window), tokens) + 0.0 * flops
     return Work(flops, moved, batch * heads * tiles, flops * tiles * QUERY_TILE / tokens, keys)
 
 
 def decode_work(
-    batch: Floats, context: Floats, heads: Floats, kv_heads: Floats, pair_flops: Floats, token_bytes: Floats,
-    row_width: Floats,
+    batch: Floats, context: Floats, kv_heads: Floats | float, pair_flops: Floats, token_bytes: Floats,
+    row_width: Floats | float,
 ) -> Work:
     """Attention of one new token for each of ``batch`` sequences with ``context`` cached tokens.
 
@@ -63,10 +68,15 @@ def decode_work(
     """
     flops = batch * context * pair_flops
     moved = batch * (context * token_bytes + row_width * ACTIVATION_BYTES)
-    keys = context + 0.0 * flops
-    return Work(flops, moved, batch * kv_heads + 0.0 * flops, flops, keys)
+    return Work(flops, moved, batch * kv_heads + 0.0 * flops, flops, context + 0.0 * flops)
 
 
 def touched_experts(tokens: Floats, experts: int, local: int, per_token: int) -> Floats:
     """Experts of a rank that at least one token chose, expected for independent uniform choices: E·(1-(1-k/E)^T)."""
     return local * (1.0 - (1.0 - per_token / experts) ** tokens)
+
+
+def collective_work(sent: Floats) -> Work:
+    """A collective in which every rank sends ``sent`` bytes."""
+    none = np.zeros_like(sent)
+    return Work(none, sent, none, none, none)
