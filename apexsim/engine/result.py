@@ -62,7 +62,7 @@ class Counters:
     sampled: NDArray[np.int64]
     scheduled: NDArray[np.int64]
     iterations: int
-    busy_s: float  # Σ iteration time, all replicas (pipeline: Σ over batches of the slowest stage)
+    busy_s: float  # Σ iteration time, all replicas (pipeline: the mean of its stages' busy time)
     prefill_attention_s: float  # device seconds, summed over pipeline stages
     decode_attention_s: float  # device seconds, summed over pipeline stages
     prefill_tokens: int  # prompt tokens computed, recomputation included
@@ -77,6 +77,20 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class Timeline:
+    """Iterations as they ran, one row each; a row with ``steps`` > 1 is a series of decode iterations of one batch."""
+
+    begin_s: NDArray[np.float64]
+    end_s: NDArray[np.float64]
+    replica: NDArray[np.int64]
+    slot: NDArray[np.int64]  # which of the pp batches in flight
+    steps: NDArray[np.int64]
+    decoding: NDArray[np.int64]
+    prefill_tokens: NDArray[np.int64]
+    requests: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class SimulationResult:
     """Everything that one run of the engine produced; equal inputs and seed give equal bytes."""
 
@@ -86,6 +100,7 @@ class SimulationResult:
     replicas: tuple[int, ...]
     seed: int
     notes: tuple[str, ...] = ()
+    timeline: Timeline | None = None
 
     @property
     def duration_s(self) -> float:

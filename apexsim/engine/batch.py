@@ -1,0 +1,263 @@
+"""Who is in a batch: the waiting list of a replica, the running list of a group, and the KV blocks they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from apexsim.cost.tables import StepTables
+from apexsim.engine.gaps import forget_old_gaps, join_cohort, largest_gap, leave_cohort, record_run
+from apexsim.engine.heap import heap_pop, heap_push
+from apexsim.engine.jit import kernel
+from apexsim.engine.result import COMPLETED
+from apexsim.engine.state import DECODING, DONE, NONE, PREFILLING, WAITING, Limits, Rows, State
+
+
+@kernel
+def blocks_of(tokens: int, block_size: int) -> int:
+    """KV blocks that hold ``tokens`` tokens."""
+    return (tokens + block_size - 1) // block_size
+
+
+@kernel
+def target(requests: Rows, i: int) -> int:
+    """Tokens that a prefill of request i computes: its prompt, and what it had generated before a preemption."""
+    return requests[i].prompt + requests[i].generated
+
+
+@kernel
+def tokens_held(requests: Rows, groups: Rows, i: int) -> int:
+    """Tokens of request i in the KV cache."""
+    if requests[i].phase == DECODING:
+        return requests[i].computed + groups[requests[i].group].step - requests[i].entry_step
+    return requests[i].computed
+
+
+@kernel
+def wait_last(replicas: Rows, requests: Rows, r: int, i: int) -> None:
+    """Request i joins the end of the waiting list."""
+    tail = replicas[r].waiting_tail
+    if tail == NONE:
+        replicas[r].waiting_head = i
+    else:
+        requests[tail].follower = i
+    replicas[r].waiting_tail = i
+    requests[i].follower = NONE
+    requests[i].phase = WAITING
+    replicas[r].waiting += 1
+
+
+@kernel
+def wait_first(replicas: Rows, requests: Rows, r: int, i: int) -> None:
+    """A preempted request goes before all that wait."""
+    head = replicas[r].waiting_head
+    requests[i].follower = head
+    replicas[r].waiting_head = i
+    if head == NONE:
+        replicas[r].waiting_tail = i
+    requests[i].phase = WAITING
+    replicas[r].waiting += 1
+
+
+@kernel
+def take_waiting(replicas: Rows, requests: Rows, r: int) -> int:
+    """Remove and return the head of the waiting list."""
+    i = replicas[r].waiting_head
+    replicas[r].waiting_head = requests[i].follower
+    if replicas[r].waiting_head == NONE:
+        replicas[r].waiting_tail = NONE
+    replicas[r].waiting -= 1
+    return i
+
+
+@kernel
+def take_blocks(replicas: Rows, r: int, blocks: int) -> None:
+    """Allocate; the caller has checked that they are free."""
+    replicas[r].used_blocks += blocks
+    replicas[r].peak_blocks = max(replicas[r].peak_blocks, replicas[r].used_blocks)
+
+
+@kernel
+def start_running(state: State, g: int, i: int) -> None:
+    """Append request i to the group's running list as a prefill."""
+    requests, groups = state.requests, state.groups
+    r = g // state.stage_free_s.shape[1]
+    last = groups[g].youngest
+    requests[i].older = last
+    requests[i].younger = NONE
+    if last != NONE:
+        requests[last].younger = i
+    groups[g].youngest = i
+    requests[i].group = g
+    requests[i].phase = PREFILLING
+    requests[i].computed = 0
+    state.replicas[r].running += 1
+
+
+@kernel
+def stop_running(state: State, i: int) -> None:
+    """Unlink request i from its group's running list."""
+    requests, groups = state.requests, state.groups
+    g = requests[i].group
+    before, after = requests[i].older, requests[i].younger
+    if before != NONE:
+        requests[before].younger = after
+    if after != NONE:
+        requests[after].older = before
+    else:
+        groups[g].youngest = before
+    state.replicas[g // state.stage_free_s.shape[1]].running -= 1
+
+
+@kernel
+def compact(requests: Rows, heap: Rows, size: int, g: int, newcomer: int) -> int:
+    """Drop the stale pairs of a full heap of group g, and those of ``newcomer``; returns how many are left."""
+    kept = 0
+    for j in range(size):
+        i, step = heap[j].request, heap[j].step
+        live = requests[i].phase == DECODING and requests[i].group == g and i != newcomer
+        if live and (requests[i].finish_step == step or requests[i].window_step == step):
+            kept = heap_push(heap, kept, step, i)
+    return kept
+
+
+@kernel
+def start_decoding(state: State, tables: StepTables, limits: Limits, g: int, i: int, now: float) -> None:
+    """The prefill of request i is over and its token is out at ``now``; more are to come."""
+    requests, groups = state.requests, state.groups
+    step, tokens = groups[g].step, requests[i].computed
+    requests[i].phase = DECODING
+    requests[i].entry_step = step
+    requests[i].finish_step = step + requests[i].output - requests[i].generated
+    requests[i].gap = join_cohort(state, g, now)
+    groups[g].decoding += 1
+    groups[g].kv += tokens
+    if groups[g].finishes == state.finishes.shape[1]:
+        groups[g].finishes = compact(requests, state.finishes[g], groups[g].finishes, g, i)
+    groups[g].finishes = heap_push(state.finishes[g], groups[g].finishes, requests[i].finish_step, i)
+    if not limits.reserve:
+        state.blocks[g, (tokens - step) % limits.block_size] += 1
+    window = tables.window
+    if window > 0:
+        groups[g].kv_windowed += min(tokens, window)
+        if tokens < window:
+            groups[g].growing += 1
+            requests[i].window_step = step + window - tokens
+            if groups[g].windows == state.windows.shape[1]:
+                groups[g].windows = compact(requests, state.windows[g], groups[g].windows, g, i)
+            groups[g].windows = heap_push(state.windows[g], groups[g].windows, requests[i].window_step, i)
+
+
+@kernel
+def fill_windows(state: State, g: int) -> None:
+    """Sequences that have reached the window by the group's step stop growing."""
+    requests, groups = state.requests, state.groups
+    while groups[g].windows > 0 and state.windows[g, 0].step <= groups[g].step:
+        i = state.windows[g, 0].request
+        if requests[i].group == g and requests[i].window_step == state.windows[g, 0].step:
+            requests[i].window_step = NONE
+            groups[g].growing -= 1
+        groups[g].windows = heap_pop(state.windows[g], groups[g].windows)
+
+
+@kernel
+def stop_decoding(state: State, tables: StepTables, limits: Limits, i: int) -> float:
+    """Take request i out of the group's sums; returns when its last token came. Its phase is the caller's to set."""
+    requests, groups = state.requests, state.groups
+    g = requests[i].group
+    tokens = tokens_held(requests, groups, i)
+    groups[g].decoding -= 1
+    groups[g].kv -= tokens
+    if not limits.reserve:
+        state.blocks[g, (requests[i].computed - requests[i].entry_step) % limits.block_size] -= 1
+    if tables.window > 0:
+        groups[g].kv_windowed -= min(tokens, tables.window)
+        if tokens < tables.window:
+            groups[g].growing -= 1
+        requests[i].window_step = NONE
+    # NumPy's fmax: NaN (no gap yet) loses.
+    requests[i].itl_max_s = np.fmax(requests[i].itl_max_s, largest_gap(state, g, requests[i].gap))
+    return leave_cohort(state, g, requests[i].gap)
+
+
+@kernel
+def finish(state: State, limits: Limits, i: int, now: float) -> None:
+    """Request i has yielded its last token at ``now``; its blocks are free."""
+    requests, replicas = state.requests, state.replicas
+    r = requests[i].group // state.stage_free_s.shape[1]
+    held = requests[i].blocks if limits.reserve else blocks_of(tokens_held(requests, state.groups, i), limits.block_size)
+    replicas[r].used_blocks -= held
+    stop_running(state, i)
+    requests[i].phase = DONE
+    requests[i].status = COMPLETED
+    requests[i].finish_s = now
+    replicas[r].prompt_tokens -= requests[i].prompt
+    replicas[r].ended += 1
+
+
+@kernel
+def end_prefill(state: State, tables: StepTables, limits: Limits, g: int, i: int, now: float) -> None:
+    """The last chunk of request i has been computed: a token is out."""
+    requests = state.requests
+    if requests[i].generated == 0:
+        requests[i].first_token_s = now
+    else:
+        # The gap over a preemption belongs to this request alone.
+        gap = now - requests[i].last_token_s
+        record_run(state, gap, 0.0, 1, 1)
+        requests[i].itl_max_s = np.fmax(requests[i].itl_max_s, gap)
+    requests[i].generated += 1
+    if requests[i].generated == requests[i].output:
+        finish(state, limits, i, now)
+    else:
+        start_decoding(state, tables, limits, g, i, now)
+
+
+@kernel
+def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int) -> int:
+    """The youngest request of the group gives its blocks back and will be recomputed; returns it.
+
+    ``ahead`` is 1 where the decoding sequences already hold the block of the iteration that is being scheduled.
+    """
+    requests, groups, replicas = state.requests, state.groups, state.replicas
+    i = groups[g].youngest
+    r = g // state.stage_free_s.shape[1]
+    if requests[i].phase == DECODING:
+        tokens = tokens_held(requests, groups, i)
+        replicas[r].used_blocks -= blocks_of(tokens + ahead, limits.block_size)
+        requests[i].generated += groups[g].step - requests[i].entry_step
+        requests[i].last_token_s = stop_decoding(state, tables, limits, i)
+    else:
+        replicas[r].used_blocks -= requests[i].blocks
+        drop_begun(state, g, i)
+    requests[i].blocks = 0
+    requests[i].computed = 0
+    requests[i].preemptions += 1
+    stop_running(state, i)
+    wait_first(replicas, requests, r, i)
+    return i
+
+
+@kernel
+def drop_begun(state: State, g: int, i: int) -> None:
+    """Take request i out of the prompts that were begun; the others keep their order."""
+    groups, begun = state.groups, state.begun
+    kept = 0
+    for j in range(groups[g].prefills):
+        if begun[g, j].request != i:
+            begun[g, kept].request = begun[g, j].request
+            begun[g, kept].tokens = begun[g, j].tokens
+            kept += 1
+    groups[g].prefills = kept
+
+
+@kernel
+def make_room_for_gaps(state: State, g: int) -> None:
+    """Forget the gaps that no running sequence has seen."""
+    requests, groups = state.requests, state.groups
+    oldest = state.cohorts[g, max(0, groups[g].cohorts - 1)].gap
+    i = groups[g].youngest
+    while i != NONE:
+        if requests[i].phase == DECODING:
+            oldest = min(oldest, requests[i].gap)
+        i = requests[i].older
+    forget_old_gaps(state, g, oldest)

@@ -1,0 +1,91 @@
+"""SimPy outside, compiled replicas inside: the only file that imports simpy.
+
+SimPy sees what is rare and concurrent. A pool under a built-in router has nothing of that, so it is one SimPy process that runs
+the compiled loop to the next outside event; under a plug-in router every arrival is a SimPy event that asks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+import simpy
+
+from apexsim.cost.tables import StepTables
+from apexsim.engine.pool import advance_all, offer, run_closed, run_open
+from apexsim.engine.replica import NEEDS_ROOM
+from apexsim.engine.routers import Choice, Offered, PlugInRouter, ReplicaView, RequestView
+from apexsim.engine.state import Limits, State, with_more_room
+
+
+class PoolProcess:
+    """One pool of alike replicas and its compiled state, driven by a SimPy environment."""
+
+    def __init__(self, env: simpy.Environment, state: State, tables: StepTables, limits: Limits) -> None:
+        self.env = env
+        self.state = state
+        self.tables = tables
+        self.limits = limits
+
+    def to_the_end(self, kernel: Callable[..., int], *arguments: Any) -> None:
+        """Call a resumable kernel until it is through, with longer record arrays each time it asks for them."""
+        while kernel(self.state, self.tables, self.limits, *arguments) == NEEDS_ROOM:
+            rows, stack = len(self.state.itl), self.state.stack.shape[1]
+            self.state = with_more_room(self.state, records=2 * rows, stack=2 * stack)
+
+    def open_loop(self, choice: Choice) -> Generator[simpy.Event, None, None]:
+        """All arrivals and replicas in one compiled run."""
+        self.to_the_end(run_open, choice.candidates, choice.load, np.zeros(1, np.int64), np.inf)
+        yield self.env.timeout(0)
+
+    def closed_loop(
+        self, choice: Choice, concurrency: int, delay_s: float
+    ) -> Generator[simpy.Event, None, None]:
+        """``concurrency`` requests in flight, in one compiled run."""
+        cursor = np.zeros(2, np.int64)
+        self.to_the_end(run_closed, choice.candidates, choice.load, cursor, concurrency, delay_s, np.inf)
+        yield self.env.timeout(0)
+
+    def routed_by(self, router: PlugInRouter, offered: Offered) -> Generator[simpy.Event, None, None]:
+        """Each arrival is an event at which a router in Python chooses the replica."""
+        origin = float(self.state.requests[0].arrival_s)
+        for i in range(offered.requests):
+            request = self.state.requests[i]
+            now = float(request.arrival_s)
+            # SimPy's clock starts at 0 and only paces the events: the instants are those of the trace.
+            yield self.env.timeout(max(0.0, now - origin - self.env.now))
+            self.to_the_end(advance_all, now)
+            view = RequestView(i, now, int(request.prompt), int(offered.session[i]))
+            offer(self.state, self.tables, self.limits, self._checked(router.choose(view, self._view())), i, now)
+        self.to_the_end(advance_all, np.inf)
+
+    def _view(self) -> ReplicaView:
+        replicas = self.state.replicas
+        return ReplicaView(
+            waiting=replicas.waiting.copy(), running=replicas.running.copy(),
+            prompt_tokens=replicas.prompt_tokens.copy(), used_blocks=replicas.used_blocks.copy(), kv_blocks=self.limits.kv_blocks,
+        )  # fmt: skip
+
+    def _checked(self, r: int) -> int:
+        if not 0 <= r < len(self.state.replicas):
+            raise IndexError(f"the router chose replica {r} of {len(self.state.replicas)}")
+        return r
+
+
+def run_pool(
+    state: State, tables: StepTables, limits: Limits, *, router: Any, offered: Offered, replicas: int, seed: int,
+    concurrency: int | None, delay_s: float,
+) -> State:  # fmt: skip
+    """Run one pool until its last request has ended; returns the final state (arrays may have been replaced)."""
+    env = simpy.Environment()
+    pool = PoolProcess(env, state, tables, limits)
+    if isinstance(router, PlugInRouter):
+        router.start(offered, replicas, seed)
+        env.process(pool.routed_by(router, offered))
+    elif concurrency is None:
+        env.process(pool.open_loop(router.candidates(offered, replicas, seed)))
+    else:
+        env.process(pool.closed_loop(router.candidates(offered, replicas, seed), concurrency, delay_s))
+    env.run()
+    return pool.state

@@ -1,0 +1,114 @@
+"""One iteration of a group, set off stage by stage, and the books of what has run."""
+
+from __future__ import annotations
+
+from apexsim.cost.tables import FULL, WINDOWED, StepTables
+from apexsim.engine.batch import target
+from apexsim.engine.jit import kernel
+from apexsim.engine.law import at_tokens, decode_attention, pairs, prefill_attention
+from apexsim.engine.state import DECODE, MIXED, SAMPLED, SCHEDULED, State
+
+
+@kernel
+def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
+    """Set one iteration off: through every pipeline stage in turn, each when it is free."""
+    requests, groups, replicas, begun = state.requests, state.groups, state.replicas, state.begun
+    stages = state.stage_free_s.shape[1]
+    r = g // stages
+    dense, stride = tables.token_dense, tables.token_stride
+    decoding = groups[g].decoding if groups[g].decoded else 0
+    tokens, sampled = decoding, decoding
+    for j in range(groups[g].prefills):
+        chunk = begun[g, j].tokens
+        if chunk > 0:
+            i = begun[g, j].request
+            tokens += chunk
+            sampled += requests[i].computed + chunk == target(requests, i)
+            replicas[r].prefill_pairs += pairs(chunk, requests[i].computed, 0)
+            if tables.window > 0:
+                replicas[r].prefill_pairs_windowed += pairs(chunk, requests[i].computed, tables.window)
+    scheduled = decoding + prefills
+    end, duration = groups[g].begin_s, 0.0
+    for p in range(stages):
+        decode_s, prefill_s = attention_of_stage(state, tables, g, p, decoding)
+        if prefills > 0:
+            seconds = at_tokens(tables.mixed_s[p], dense, stride, tokens)
+        else:
+            seconds = tables.decode_s[p, decoding]
+        seconds += decode_s + prefill_s
+        if p == stages - 1:
+            seconds += tables.head_s[sampled]
+        if p == 0:
+            seconds = max(seconds, tables.host_floor_s[scheduled]) + tables.host_serial_s[scheduled]
+        if stages > 1:
+            end = max(end, state.stage_free_s[r, p]) + seconds
+            state.stage_free_s[r, p] = end
+            if p < stages - 1:
+                end += at_tokens(tables.transfer_s, dense, stride, tokens)
+        duration += seconds
+        replicas[r].decode_attention_s += decode_s
+        replicas[r].prefill_attention_s += prefill_s
+    if stages == 1:
+        end += duration
+    groups[g].end_s = end
+    groups[g].duration_s = end - groups[g].begin_s if stages > 1 else duration
+    replicas[r].busy_s += duration / stages
+    count_iterations(state, g, 1, decoding, tokens - decoding, sampled, scheduled)
+    note_decode_work(state, g, decoding, 1)
+
+
+@kernel
+def attention_of_stage(state: State, tables: StepTables, g: int, p: int, decoding: int) -> tuple[float, float]:
+    """Seconds of attention on pipeline stage p in the iteration being set off: (decode, prefill)."""
+    requests, groups, begun = state.requests, state.groups, state.begun
+    decode_s, prefill_s = 0.0, 0.0
+    if decoding > 0:
+        decode_s = decode_attention(tables, p, FULL, decoding, float(groups[g].kv + decoding))
+        if tables.window > 0:
+            windowed = float(groups[g].kv_windowed + groups[g].growing)
+            decode_s += decode_attention(tables, p, WINDOWED, decoding, windowed)
+    for j in range(groups[g].prefills):
+        if begun[g, j].tokens > 0:
+            past = requests[begun[g, j].request].computed
+            prefill_s += prefill_attention(tables, p, begun[g, j].tokens, past)
+    return decode_s, prefill_s
+
+
+@kernel
+def count_iterations(
+    state: State, g: int, steps: int, decoding: int, prefill_tokens: int, sampled: int, scheduled: int
+) -> None:
+    """Book ``steps`` iterations of one size, from which time, energy and work are accounted; timeline on demand."""
+    histograms, replicas = state.histograms, state.replicas
+    r = g // state.stage_free_s.shape[1]
+    if prefill_tokens > 0:
+        histograms[MIXED, decoding + prefill_tokens] += steps
+    else:
+        histograms[DECODE, decoding] += steps
+    histograms[SAMPLED, sampled] += steps
+    histograms[SCHEDULED, scheduled] += steps
+    replicas[r].iterations += steps
+    replicas[r].prefill_tokens += prefill_tokens
+    timeline = state.timeline
+    if timeline.size > 0:
+        k = state.filled[1]
+        timeline[k].begin_s = state.groups[g].begin_s
+        timeline[k].end_s = state.groups[g].end_s
+        timeline[k].group = g
+        timeline[k].steps = steps
+        timeline[k].decoding = decoding
+        timeline[k].prefill_tokens = prefill_tokens
+        timeline[k].requests = scheduled
+        state.filled[1] = k + 1
+
+
+@kernel
+def note_decode_work(state: State, g: int, decoding: int, steps: int) -> None:
+    """Book the tokens and the KV reads of ``steps`` decode iterations that begin now."""
+    groups, replicas = state.groups, state.replicas
+    r = g // state.stage_free_s.shape[1]
+    replicas[r].decode_tokens += decoding * steps
+    rises = 0.5 * steps * (steps + 1.0)
+    if decoding > 0:
+        replicas[r].decode_kv += steps * float(groups[g].kv) + rises * decoding
+        replicas[r].decode_kv_windowed += steps * float(groups[g].kv_windowed) + rises * groups[g].growing

@@ -1,0 +1,86 @@
+"""The one way the engine compiles a function: Numba, cached on disk under a fingerprint of all kernels.
+
+Numba's own cache notices a change of the file that a function stands in, not of the files whose functions it
+calls. A stale kernel would be a wrong simulator, so the cache folder is named after the sources of all kernel files,
+Numba and Python: any change starts an empty folder. ``NUMBA_DISABLE_JIT=1`` runs the same source uncompiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba.extending import intrinsic
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+KERNEL_FILES = (
+    "cost/tables.py", "engine/batch.py", "engine/gaps.py", "engine/heap.py", "engine/iteration.py", "engine/jit.py",
+    "engine/law.py", "engine/pool.py", "engine/replica.py", "engine/result.py", "engine/series.py", "engine/state.py",
+)  # fmt: skip
+"""Every file whose text can change what a kernel does, relative to the package."""
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256(f"{numba.__version__} {sys.version_info[:3]} {sys.platform}".encode())
+    for name in KERNEL_FILES:
+        digest.update((Path(__file__).parents[1] / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> Path:
+    """A folder that can be written: the user's cache, else the system's temporary folder."""
+    base = os.environ.get("APEXSIM_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(base).expanduser() / "apexsim" / "kernels" / _fingerprint()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.gettempdir()) / f"apexsim-{os.getuid() if hasattr(os, 'getuid') else 0}" / _fingerprint()
+
+
+CACHE_FOLDER = _cache_folder()
+
+
+def kernel(function: F) -> F:
+    """Compile ``function`` when it is first called, and keep the machine code for the next process."""
+    # Numba reads CACHE_DIR when the decorator runs; it is put back so that other users of Numba keep theirs.
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)
+    try:
+        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(function)
+        return compiled
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def is_compiled() -> bool:
+    """True where a run needs no compilation: the cache holds the outermost kernel, or compiling is off."""
+    if numba.config.DISABLE_JIT:
+        return True
+    return any(CACHE_FOLDER.glob("**/pool.run_*.nbi"))
+
+
+def _borrow_in_machine_code(typingctx: Any, array: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        view.meminfo = context.get_constant_null(numba.core.types.MemInfoPointer(numba.core.types.voidptr))
+        return view._getvalue()
+
+    return array(array), codegen
+
+
+def _borrow_in_python(array: Any) -> Any:
+    return array
+
+
+borrow: Any = _borrow_in_python if numba.config.DISABLE_JIT else intrinsic(_borrow_in_machine_code)
+"""``borrow(array)``: the same array, not reference counted. Only inside a kernel whose caller holds the array."""

@@ -1,0 +1,179 @@
+"""A pool in one compiled loop: arrivals, the built-in routers, and the replicas that serve them.
+
+Open loop: each arrival advances the replicas among which the router chooses, no others. Closed loop: the end of a
+request releases the next one, so all replicas go from event to event together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apexsim.cost.tables import StepTables
+from apexsim.engine.batch import blocks_of, wait_last
+from apexsim.engine.jit import kernel
+from apexsim.engine.law import borrow_tables
+from apexsim.engine.replica import (
+    DONE_ADVANCING,
+    NEEDS_ROOM,
+    admission_blocks,
+    advance,
+    first_chunk,
+    has_room,
+    schedule,
+    wake_groups,
+)
+from apexsim.engine.result import REJECTED, REJECTED_CONTEXT, REJECTED_KV
+from apexsim.engine.series import INSTANT, cut_series, is_series
+from apexsim.engine.state import DONE, NONE, READY, RUNNING, Limits, State, borrow_state
+
+BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS = 0, 1, 2
+"""What a built-in router compares among its candidates: nothing (there is one), requests, prompt tokens."""
+
+Candidates = NDArray[np.int64]
+
+
+@kernel
+def offer(state: State, tables: StepTables, limits: Limits, r: int, i: int, now: float) -> None:
+    """Request i arrives at replica r: rejected where it could never run, else it waits."""
+    requests, replicas, groups = state.requests, state.replicas, state.groups
+    stages = state.stage_free_s.shape[1]
+    requests[i].group = r * stages
+    length = requests[i].prompt + requests[i].output
+    # The last token is never put into the cache.
+    too_long = length > limits.max_model_len
+    if too_long or blocks_of(length - 1, limits.block_size) > limits.kv_blocks:
+        requests[i].status = REJECTED
+        requests[i].reason = REJECTED_CONTEXT if too_long else REJECTED_KV
+        requests[i].phase = DONE
+        replicas[r].ended += 1
+        return
+    first = replicas[r].waiting_head == NONE
+    replicas[r].prompt_tokens += requests[i].prompt
+    wait_last(replicas, requests, r, i)
+    wake_groups(state, r, now)
+    g = r * stages
+    if first and stages == 1 and groups[g].phase == RUNNING and groups[g].steps > 1 and is_series(state, g):
+        if could_join(state, limits, r, i):
+            cut_series(state, tables, g, now)
+
+
+@kernel
+def could_join(state: State, limits: Limits, r: int, i: int) -> bool:
+    """False only where request i cannot be admitted before a sequence of the running series ends."""
+    replicas, groups = state.replicas, state.groups
+    if replicas[r].running >= limits.max_num_seqs:
+        return False
+    budget = limits.max_num_batched_tokens
+    if limits.mix and not limits.prefill_first:
+        budget -= groups[r].decoding
+    chunk = first_chunk(state, limits, i, budget, True)
+    return chunk > 0 and admission_blocks(state, limits, i, chunk) <= limits.kv_blocks - replicas[r].used_blocks
+
+
+@kernel
+def unfinished(state: State, r: int) -> int:
+    """Requests that wait or run at replica r."""
+    return state.replicas[r].waiting + state.replicas[r].running
+
+
+@kernel
+def choose(state: State, candidates: Candidates, load: int, i: int) -> int:
+    """The candidate with the least load; the first of them on a tie."""
+    row = candidates[i if candidates.shape[0] > 1 else 0]
+    best = row[0]
+    if load == BY_PLACE:
+        return best
+    for c in range(1, row.size):
+        r = row[c]
+        if load == BY_REQUESTS:
+            better = unfinished(state, r) < unfinished(state, best)
+        else:
+            better = state.replicas[r].prompt_tokens < state.replicas[best].prompt_tokens
+        if better:
+            best = r
+    return best
+
+
+@kernel
+def advance_all(state: State, tables: StepTables, limits: Limits, until: float) -> int:
+    """Run every replica up to ``until``; NEEDS_ROOM as ``advance``."""
+    for r in range(state.replicas.size):
+        if advance(state, tables, limits, r, until) == NEEDS_ROOM:
+            return NEEDS_ROOM
+    return DONE_ADVANCING
+
+
+@kernel
+def run_open(
+    state: State, tables: StepTables, limits: Limits, candidates: Candidates, load: int,
+    cursor: NDArray[np.int64], until: float,
+) -> int:  # fmt: skip
+    """Open loop up to ``until`` (inf: until the last request ends). ``cursor[0]`` is the next request to arrive."""
+    state, tables = borrow_state(state), borrow_tables(tables)
+    requests = state.requests
+    while cursor[0] < requests.size and requests[cursor[0]].arrival_s <= until:
+        i = cursor[0]
+        now = requests[i].arrival_s
+        row = candidates[i if candidates.shape[0] > 1 else 0]
+        for c in range(row.size):
+            if advance(state, tables, limits, row[c], now) == NEEDS_ROOM:
+                return NEEDS_ROOM
+        offer(state, tables, limits, choose(state, candidates, load, i), i, now)
+        cursor[0] = i + 1
+    return advance_all(state, tables, limits, until)
+
+
+@kernel
+def release(state: State, cursor: NDArray[np.int64], concurrency: int, at_s: float) -> None:
+    """As many requests as have ended since are offered at ``at_s``; ``cursor[1]`` counts those offered so far."""
+    ended = 0
+    for r in range(state.replicas.size):
+        ended += state.replicas[r].ended
+    offered = min(state.requests.size, concurrency + ended)
+    for i in range(cursor[1], offered):
+        state.requests[i].arrival_s = at_s
+    cursor[1] = max(cursor[1], offered)
+
+
+@kernel
+def begin_due(state: State, tables: StepTables, limits: Limits, now: float) -> int:
+    """Schedule every group that is at a boundary at ``now``; NEEDS_ROOM as ``advance``."""
+    groups = state.groups
+    slack = INSTANT * abs(now)
+    for g in range(groups.size):
+        while groups[g].phase == READY and groups[g].end_s <= now + slack:
+            if not has_room(state, tables, g):
+                return NEEDS_ROOM
+            schedule(state, tables, limits, g, now)
+    return DONE_ADVANCING
+
+
+@kernel
+def run_closed(
+    state: State, tables: StepTables, limits: Limits, candidates: Candidates, load: int,
+    cursor: NDArray[np.int64], concurrency: int, delay_s: float, until: float,
+) -> int:  # fmt: skip
+    """Closed loop: ``concurrency`` requests at once; the end of one releases the next ``delay_s`` later."""
+    state, tables = borrow_state(state), borrow_tables(tables)
+    requests, groups = state.requests, state.groups
+    if cursor[1] == 0:
+        release(state, cursor, concurrency, requests[0].arrival_s)
+    while True:
+        now = np.inf
+        for g in range(groups.size):
+            now = min(now, groups[g].end_s)
+        if cursor[0] < cursor[1]:
+            now = min(now, requests[cursor[0]].arrival_s)
+        if now == np.inf or now > until:
+            return DONE_ADVANCING
+        if advance_all(state, tables, limits, now) == NEEDS_ROOM:
+            return NEEDS_ROOM
+        release(state, cursor, concurrency, now + delay_s)
+        while cursor[0] < cursor[1] and requests[cursor[0]].arrival_s <= now + INSTANT * abs(now):
+            i = cursor[0]
+            offer(state, tables, limits, choose(state, candidates, load, i), i, now)
+            cursor[0] = i + 1
+            release(state, cursor, concurrency, now + delay_s)
+        if begin_due(state, tables, limits, now) == NEEDS_ROOM:
+            return NEEDS_ROOM

@@ -1,0 +1,69 @@
+"""From the engine's state to the columns of a result."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from apexsim.engine.result import Counters, ItlRuns, RequestColumns, Timeline
+from apexsim.engine.state import DECODE, MIXED, NONE, SAMPLED, SCHEDULED, Limits, State
+
+
+def request_columns(state: State, *, entry_s: float, exit_s: float) -> RequestColumns:
+    """Columns per request; ``entry_s`` and ``exit_s`` turn the engine's clock into the client's."""
+    requests = state.requests
+    return RequestColumns(
+        arrival_s=requests.arrival_s - entry_s,
+        start_s=requests.start_s.copy(),
+        first_token_s=requests.first_token_s + exit_s,
+        finish_s=requests.finish_s + exit_s,
+        input_tokens=requests.prompt.copy(),
+        output_tokens=requests.output.copy(),
+        status=requests.status.copy(),
+        reason=requests.reason.copy(),
+        replica=np.where(requests.group == NONE, NONE, requests.group // state.stages).astype(np.int32),
+        preemptions=requests.preemptions.copy(),
+        cached_tokens=np.zeros(len(requests), np.int64),
+        itl_max_s=requests.itl_max_s.copy(),
+    )
+
+
+def itl_runs(state: State) -> ItlRuns:
+    """The runs recorded so far."""
+    itl = state.itl[: state.filled[0]]
+    return ItlRuns(
+        start_s=itl.start_s.copy(), slope_s=itl.slope_s.copy(), count=itl.count.copy(), sequences=itl.sequences.copy()
+    )
+
+
+def counters(state: State, limits: Limits) -> Counters:
+    """Sums over the replicas, in the order of their index."""
+    sums = state.replicas
+    return Counters(
+        mixed=state.histograms[MIXED],
+        decode=state.histograms[DECODE],
+        sampled=state.histograms[SAMPLED],
+        scheduled=state.histograms[SCHEDULED],
+        iterations=int(sums.iterations.sum()),
+        busy_s=float(sums.busy_s.sum()),
+        prefill_attention_s=float(sums.prefill_attention_s.sum()),
+        decode_attention_s=float(sums.decode_attention_s.sum()),
+        prefill_tokens=int(sums.prefill_tokens.sum()),
+        decode_tokens=int(sums.decode_tokens.sum()),
+        prefill_pairs=float(sums.prefill_pairs.sum()),
+        decode_kv_tokens=float(sums.decode_kv.sum()),
+        prefill_pairs_windowed=float(sums.prefill_pairs_windowed.sum()),
+        decode_kv_tokens_windowed=float(sums.decode_kv_windowed.sum()),
+        preemptions=int(state.requests.preemptions.sum()),
+        kv_peak_blocks=int(sums.peak_blocks.max()),
+        kv_blocks=limits.kv_blocks,
+    )
+
+
+def timeline(state: State) -> Timeline:
+    """The iterations recorded so far, in the order in which they were set off or closed."""
+    rows = state.timeline[: state.filled[1]]
+    return Timeline(
+        begin_s=rows.begin_s.copy(), end_s=rows.end_s.copy(), replica=rows.group // state.stages,
+        slot=rows.group % state.stages, steps=rows.steps.copy(), decoding=rows.decoding.copy(),
+        prefill_tokens=rows.prefill_tokens.copy(), requests=rows.requests.copy(),
+    )  # fmt: skip

@@ -1,0 +1,296 @@
+"""One replica, free of any clock but its own: schedule an iteration, run it or a whole series of them, complete it.
+
+``advance(state, …, r, until)`` runs replica r up to the instant ``until`` and knows nothing of who sends requests. The order
+inside one instant is: iterations that end, arrivals, scheduling (design §5), so at ``until`` itself iterations
+complete but nothing is scheduled: the caller may still hand over the arrivals of that instant.
+
+The scheduler in the engines' terms: decoding sequences come first and take one token each, then the prompts that
+were begun, in the order of their admission, then the waiting list, while the token budget, ``max_num_seqs`` and free KV blocks
+allow. A sequence that finds no block preempts the youngest of its group; after a preemption nobody is admitted in that iteration.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from apexsim.cost.tables import StepTables
+from apexsim.engine.batch import (
+    blocks_of,
+    end_prefill,
+    fill_windows,
+    finish,
+    make_room_for_gaps,
+    preempt,
+    start_running,
+    stop_decoding,
+    take_blocks,
+    take_waiting,
+    target,
+)
+from apexsim.engine.gaps import close_gaps
+from apexsim.engine.heap import heap_pop
+from apexsim.engine.iteration import run_stages
+from apexsim.engine.jit import kernel
+from apexsim.engine.series import INSTANT, close_series, is_series, series_length, series_seconds
+from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
+
+DONE_ADVANCING, NEEDS_ROOM = 0, 1
+"""What ``advance`` returns: it got to ``until``, or the record arrays are full and it waits for longer ones."""
+
+
+@kernel
+def admission_blocks(state: State, limits: Limits, i: int, chunk: int) -> int:
+    """KV blocks that waiting request i needs to begin with a first chunk."""
+    if limits.reserve:
+        return blocks_of(state.requests[i].prompt + state.requests[i].output - 1, limits.block_size)
+    return blocks_of(chunk, limits.block_size)
+
+
+@kernel
+def first_chunk(state: State, limits: Limits, i: int, budget: int, batch_is_empty: bool) -> int:
+    """Tokens of waiting request i that the next iteration could compute; 0 where it has to wait."""
+    tokens = target(state.requests, i)
+    if limits.chunked:
+        return min(tokens, budget)
+    # Uncut prompts longer than the budget could never run, so the first of an iteration always may.
+    return tokens if tokens <= budget or batch_is_empty else 0
+
+
+@kernel
+def schedule_decodes(state: State, tables: StepTables, limits: Limits, g: int) -> bool:
+    """Give each decoding sequence the block that its next token needs; True where somebody was preempted for it."""
+    groups, replicas = state.groups, state.replicas
+    if limits.reserve:
+        return False
+    r = g // state.stage_free_s.shape[1]
+    key = -groups[g].step % limits.block_size
+    preempted = False
+    while state.blocks[g, key] > limits.kv_blocks - replicas[r].used_blocks:
+        preempt(state, tables, limits, g, 0)
+        preempted = True
+    take_blocks(replicas, r, state.blocks[g, key])
+    return preempted
+
+
+@kernel
+def continue_prefills(
+    state: State, tables: StepTables, limits: Limits, g: int, budget: int, ahead: int
+) -> tuple[int, bool]:
+    """Chunks for the prompts that were begun; returns (budget left, somebody was preempted)."""
+    requests, groups, replicas = state.requests, state.groups, state.replicas
+    r = g // state.stage_free_s.shape[1]
+    preempted = False
+    j = 0
+    while j < groups[g].prefills:
+        i = state.begun[g, j].request
+        chunk = min(target(requests, i) - requests[i].computed, budget)
+        state.begun[g, j].tokens = 0
+        if chunk > 0:
+            more = 0 if limits.reserve else blocks_of(requests[i].computed + chunk, limits.block_size)
+            more = max(0, more - requests[i].blocks)
+            lost = False
+            while more > limits.kv_blocks - replicas[r].used_blocks and not lost:
+                lost = preempt(state, tables, limits, g, ahead) == i
+                preempted = True
+            if lost:
+                break
+            take_blocks(replicas, r, more)
+            requests[i].blocks += more
+            state.begun[g, j].tokens = chunk
+            budget -= chunk
+        j += 1
+    return budget, preempted
+
+
+@kernel
+def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None:
+    """Start waiting requests, first come first served, while they fit."""
+    requests, groups, replicas = state.requests, state.groups, state.replicas
+    r = g // state.stage_free_s.shape[1]
+    while budget > 0 and replicas[r].waiting_head != NONE and replicas[r].running < limits.max_num_seqs:
+        i = replicas[r].waiting_head
+        chunk = first_chunk(state, limits, i, budget, groups[g].prefills == 0)
+        blocks = admission_blocks(state, limits, i, chunk)
+        if chunk == 0 or blocks > limits.kv_blocks - replicas[r].used_blocks:
+            break
+        take_waiting(replicas, requests, r)
+        take_blocks(replicas, r, blocks)
+        start_running(state, g, i)
+        requests[i].blocks = blocks
+        if np.isnan(requests[i].start_s):
+            requests[i].start_s = now
+        j = groups[g].prefills
+        state.begun[g, j].request = i
+        state.begun[g, j].tokens = chunk
+        groups[g].prefills = j + 1
+        budget -= chunk
+
+
+@kernel
+def scheduled_prefills(state: State, g: int) -> int:
+    """Prompts that compute a chunk in the iteration being scheduled."""
+    count = 0
+    for j in range(state.groups[g].prefills):
+        count += state.begun[g, j].tokens > 0
+    return count
+
+
+@kernel
+def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: float) -> None:
+    """Compose the next iteration of group g at its boundary ``now`` and set it off, or leave the group idle."""
+    groups = state.groups
+    stages = state.stage_free_s.shape[1]
+    decoded = limits.mix
+    preempted = schedule_decodes(state, tables, limits, g) if decoded else False
+    budget = limits.max_num_batched_tokens
+    if limits.mix and not limits.prefill_first:
+        budget -= groups[g].decoding
+    budget, lost = continue_prefills(state, tables, limits, g, budget, 1 if decoded else 0)
+    preempted = preempted or lost
+    if not preempted:
+        admit(state, limits, g, budget, now)
+    prefills = scheduled_prefills(state, g)
+    if not decoded and prefills == 0:
+        decoded = True
+        preempted = schedule_decodes(state, tables, limits, g) or preempted
+    if prefills == 0 and groups[g].decoding == 0:
+        # Somebody was preempted down to an empty batch, and the blocks are free again: begin anew at once.
+        again = preempted and state.replicas[g // stages].waiting_head != NONE and budget > 0
+        groups[g].phase = READY if again and can_start(state, limits, g) else IDLE
+        groups[g].end_s = now if groups[g].phase == READY else np.inf
+        return
+    groups[g].decoded = 1 if decoded and groups[g].decoding > 0 else 0
+    groups[g].phase = RUNNING
+    groups[g].begin_s = now
+    groups[g].steps = 1
+    if prefills == 0 and stages == 1 and not preempted and one_cohort_at(state, g, now):
+        steps = series_length(state, tables, limits, g)
+        groups[g].steps = steps
+        groups[g].duration_s = np.nan
+        groups[g].end_s = now + series_seconds(state, tables, g, steps)
+    else:
+        run_stages(state, tables, g, prefills)
+
+
+@kernel
+def can_start(state: State, limits: Limits, g: int) -> bool:
+    """True where the head of the waiting list would be admitted into an empty batch right now."""
+    r = g // state.stage_free_s.shape[1]
+    i = state.replicas[r].waiting_head
+    chunk = first_chunk(state, limits, i, limits.max_num_batched_tokens, True)
+    free = limits.kv_blocks - state.replicas[r].used_blocks
+    return admission_blocks(state, limits, i, chunk) <= free and state.replicas[r].running < limits.max_num_seqs
+
+
+@kernel
+def one_cohort_at(state: State, g: int, now: float) -> bool:
+    """True where every decoding sequence has yielded its last token at ``now``."""
+    return state.groups[g].cohorts == 1 and state.cohorts[g, 0].last_s == now
+
+
+@kernel
+def complete(state: State, tables: StepTables, limits: Limits, g: int) -> None:
+    """What was in flight has ended at ``end_s``: hand out the tokens; the group is at a boundary."""
+    requests, groups = state.requests, state.groups
+    now, steps = groups[g].end_s, groups[g].steps
+    if groups[g].decoded:
+        if is_series(state, g):
+            close_series(state, tables, limits, g)
+        else:
+            close_gaps(state, g)
+        groups[g].step += steps
+        groups[g].kv += groups[g].decoding * steps
+        groups[g].kv_windowed += groups[g].growing * steps
+        if tables.window > 0:
+            fill_windows(state, g)
+        finish_decodes(state, tables, limits, g, now)
+    kept = 0
+    for j in range(groups[g].prefills):
+        i = state.begun[g, j].request
+        requests[i].computed += state.begun[g, j].tokens
+        if requests[i].computed == target(requests, i):
+            end_prefill(state, tables, limits, g, i, now)
+        else:
+            state.begun[g, kept].request = i
+            kept += 1
+    groups[g].prefills = kept
+    groups[g].phase = READY
+
+
+@kernel
+def finish_decodes(state: State, tables: StepTables, limits: Limits, g: int, now: float) -> None:
+    """Every sequence whose last token came at the group's step leaves."""
+    requests, groups = state.requests, state.groups
+    while groups[g].finishes > 0 and state.finishes[g, 0].step <= groups[g].step:
+        i, key = state.finishes[g, 0].request, state.finishes[g, 0].step
+        groups[g].finishes = heap_pop(state.finishes[g], groups[g].finishes)
+        if requests[i].phase == DECODING and requests[i].group == g and requests[i].finish_step == key:
+            stop_decoding(state, tables, limits, i)
+            finish(state, limits, i, now)
+
+
+@kernel
+def next_group(state: State, r: int) -> int:
+    """The group of replica r whose next event comes first: ends before schedulings, then by index."""
+    groups = state.groups
+    stages = state.stage_free_s.shape[1]
+    best = r * stages
+    for g in range(r * stages + 1, (r + 1) * stages):
+        earlier = groups[g].end_s < groups[best].end_s
+        same = groups[g].end_s == groups[best].end_s
+        if earlier or (same and groups[g].phase == RUNNING and groups[best].phase == READY):
+            best = g
+    return best
+
+
+@kernel
+def wake_groups(state: State, r: int, now: float) -> None:
+    """Requests wait and something has changed: every idle batch of the replica may try again."""
+    groups = state.groups
+    stages = state.stage_free_s.shape[1]
+    if state.replicas[r].waiting_head == NONE:
+        return
+    for g in range(r * stages, (r + 1) * stages):
+        if groups[g].phase == IDLE:
+            groups[g].phase = READY
+            groups[g].end_s = now
+
+
+@kernel
+def has_room(state: State, tables: StepTables, g: int) -> bool:
+    """True where the records take whatever one event can add."""
+    groups = state.groups
+    most = state.cohorts.shape[1] + state.begun.shape[1] + 4 * tables.context_knots.size
+    if state.filled[0] + most > state.itl.size:
+        return False
+    if state.timeline.size > 0 and state.filled[1] + most > state.timeline.size:
+        return False
+    depth = state.stack.shape[1]
+    if groups[g].stack + groups[g].cohorts + 1 > depth:
+        make_room_for_gaps(state, g)
+        return 2 * (groups[g].stack + groups[g].cohorts + 1) <= depth
+    return True
+
+
+@kernel
+def advance(state: State, tables: StepTables, limits: Limits, r: int, until: float) -> int:
+    """Run replica r up to the instant ``until``; what begins there is left for after its arrivals.
+
+    Returns NEEDS_ROOM where the record arrays must be made longer first; calling again goes on.
+    """
+    groups = state.groups
+    slack = INSTANT * abs(until) if np.isfinite(until) else 0.0
+    while True:
+        g = next_group(state, r)
+        now = groups[g].end_s
+        if now > until + slack or now == np.inf:
+            return DONE_ADVANCING
+        if not has_room(state, tables, g):
+            return NEEDS_ROOM
+        if groups[g].phase == RUNNING:
+            complete(state, tables, limits, g)
+            wake_groups(state, r, now)
+        elif now >= until - slack:
+            return DONE_ADVANCING
+        else:
+            schedule(state, tables, limits, g, now)

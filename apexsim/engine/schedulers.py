@@ -1,0 +1,75 @@
+"""Scheduler presets: one scheduler, many engines. A preset is knobs, not a class.
+
+Sources of the rules: vLLM v1 (decodes first, chunked prefill in mixed batches, recompute on KV shortage), vLLM v0 (whole prompts
+first, alone in their iteration), SGLang (chunks first, alone in their iteration, retraction on KV shortage), TensorRT-LLM's
+in-flight batching with the capacity policy GUARANTEED_NO_EVICT, Sarathi-Serve (OSDI'24: stall-free batches under
+a small token budget), Orca (OSDI'22: iteration-level scheduling of uncut prompts, reserving each request's whole length).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from apexsim.errors import UsageError, unknown_name
+from apexsim.spec.plan import Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Rules and limits in force for one pool.
+
+    ``reserve`` admits by the request's whole length. Traces have no declared limit on the output, so there the output length
+    stands for the declared one: a policy with ``reserve`` is clairvoyant by as much.
+    """
+
+    preset: str
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    mix: bool = True
+    chunked: bool = True
+    prefill_first: bool = False
+    reserve: bool = False
+    about: str = ""
+
+
+PRESETS: dict[str, Policy] = {
+    preset.preset: preset
+    for preset in (
+        Policy("vllm", 8192, 256, about="vLLM v1: decodes first, chunked prefill in mixed batches, recompute"),
+        Policy("vllm-v0", 8192, 256, mix=False, chunked=False, prefill_first=True,
+               about="vLLM before v1: whole prompts first, decodes wait"),
+        Policy("sglang", 8192, 256, mix=False, prefill_first=True, about="SGLang: chunks first, decodes wait"),
+        Policy("tensorrt-llm", 8192, 256, reserve=True,
+               about="in-flight batching, GUARANTEED_NO_EVICT: whole length reserved"),
+        Policy("sarathi", 512, 128, about="Sarathi-Serve: stall-free mixed batches under a small token budget"),
+        Policy("orca", 8192, 128, chunked=False, prefill_first=True, reserve=True,
+               about="Orca: uncut prompts join the decodes, whole length reserved"),
+    )
+}  # fmt: skip
+
+
+def resolve(scheduler: Scheduler) -> Policy:
+    """The preset with the plan's own limits put over it.
+
+    Raises:
+        UsageError: unknown preset, or a token budget below the number of sequences.
+    """
+    if scheduler.preset not in PRESETS:
+        raise UsageError(unknown_name("scheduler preset", scheduler.preset, PRESETS))
+    preset = PRESETS[scheduler.preset]
+    policy = replace(
+        preset,
+        max_num_batched_tokens=scheduler.max_num_batched_tokens or preset.max_num_batched_tokens,
+        max_num_seqs=scheduler.max_num_seqs or preset.max_num_seqs,
+    )
+    if policy.max_num_batched_tokens < policy.max_num_seqs:
+        raise UsageError(
+            f"scheduler: max_num_batched_tokens {policy.max_num_batched_tokens} is below max_num_seqs "
+            f"{policy.max_num_seqs} (each running sequence takes a token of the budget)"
+        )
+    return policy
+
+
+def preset_names() -> tuple[str, ...]:
+    """All presets, sorted."""
+    return tuple(sorted(PRESETS))

@@ -1,0 +1,119 @@
+"""A series of decode iterations in closed form: nothing changes in the batch, so their times are an arithmetic sum.
+
+Pipelines of one stage only. A series is set off with its whole length; an arrival that could be admitted cuts it at the next
+boundary, and when it ends its gaps, blocks and seconds are booked at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from apexsim.cost.tables import StepTables
+from apexsim.engine.batch import take_blocks
+from apexsim.engine.gaps import merge_cohorts, push_gap, record_run
+from apexsim.engine.iteration import count_iterations, note_decode_work
+from apexsim.engine.jit import kernel
+from apexsim.engine.law import decode_segment, steps_within
+from apexsim.engine.state import Limits, State
+
+INSTANT = 1e-12
+"""Events within this relative distance are one instant."""
+
+
+@kernel
+def series_length(state: State, tables: StepTables, limits: Limits, g: int) -> int:
+    """Decode iterations until the batch changes: a sequence ends, fills its window, or finds no free block."""
+    groups = state.groups
+    # The heap's top may be stale; a series that ends too early is split, never wrong.
+    steps = state.finishes[g, 0].step - groups[g].step
+    if tables.window > 0 and groups[g].windows > 0:
+        steps = min(steps, state.windows[g, 0].step - groups[g].step)
+    steps = max(1, steps)
+    if limits.reserve:
+        return steps
+    free = limits.kv_blocks - state.replicas[g // state.stage_free_s.shape[1]].used_blocks
+    decoding, size = groups[g].decoding, limits.block_size
+    if (steps // size + 1) * decoding <= free:
+        return steps
+    # The blocks of the first iteration are taken. Each full cycle of the block size takes one a sequence.
+    fit = 1 + free // decoding * size
+    free -= free // decoding * decoding
+    while fit < steps:
+        free -= state.blocks[g, -(groups[g].step + fit) % size]
+        if free < 0:
+            break
+        fit += 1
+    return min(steps, fit)
+
+
+@kernel
+def series_seconds(state: State, tables: StepTables, g: int, steps: int) -> float:
+    """How long ``steps`` decode iterations of this batch take."""
+    groups = state.groups
+    kv, windowed = groups[g].kv, groups[g].kv_windowed
+    decoding, growing = groups[g].decoding, groups[g].growing
+    done, elapsed = 0, 0.0
+    while done < steps:
+        first, slope, _, _, length = decode_segment(
+            tables, decoding, float(kv + decoding * (done + 1)), float(windowed + growing * (done + 1)), growing
+        )
+        m = min(length, steps - done)
+        elapsed += m * first + 0.5 * slope * m * (m - 1.0)
+        done += m
+    return elapsed
+
+
+@kernel
+def cut_series(state: State, tables: StepTables, g: int, at_s: float) -> None:
+    """Somebody has arrived at ``at_s`` who could be admitted: end the series at the first boundary from then on."""
+    groups = state.groups
+    limit = at_s - groups[g].begin_s - INSTANT * abs(at_s)
+    kv, windowed = groups[g].kv, groups[g].kv_windowed
+    decoding, growing = groups[g].decoding, groups[g].growing
+    done, elapsed, steps = 0, 0.0, groups[g].steps
+    while done < steps and (elapsed < limit or done == 0):
+        first, slope, _, _, length = decode_segment(
+            tables, decoding, float(kv + decoding * (done + 1)), float(windowed + growing * (done + 1)), growing
+        )
+        m = steps_within(first, slope, limit - elapsed, min(length, steps - done))
+        elapsed += m * first + 0.5 * slope * m * (m - 1.0)
+        done += m
+    groups[g].steps = done
+    groups[g].end_s = groups[g].begin_s + elapsed
+
+
+@kernel
+def close_series(state: State, tables: StepTables, limits: Limits, g: int) -> None:
+    """A series of decode iterations has ended: book its time, gaps and blocks."""
+    groups, replicas = state.groups, state.replicas
+    r = g  # one stage: a group is its replica
+    steps, decoding, growing = groups[g].steps, groups[g].decoding, groups[g].growing
+    kv, windowed = groups[g].kv, groups[g].kv_windowed
+    done, longest = 0, 0.0
+    while done < steps:
+        first, slope, attention, attention_slope, length = decode_segment(
+            tables, decoding, float(kv + decoding * (done + 1)), float(windowed + growing * (done + 1)), growing
+        )
+        m = min(length, steps - done)
+        record_run(state, first, slope if m > 1 else 0.0, m, decoding)
+        longest = max(longest, first, first + slope * (m - 1))
+        replicas[r].decode_attention_s += m * attention + 0.5 * attention_slope * m * (m - 1.0)
+        replicas[r].busy_s += m * first + 0.5 * slope * m * (m - 1.0)
+        done += m
+    push_gap(state, g, state.cohorts[g, 0].gap, longest)
+    merge_cohorts(state, g, groups[g].end_s)
+    count_iterations(state, g, steps, decoding, 0, decoding, decoding)
+    note_decode_work(state, g, decoding, steps)
+    if not limits.reserve and steps > 1:
+        # The first iteration's blocks were taken when it was scheduled.
+        size = limits.block_size
+        taken = (steps - 1) // size * decoding
+        for j in range(1 + (steps - 1) // size * size, steps):
+            taken += state.blocks[g, -(groups[g].step + j) % size]
+        take_blocks(replicas, r, taken)
+
+
+@kernel
+def is_series(state: State, g: int) -> bool:
+    """True where what is in flight was set off in closed form: then there is no one duration."""
+    return np.isnan(state.groups[g].duration_s)

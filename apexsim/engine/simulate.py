@@ -1,0 +1,88 @@
+"""Run one pool of replicas under a load: the engine's front door."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from apexsim.cost.tables import StepTables
+from apexsim.engine import recorder
+from apexsim.engine.fleet import run_pool
+from apexsim.engine.result import SimulationResult
+from apexsim.engine.routers import Offered, PlugInRouter
+from apexsim.engine.routers import router as named_router
+from apexsim.engine.schedulers import Policy
+from apexsim.engine.state import Limits, new_state
+from apexsim.errors import UsageError
+from apexsim.workload.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLimits:
+    """What one replica of the pool holds, and what a request costs outside its iterations.
+
+    ``entry_s`` passes between the client's arrival and the engine's queue (API, tokeniser), ``exit_s`` between a
+    token in the engine and the client (detokeniser, network).
+    """
+
+    kv_blocks: int
+    block_size: int
+    max_model_len: int
+    entry_s: float = 0.0
+    exit_s: float = 0.0
+
+
+def simulate_pool(
+    trace: Trace,
+    tables: StepTables,
+    limits: ReplicaLimits,
+    policy: Policy,
+    *,
+    replicas: int = 1,
+    router: str | Any = "least-loaded",
+    seed: int = 0,
+    concurrency: int | None = None,
+    timeline: bool = False,
+) -> SimulationResult:
+    """Serve ``trace`` with ``replicas`` alike replicas until the last request has ended.
+
+    Open loop: requests arrive as in the trace. Closed loop (``concurrency``): the trace gives order and lengths
+    only; that many requests are in flight, and the end of one releases the next. Offline is a trace whose arrivals are all 0.
+
+    Args:
+        router: a registered name, or a router object (``engine.routers``).
+        timeline: also keep every iteration (``result.timeline``), 64 bytes each.
+
+    Raises:
+        UsageError: unknown router, or a plug-in router in a closed loop.
+    """
+    chosen = named_router(router) if isinstance(router, str) else router
+    if concurrency is not None and isinstance(chosen, PlugInRouter):
+        raise UsageError(f"router {router!r}: a plug-in router serves open loops only (built-in ones serve both)")
+    if concurrency is not None and concurrency < 1:
+        raise UsageError(f"concurrency {concurrency} (at least 1 request must be in flight)")
+    rules = Limits(
+        max_num_batched_tokens=policy.max_num_batched_tokens, max_num_seqs=policy.max_num_seqs, mix=policy.mix,
+        chunked=policy.chunked, prefill_first=policy.prefill_first, reserve=policy.reserve,
+        kv_blocks=limits.kv_blocks, block_size=limits.block_size, max_model_len=limits.max_model_len,
+    )  # fmt: skip
+    arrival_s = trace.arrival_s if concurrency is None else np.zeros(len(trace))
+    state = new_state(
+        arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules,
+        replicas=replicas, stages=tables.stages, timeline=timeline,
+    )  # fmt: skip
+    session = trace.session if trace.session is not None else np.full(len(trace), -1, np.int64)
+    state = run_pool(
+        state, tables, rules, router=chosen, offered=Offered(len(trace), session), replicas=replicas, seed=seed,
+        concurrency=concurrency, delay_s=limits.entry_s + limits.exit_s,
+    )  # fmt: skip
+    return SimulationResult(
+        requests=recorder.request_columns(state, entry_s=limits.entry_s, exit_s=limits.exit_s),
+        itl=recorder.itl_runs(state),
+        pools=(recorder.counters(state, rules),),
+        replicas=(replicas,),
+        seed=seed,
+        timeline=recorder.timeline(state) if timeline else None,
+    )

@@ -1,0 +1,216 @@
+"""What the compiled engine holds while it runs: a few arrays, no object per request.
+
+A *replica* owns the KV blocks and the waiting list. A *group* is one batch in flight: a replica has one group a
+pipeline stage (pp batches in flight), so group ``g`` belongs to replica ``g // stages``. All arrays are changed in place.
+
+Columns that are touched together stand together in record arrays: an event reads a handful of fields of one request and
+one group, and each further array argument would cost every compiled call more than the arithmetic in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apexsim.engine.jit import borrow, kernel
+from apexsim.engine.result import IN_FLIGHT
+
+Rows = Any
+"""A record array. NumPy cannot type the fields; the dtypes below name and explain them."""
+
+OFFERED, WAITING, PREFILLING, DECODING, DONE = 0, 1, 2, 3, 4
+"""Phases of a request."""
+
+IDLE, RUNNING, READY = 0, 1, 2
+"""Phases of a group: nothing to do, an iteration (or a series) in flight, at a boundary and about to schedule."""
+
+NONE = -1
+
+MIXED, DECODE, SAMPLED, SCHEDULED = 0, 1, 2, 3
+"""Rows of ``State.histograms``; see ``result.Counters``."""
+
+REQUEST = np.dtype(
+    [
+        ("arrival_s", "f8"),  # when the engine sees it
+        ("prompt", "i8"),
+        ("output", "i8"),
+        ("phase", "i8"),
+        ("group", "i8"),
+        ("start_s", "f8"),
+        ("first_token_s", "f8"),
+        ("finish_s", "f8"),
+        ("generated", "i8"),  # tokens yielded when the request last began to decode or was preempted
+        ("computed", "i8"),  # tokens in the KV cache: of the prefill so far, then at the start of decoding
+        ("blocks", "i8"),  # KV blocks held while prefilling, or reserved for good
+        ("entry_step", "i8"),  # the group's step when decoding began
+        ("finish_step", "i8"),  # the group's step at which the last token is out
+        ("window_step", "i8"),  # the group's step at which a growing sequence fills the sliding window
+        ("gap", "i8"),  # index of the first gap between tokens that this request sees
+        ("itl_max_s", "f8"),
+        ("last_token_s", "f8"),  # the last token before a preemption
+        ("follower", "i8"),  # next in the waiting list
+        ("older", "i8"),  # neighbours in the group's running list, by time of admission
+        ("younger", "i8"),
+        ("preemptions", "i4"),
+        ("status", "i1"),
+        ("reason", "i1"),
+    ],
+    align=True,
+)
+
+REPLICA = np.dtype(
+    [
+        ("waiting_head", "i8"),
+        ("waiting_tail", "i8"),
+        ("waiting", "i8"),
+        ("running", "i8"),
+        ("used_blocks", "i8"),
+        ("peak_blocks", "i8"),
+        ("prompt_tokens", "i8"),  # of the unfinished requests: what the least-loaded router looks at
+        ("ended", "i8"),  # requests completed or rejected
+        # Sums are kept per replica, so that the order in which replicas are advanced changes no byte.
+        ("iterations", "i8"),
+        ("prefill_tokens", "i8"),
+        ("decode_tokens", "i8"),
+        ("busy_s", "f8"),
+        ("prefill_attention_s", "f8"),
+        ("decode_attention_s", "f8"),
+        ("prefill_pairs", "f8"),
+        ("prefill_pairs_windowed", "f8"),
+        ("decode_kv", "f8"),
+        ("decode_kv_windowed", "f8"),
+    ]
+)
+
+GROUP = np.dtype(
+    [
+        ("phase", "i8"),
+        ("begin_s", "f8"),
+        ("end_s", "f8"),  # of what is in flight, or the boundary at which it schedules; inf when idle
+        ("duration_s", "f8"),  # of the iteration in flight; NaN where a series was set off in closed form
+        ("steps", "i8"),  # iterations in flight
+        ("step", "i8"),  # iterations in which this group's sequences decoded, so far
+        ("decoding", "i8"),  # sequences that decode
+        ("decoded", "i8"),  # 1 where the iteration in flight includes them
+        ("kv", "i8"),  # Σ tokens in the KV cache of the decoding sequences
+        ("kv_windowed", "i8"),  # Σ min(tokens, window)
+        ("growing", "i8"),  # decoding sequences shorter than the window
+        ("youngest", "i8"),  # tail of the running list
+        ("prefills", "i8"),  # prompts that were begun: length of the row of ``begun``
+        ("finishes", "i8"),  # sizes of the heaps,
+        ("windows", "i8"),
+        ("cohorts", "i8"),  # of the cohorts
+        ("stack", "i8"),  # and of the stack
+    ]
+)
+
+CHUNK = np.dtype([("request", "i8"), ("tokens", "i8")])
+DUE = np.dtype([("step", "i8"), ("request", "i8")])
+COHORT = np.dtype([("last_s", "f8"), ("count", "i8"), ("gap", "i8")])
+GAP = np.dtype([("gap", "i8"), ("seconds", "f8")])
+ITL_RUN = np.dtype([("start_s", "f8"), ("slope_s", "f8"), ("count", "i8"), ("sequences", "i8")])
+ITERATION = np.dtype(
+    [
+        ("begin_s", "f8"), ("end_s", "f8"), ("group", "i8"), ("steps", "i8"), ("decoding", "i8"),
+        ("prefill_tokens", "i8"), ("requests", "i8"),
+    ]
+)  # fmt: skip
+
+
+class Limits(NamedTuple):
+    """What the scheduler may do; numbers only. Presets are in ``schedulers.py``."""
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    mix: bool  # prefill and decode share an iteration
+    chunked: bool  # a prompt may be cut at the token budget
+    prefill_first: bool  # decoding sequences do not count against the token budget
+    reserve: bool  # admit only where the whole length fits; then nothing is ever preempted
+    kv_blocks: int
+    block_size: int
+    max_model_len: int
+
+
+class State(NamedTuple):
+    """n requests, R replicas, G = R · stages groups, M = max_num_seqs."""
+
+    requests: Rows  # REQUEST [n], in the order of the trace
+    replicas: Rows  # REPLICA [R]
+    groups: Rows  # GROUP [G]
+    stage_free_s: NDArray[np.float64]  # [R, stages] when a pipeline stage is done with what it has
+    begun: Rows  # CHUNK [G, M + 1] prompts that prefill, by admission, and their tokens in the iteration in flight
+    finishes: Rows  # DUE [G, H] heap by finish_step; a pair is stale unless the request still ends there
+    windows: Rows  # DUE [G, H] heap by window_step; stale likewise
+    cohorts: Rows  # COHORT [G, M + 2] sequences whose last token came at the same instant, and their next gap
+    stack: Rows  # GAP [G, D] decreasing maxima of the gaps so far
+    blocks: NDArray[np.int64]  # [G, block_size] decoding sequences by (tokens − step) modulo the block size
+    histograms: NDArray[np.int64]  # [4, T] iterations by size: MIXED, DECODE, SAMPLED, SCHEDULED
+    filled: NDArray[np.int64]  # [2] rows of ``itl`` and ``timeline`` in use
+    itl: Rows  # ITL_RUN [rows]
+    timeline: Rows  # ITERATION [rows], or [0] where it is not wanted
+
+    @property
+    def stages(self) -> int:
+        return int(self.stage_free_s.shape[1])
+
+
+@kernel
+def borrow_state(state: State) -> State:
+    """The same arrays without their reference counts: the caller outlives the kernel, and counting is most of its time."""
+    return State(
+        borrow(state.requests), borrow(state.replicas), borrow(state.groups), borrow(state.stage_free_s),
+        borrow(state.begun), borrow(state.finishes), borrow(state.windows), borrow(state.cohorts), borrow(state.stack),
+        borrow(state.blocks), borrow(state.histograms), borrow(state.filled), borrow(state.itl), borrow(state.timeline),
+    )  # fmt: skip
+
+
+def rows(dtype: np.dtype[Any], *shape: int) -> Rows:
+    """A zeroed record array whose fields are attributes, compiled or not."""
+    return np.zeros(shape, dtype).view(np.recarray)
+
+
+def new_state(
+    arrival_s: NDArray[np.float64], prompt: NDArray[np.int64], output: NDArray[np.int64], limits: Limits, *,
+    replicas: int, stages: int, timeline: bool,
+) -> State:  # fmt: skip
+    """An empty fleet of ``replicas`` before the first arrival."""
+    n, groups, seqs = len(arrival_s), replicas * stages, limits.max_num_seqs
+    requests, fleet, batches = rows(REQUEST, n), rows(REPLICA, replicas), rows(GROUP, groups)
+    requests.arrival_s, requests.prompt, requests.output = arrival_s, prompt, output
+    for name in ("group", "window_step", "follower", "older", "younger"):
+        requests[name] = NONE
+    for name in ("start_s", "first_token_s", "finish_s", "itl_max_s", "last_token_s"):
+        requests[name] = np.nan
+    requests.status = IN_FLIGHT
+    fleet.waiting_head = fleet.waiting_tail = NONE
+    batches.end_s = np.inf
+    batches.youngest = NONE
+    longest = max(limits.max_num_batched_tokens, 0 if limits.chunked else int((prompt + output).max()))
+    room = 4 * n + 4 * seqs + 1024
+    return State(
+        requests=requests, replicas=fleet, groups=batches, stage_free_s=np.full((replicas, stages), -np.inf),
+        begun=rows(CHUNK, groups, seqs + 1), finishes=rows(DUE, groups, 2 * seqs + 64),
+        windows=rows(DUE, groups, 2 * seqs + 64), cohorts=rows(COHORT, groups, seqs + 2), stack=rows(GAP, groups, 64),
+        blocks=np.zeros((groups, limits.block_size), np.int64),
+        histograms=np.zeros((4, longest + seqs + 2), np.int64), filled=np.zeros(2, np.int64),
+        itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0),
+    )  # fmt: skip
+
+
+def with_more_room(state: State, *, records: int, stack: int) -> State:
+    """The same state with record arrays of at least ``records`` rows and stacks of at least ``stack``."""
+
+    def longer(array: Rows, count: int) -> Rows:
+        if len(array) == 0 or len(array) >= count:
+            return array
+        grown = rows(array.dtype, count)
+        grown[: len(array)] = array
+        return grown
+
+    deeper = state.stack
+    if stack > deeper.shape[1]:
+        deeper = rows(GAP, len(state.groups), stack)
+        deeper[:, : state.stack.shape[1]] = state.stack
+    return state._replace(itl=longer(state.itl, records), timeline=longer(state.timeline, records), stack=deeper)

@@ -1,0 +1,326 @@
+"""The engine's semantics once more, as naively as possible: one loop turn an iteration, lists of request objects.
+
+Nothing here is shared with ``apexsim.engine`` but the declarations of its inputs: no macro-steps, no sums kept up to date, no
+heaps, no Numba. Each iteration asks every sequence for its length and every block for its owner. Slow and plain on purpose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from apexsim.cost.tables import FULL, WINDOWED, StepTables
+from apexsim.engine.schedulers import Policy
+from apexsim.engine.simulate import ReplicaLimits
+
+SAME = 1e-12
+TIED = 1e-9
+
+
+@dataclass(eq=False)
+class Request:
+    index: int
+    arrival: float
+    prompt: int
+    output: int
+    tokens: list[float] = field(default_factory=list)  # when each output token came
+    start: float | None = None
+    computed: int = 0  # tokens in the KV cache
+    blocks: int = 0
+    decoding: bool = False
+    preemptions: int = 0
+    rejected: bool = False
+    replica: int = -1
+
+    @property
+    def done(self) -> bool:
+        return self.rejected or len(self.tokens) == self.output
+
+    @property
+    def to_prefill(self) -> int:
+        return self.prompt + len(self.tokens)
+
+
+@dataclass(eq=False)
+class Slot:
+    """One batch in flight of a replica."""
+
+    running: list[Request] = field(default_factory=list)  # by time of admission
+    end: float | None = None
+    ready: bool = False
+    decodes: list[Request] = field(default_factory=list)
+    chunks: list[tuple[Request, int]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Replica:
+    slots: list[Slot]
+    stage_free: list[float]
+    waiting: list[Request] = field(default_factory=list)
+
+    @property
+    def unfinished(self) -> list[Request]:
+        return self.waiting + [r for slot in self.slots for r in slot.running]
+
+
+@dataclass
+class Run:
+    requests: list[Request]
+    iterations: list[tuple[float, float, int, int, int]]  # begin, end, replica, decoding sequences, prefill tokens
+    tied: bool  # an arrival fell on the end of an iteration
+
+
+def line(x: float, xs: list[float], ys: list[float]) -> float:
+    """Piecewise linear through (xs, ys); the last slope goes on."""
+    for i in range(len(xs) - 1):
+        if x < xs[i + 1] or i == len(xs) - 2:
+            return ys[i] + (ys[i + 1] - ys[i]) * (x - xs[i]) / (xs[i + 1] - xs[i])
+    raise AssertionError("at least two knots")
+
+
+class Oracle:
+    def __init__(self, tables: StepTables, limits: ReplicaLimits, policy: Policy, replicas: int) -> None:
+        self.tables, self.limits, self.policy = tables, limits, policy
+        stages = tables.mixed_s.shape[0]
+        self.replicas = [Replica([Slot() for _ in range(stages)], [-np.inf] * stages) for _ in range(replicas)]
+        knots = tables.mixed_s.shape[1]
+        dense, stride = tables.token_dense, tables.token_stride
+        self.token_knots = [float(i if i <= dense else dense + (i - dense) * stride) for i in range(knots)]
+        self.iterations: list[tuple[float, float, int, int, int]] = []
+        self.tied = False
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def by_tokens(self, table: np.ndarray, tokens: int) -> float:
+        return line(tokens, self.token_knots, list(table))
+
+    def decode_attention(self, stage: int, kind: int, lengths: list[int]) -> float:
+        mean = sum(lengths) / len(lengths)
+        return line(mean, list(self.tables.context_knots), list(self.tables.decode_attention_s[stage, kind, len(lengths)]))
+
+    def prefill_attention(self, stage: int, chunk: int, past: int) -> float:
+        t = self.tables
+        seconds = self.by_tokens(t.prefill_s[stage, FULL], chunk)
+        seconds += past * self.by_tokens(t.prefill_past_s[stage, FULL], chunk)
+        if t.window:
+            with_past = sum(min(past + i, t.window) for i in range(1, chunk + 1))
+            without = sum(min(i, t.window) for i in range(1, chunk + 1))
+            seconds += self.by_tokens(t.prefill_s[stage, WINDOWED], chunk)
+            seconds += (with_past - without) / chunk * self.by_tokens(t.prefill_past_s[stage, WINDOWED], chunk)
+        return seconds
+
+    def stage_seconds(self, stage: int, decodes: list[Request], chunks: list[tuple[Request, int]]) -> float:
+        t = self.tables
+        total = len(decodes) + sum(c for _, c in chunks)
+        sampled = len(decodes) + sum(r.computed + c == r.to_prefill for r, c in chunks)
+        seconds = self.by_tokens(t.mixed_s[stage], total) if chunks else float(t.decode_s[stage, len(decodes)])
+        if decodes:
+            lengths = [r.computed + 1 for r in decodes]
+            seconds += self.decode_attention(stage, FULL, lengths)
+            if t.window:
+                seconds += self.decode_attention(stage, WINDOWED, [min(n, t.window) for n in lengths])
+        seconds += sum(self.prefill_attention(stage, c, r.computed) for r, c in chunks)
+        if stage == len(t.mixed_s) - 1:
+            seconds += float(t.head_s[sampled])
+        if stage == 0:
+            scheduled = len(decodes) + len(chunks)
+            seconds = max(seconds, float(t.host_floor_s[scheduled])) + float(t.host_serial_s[scheduled])
+        return seconds
+
+    # --- blocks -----------------------------------------------------------------------------------------------
+
+    def blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.limits.block_size)
+
+    def free(self, replica: Replica) -> int:
+        return self.limits.kv_blocks - sum(r.blocks for slot in replica.slots for r in slot.running)
+
+    def grow(self, replica: Replica, slot: Slot, request: Request, tokens: int) -> bool:
+        """Blocks for ``tokens`` tokens, at the cost of the youngest of the slot; False where that is itself."""
+        while self.blocks_for(tokens) - request.blocks > self.free(replica):
+            victim = slot.running.pop()
+            victim.blocks = victim.computed = 0
+            victim.decoding = False
+            victim.preemptions += 1
+            replica.waiting.insert(0, victim)
+            self.preempted = True
+            if victim in slot.decodes:
+                slot.decodes.remove(victim)
+            slot.chunks = [(r, c) for r, c in slot.chunks if r is not victim]
+            if victim is request:
+                return False
+        request.blocks = max(request.blocks, self.blocks_for(tokens))
+        return True
+
+    # --- scheduling -------------------------------------------------------------------------------------------
+
+    def schedule_decodes(self, replica: Replica, slot: Slot) -> None:
+        slot.decodes = []
+        for request in list(slot.running):
+            if request.decoding and request in slot.running and self.grow(replica, slot, request, request.computed + 1):
+                slot.decodes.append(request)
+
+    def schedule_chunks(self, replica: Replica, slot: Slot, budget: int, now: float) -> None:
+        policy = self.policy
+        for request in list(slot.running):
+            if request in slot.running and not request.decoding and budget > 0:
+                chunk = min(request.to_prefill - request.computed, budget)
+                if self.grow(replica, slot, request, request.computed + chunk):
+                    slot.chunks.append((request, chunk))
+                    budget -= chunk
+        while not self.preempted and replica.waiting and budget > 0:
+            running = sum(len(s.running) for s in replica.slots)
+            request = replica.waiting[0]
+            chunk = min(request.to_prefill, budget) if policy.chunked else request.to_prefill
+            first = not any(not r.decoding for r in slot.running)
+            whole = request.prompt + request.output - 1
+            blocks = self.blocks_for(whole if policy.reserve else chunk)
+            if running >= policy.max_num_seqs or (chunk > budget and not first) or blocks > self.free(replica):
+                break
+            replica.waiting.pop(0)
+            slot.running.append(request)
+            request.blocks = blocks
+            request.start = now if request.start is None else request.start
+            slot.chunks.append((request, chunk))
+            budget -= chunk
+
+    def schedule(self, r: int, s: int, now: float) -> None:
+        replica, policy = self.replicas[r], self.policy
+        slot = replica.slots[s]
+        slot.ready = False
+        while True:
+            slot.decodes, slot.chunks, self.preempted = [], [], False
+            if policy.mix:
+                self.schedule_decodes(replica, slot)
+            budget = policy.max_num_batched_tokens
+            if policy.mix and not policy.prefill_first:
+                budget -= len(slot.decodes)
+            self.schedule_chunks(replica, slot, budget, now)
+            if not policy.mix and not slot.chunks:
+                self.schedule_decodes(replica, slot)
+            if slot.decodes or slot.chunks:
+                break
+            if not (self.preempted and self.head_could_start(replica)):
+                return  # idle
+        self.launch(r, slot, now)
+
+    def head_could_start(self, replica: Replica) -> bool:
+        head, policy = replica.waiting[0], self.policy
+        chunk = min(head.to_prefill, policy.max_num_batched_tokens) if policy.chunked else head.to_prefill
+        blocks = self.blocks_for(head.prompt + head.output - 1 if policy.reserve else chunk)
+        running = sum(len(s.running) for s in replica.slots)
+        return blocks <= self.free(replica) and running < policy.max_num_seqs
+
+    def launch(self, r: int, slot: Slot, now: float) -> None:
+        replica, t = self.replicas[r], self.tables
+        stages = len(t.mixed_s)
+        total = len(slot.decodes) + sum(c for _, c in slot.chunks)
+        end = now
+        for p in range(stages):
+            end = max(end, replica.stage_free[p]) + self.stage_seconds(p, slot.decodes, slot.chunks)
+            replica.stage_free[p] = end
+            if p < stages - 1:
+                end += self.by_tokens(t.transfer_s, total)
+        slot.end = end
+        self.iterations.append((now, end, r, len(slot.decodes), total - len(slot.decodes)))
+
+    def complete(self, replica: Replica, slot: Slot) -> None:
+        now = slot.end
+        assert now is not None
+        slot.end, slot.ready = None, True
+        yielding = list(slot.decodes)
+        for request in slot.decodes:
+            request.computed += 1
+        for request, chunk in slot.chunks:
+            request.computed += chunk
+            if request.computed == request.to_prefill:
+                yielding.append(request)
+                request.decoding = True
+        for request in yielding:
+            request.tokens.append(now)
+            if request.done:
+                slot.running.remove(request)
+                request.blocks = 0
+        if replica.waiting:
+            self.wake(replica)
+
+    def wake(self, replica: Replica) -> None:
+        for slot in replica.slots:
+            if slot.end is None:
+                slot.ready = True
+
+    # --- arrivals ---------------------------------------------------------------------------------------------
+
+    def offer(self, r: int, request: Request) -> None:
+        request.replica = r
+        total = request.prompt + request.output
+        if total > self.limits.max_model_len or self.blocks_for(total - 1) > self.limits.kv_blocks:
+            request.rejected = True
+            return
+        self.replicas[r].waiting.append(request)
+        self.wake(self.replicas[r])
+
+    def choose(self, candidates: list[int], load: str) -> int:
+        def weight(r: int) -> int:
+            unfinished = self.replicas[r].unfinished
+            return {"place": 0, "requests": len(unfinished), "tokens": sum(q.prompt for q in unfinished)}[load]
+
+        return min(candidates, key=lambda r: (weight(r), candidates.index(r)))
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    def run(
+        self, requests: list[Request], candidates: list[list[int]], load: str,
+        concurrency: int | None = None, delay: float = 0.0,
+    ) -> Run:  # fmt: skip
+        offered = [] if concurrency else list(requests)
+        later = list(requests) if concurrency else []
+        first = requests[0].arrival
+        while concurrency and later and len(offered) < concurrency:
+            offered.append(later.pop(0))
+            offered[-1].arrival = first
+        ended: set[int] = set()
+        slots = [(replica, slot) for replica in self.replicas for slot in replica.slots]
+        while True:
+            ends = [slot.end for _, slot in slots if slot.end is not None]
+            instants = ends + [q.arrival for q in offered[:1]]
+            if not instants:
+                break
+            now = min(instants)
+            if offered and not (concurrency and delay == 0.0):
+                gaps = [abs(offered[0].arrival - end) for end in ends]
+                self.tied |= any(gap <= TIED * max(1.0, now) for gap in gaps)
+            for replica, slot in slots:
+                if slot.end is not None and slot.end <= now + SAME * abs(now):
+                    self.complete(replica, slot)
+            while True:
+                for q in requests:
+                    if q.done and q.index not in ended:
+                        ended.add(q.index)
+                        if later:
+                            offered.append(later.pop(0))
+                            offered[-1].arrival = now + delay
+                if not offered or offered[0].arrival > now + SAME * abs(now):
+                    break
+                q = offered.pop(0)
+                self.offer(self.choose(candidates[q.index % len(candidates)], load), q)
+            for r, replica in enumerate(self.replicas):
+                for s, slot in enumerate(replica.slots):
+                    if slot.ready:
+                        self.schedule(r, s, now)
+        return Run(requests, self.iterations, self.tied)
+
+
+def simulate(
+    arrival_s: np.ndarray, prompts: np.ndarray, outputs: np.ndarray, tables: StepTables, limits: ReplicaLimits,
+    policy: Policy, *, replicas: int = 1, candidates: np.ndarray, load: str, concurrency: int | None = None,
+) -> Run:  # fmt: skip
+    """Serve the requests; times are the engine's own (entry and exit are the caller's to add)."""
+    requests = [
+        Request(i, 0.0 if concurrency else float(a), int(p), int(o))
+        for i, (a, p, o) in enumerate(zip(arrival_s, prompts, outputs, strict=True))
+    ]
+    oracle = Oracle(tables, limits, policy, replicas)
+    rows = [[int(c) for c in row] for row in candidates]
+    return oracle.run(requests, rows, load, concurrency, limits.entry_s + limits.exit_s)

@@ -1,0 +1,90 @@
+"""Small worlds for property tests of the engine: step tables, limits, policies, loads. All Hypothesis strategies live here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+
+from apexsim.cost.tables import StepTables
+from apexsim.engine.schedulers import Policy
+from apexsim.engine.simulate import ReplicaLimits
+from apexsim.workload.trace import Trace
+
+
+@dataclass(frozen=True)
+class World:
+    trace: Trace
+    tables: StepTables
+    limits: ReplicaLimits
+    policy: Policy
+    replicas: int
+    router: str
+    concurrency: int | None
+
+
+def rising(random: np.random.Generator, *shape: int, start: float, step: float) -> np.ndarray:
+    """Random tables that rise along the last axis."""
+    return start + np.cumsum(random.random(shape) * step, axis=-1)
+
+
+def make_tables(
+    random: np.random.Generator, *, stages: int, seqs: int, max_tokens: int, window: int, host: bool
+) -> StepTables:
+    """A random law of which every term is at work. Tables over tokens: dense to 8, then a knot every 4."""
+    dense, stride = 8, 4
+    knots = dense + 1 + max(1, -(-(max_tokens - dense) // stride) + 1)
+    context = np.concatenate([[0.0], np.cumsum(1.0 + random.random(5) * 8)])
+    decode_attention = rising(random, stages, 2, seqs + 1, len(context), start=0.0, step=3e-3)
+    decode_attention[:, :, 0] = 0.0
+    if not window:
+        decode_attention[:, 1] = 0.0
+    return StepTables(
+        token_dense=dense, token_stride=stride,
+        mixed_s=rising(random, stages, knots, start=5e-3, step=2e-3),
+        decode_s=rising(random, stages, seqs + 1, start=4e-3, step=2e-3),
+        context_knots=context, decode_attention_s=decode_attention,
+        prefill_s=rising(random, stages, 2, knots, start=0.0, step=1e-3),
+        prefill_past_s=rising(random, stages, 2, knots, start=0.0, step=1e-4),
+        head_s=rising(random, seqs + 1, start=1e-4, step=1e-4),
+        host_floor_s=rising(random, seqs + 1, start=1e-2, step=2e-3) if host else np.zeros(seqs + 1),
+        host_serial_s=rising(random, seqs + 1, start=1e-4, step=1e-4),
+        transfer_s=rising(random, knots, start=1e-4, step=1e-4), window=window,
+    )  # fmt: skip
+
+
+@st.composite
+def worlds(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True) -> World:
+    """Worlds small enough for the oracle and tight enough for preemption, rejection and every scheduler rule."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    seqs = draw(st.integers(1, 6))
+    budget = draw(st.integers(seqs, 24))
+    stages = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    window = draw(st.sampled_from([0, 0, 3, 9]))
+    mix = draw(st.booleans())
+    reserve = draw(st.sampled_from([False, False, True]))
+    policy = Policy(
+        "drawn", budget, seqs, mix=mix, chunked=draw(st.booleans()), prefill_first=not mix or draw(st.booleans()),
+        reserve=reserve,
+    )  # fmt: skip
+    n = draw(st.integers(1, 24))
+    prompts = random.integers(1, draw(st.sampled_from([3, 12, 30])), n)
+    outputs = random.integers(1, draw(st.sampled_from([2, 8, 40])), n)
+    spacing = draw(st.sampled_from([1e-3, 2e-2, 2e-1]))
+    arrival_s = np.cumsum(random.exponential(spacing, n))
+    block_size = draw(st.integers(1, 8))
+    longest = -(-int((prompts + outputs).max()) // block_size)
+    replicas = draw(st.integers(1, 3))
+    return World(
+        trace=Trace("drawn", arrival_s, prompts, outputs, session=random.integers(-1, 4, n)),
+        tables=make_tables(
+            random, stages=stages, seqs=seqs, max_tokens=budget + seqs + 80, window=window, host=draw(st.booleans())
+        ),
+        limits=ReplicaLimits(
+            kv_blocks=draw(st.integers(max(1, longest - 2), 2 * longest + 4)), block_size=block_size,
+            max_model_len=draw(st.sampled_from([40, 1000])), entry_s=1e-3, exit_s=2e-3,
+        ),
+        policy=policy, replicas=replicas, router=draw(st.sampled_from(routers)),
+        concurrency=draw(st.none() | st.integers(1, 8)) if closed else None,
+    )  # fmt: skip
