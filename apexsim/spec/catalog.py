@@ -6,13 +6,13 @@ are an error; an unknown name says which one is nearest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from apexsim.errors import InputError, UsageError, unknown_name
+from apexsim.errors import ApexsimError, InputError, UsageError, unknown_name
 from apexsim.spec import huggingface
 from apexsim.spec.base import load_file, load_yaml, parse
 from apexsim.spec.cluster import Cluster
@@ -69,9 +69,7 @@ def device(name_or_path: str | Path) -> HardwareProfile:
 
 def device_names() -> tuple[str, ...]:
     """The devices of hardware_profiles/, sorted."""
-    return tuple(
-        sorted(path.parent.name for path in (data_root() / "hardware_profiles").glob("*/profile.yaml"))
-    )
+    return tuple(sorted(path.parent.name for path in (data_root() / "hardware_profiles").glob("*/profile.yaml")))
 
 
 def profile_folder(name_or_path: str | Path) -> Path:
@@ -117,10 +115,21 @@ def load_plan(path: Path | str) -> Plan:
     beside = Path(path).parent / plan.model
     if plan.model.lower() not in _model_index() and beside.exists():
         plan = plan.model_copy(update={"model": str(beside)})
-    model(plan.model)
+    _known(model, plan.model, f"{path}: model")
     for group in plan.cluster.groups:
-        device(group.device)
+        _known(device, group.device, f"{path}: cluster.device")
+    for index, pool in enumerate(plan.pools):
+        if pool.device is not None:
+            _known(device, pool.device, f"{path}: pools[{index}].device")
     return plan
+
+
+def _known(lookup: Callable[[str], object], name: str, where: str) -> None:
+    """Look ``name`` up; an error says which file and key asked for it."""
+    try:
+        lookup(name)
+    except ApexsimError as problem:
+        raise type(problem)(f"{where}: {problem}") from None
 
 
 @dataclass(frozen=True)
@@ -157,9 +166,7 @@ def _weight_dtype(word: str, path: Path) -> WeightDtype:
     for dtype in get_args(WeightDtype):
         if word == dtype:
             return dtype  # type: ignore[no-any-return]  # get_args is untyped
-    raise InputError(
-        f"{path}: {_OWN_KEY}.quantized: {unknown_name('weight dtype', word, get_args(WeightDtype))}"
-    )
+    raise InputError(f"{path}: {_OWN_KEY}.quantized: {unknown_name('weight dtype', word, get_args(WeightDtype))}")
 
 
 @cache
@@ -177,9 +184,7 @@ def _load_entry(entry: _Entry) -> ModelSpec:
 def _load_profile(folder: Path) -> HardwareProfile:
     profile = load_file(HardwareProfile, folder / "profile.yaml")
     if profile.name != folder.name:
-        raise InputError(
-            f"{folder / 'profile.yaml'}: name = {profile.name!r}: must be its folder's, {folder.name!r}"
-        )
+        raise InputError(f"{folder / 'profile.yaml'}: name = {profile.name!r}: must be its folder's, {folder.name!r}")
     kernels = tuple(sorted(path.stem for path in (folder / "kernels").glob("*.json")))
     return profile.model_copy(update={"kernels": kernels})
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import networkx as nx
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from apexsim.spec.base import Strict
 from apexsim.spec.hardware import HardwareProfile, Scaleup
@@ -62,6 +63,13 @@ class Cluster(DeviceGroup):
         if isinstance(data, list | tuple):
             return _joined(data)
         return data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The mapping, and the short forms beside it."""
+        short = {"type": "string", "examples": ["8xh100-sxm", "4x8xh100-sxm"]}
+        groups = {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}
+        return {"anyOf": [handler(core_schema), short, groups]}
 
     @property
     def groups(self) -> tuple[DeviceGroup, ...]:
@@ -138,9 +146,7 @@ def _share_of_ports(scaleup: Scaleup, devices: int) -> float:
 def _group(text: str) -> dict[str, Any]:
     match = _SHORT.fullmatch(text.strip().lower())
     if match is None:
-        raise ValueError(
-            f"{text.strip()!r} is not a cluster; write 8xh100-sxm, or 4x8xh100-sxm for four nodes"
-        )
+        raise ValueError(f"{text.strip()!r} is not a cluster; write 8xh100-sxm, or 4x8xh100-sxm for four nodes")
     nodes, devices, device = match.groups()
     return {"device": device, "devices_per_node": int(devices), "nodes": int(nodes or 1)}
 
@@ -158,9 +164,7 @@ def _add_group(
     count = group.devices_per_node * group.nodes
     names = [f"device{first + i}" for i in range(count)]
     for i, name in enumerate(names):
-        graph.add_node(
-            name, kind="device", device=group.device, group=index, node=i // group.devices_per_node
-        )
+        graph.add_node(name, kind="device", device=group.device, group=index, node=i // group.devices_per_node)
     if profile.scaleup is not None:
         for number, island in enumerate(_islands(names, group, profile)):
             _add_scaleup(graph, island, f"switch{index}.{number}", profile)
@@ -223,7 +227,5 @@ def _add_network(
     _connect(graph, leaf, "spine", "fabric", bandwidth * len(names), profile.node_link_latency_s / 2)
 
 
-def _connect(
-    graph: nx.Graph[str], a: str, b: str, link_class: LinkClass, bandwidth: float, latency_s: float
-) -> None:
+def _connect(graph: nx.Graph[str], a: str, b: str, link_class: LinkClass, bandwidth: float, latency_s: float) -> None:
     graph.add_edge(a, b, link_class=link_class, bandwidth=bandwidth, latency_s=latency_s)

@@ -72,9 +72,7 @@ class Scaleup(Strict):
 class Efficiency(Strict):
     """Shares of the datasheet that real kernels reach; the analytic cost model multiplies with them."""
 
-    gemm: dict[ComputeDtype, float] = Field(
-        description="by dtype of arithmetic: share of the peak in a large GEMM"
-    )
+    gemm: dict[ComputeDtype, float] = Field(description="by dtype of arithmetic: share of the peak in a large GEMM")
     attention: float = Field(gt=0, le=1, description="share of the 16-bit peak in a long prefill attention")
     memory: float = Field(gt=0, le=1, description="share of the memory bandwidth in large reads")
     link: float = Field(gt=0, le=1, description="share of the link bandwidth in large collectives")
@@ -93,35 +91,23 @@ class HardwareProfile(Strict):
     peak_flops: dict[ComputeDtype, Flops] = Field(
         min_length=1, description="dense FLOP/s of the tensor units by dtype; absent = not supported"
     )
-    memory_bytes: Bytes = Field(
-        gt=0, description="memory that the driver reports where known, else the sales figure"
-    )
+    memory_bytes: Bytes = Field(gt=0, description="memory that the driver reports where known, else the sales figure")
     memory_bytes_source: str = Field(description="driver or sales figure, and whose")
     memory_bandwidth: Bandwidth = Field(gt=0, description="of the device's own memory")
     scaleup: Scaleup | None = Field(None, description="fast links between devices; null where there are none")
-    pcie_bandwidth: Bandwidth | None = Field(
-        None, description="PCIe (or C2C) to the host; null where unpublished"
-    )
+    pcie_bandwidth: Bandwidth | None = Field(None, description="PCIe (or C2C) to the host; null where unpublished")
     pcie_latency_s: Seconds = Field(description="of one hop over PCIe (estimated)")
-    node_link_bandwidth: Bandwidth = Field(
-        gt=0, description="network of one device, where the cluster says nothing"
-    )
+    node_link_bandwidth: Bandwidth = Field(gt=0, description="network of one device, where the cluster says nothing")
     node_link_latency_s: Seconds = Field(description="of one message between nodes (estimated)")
     links_source: str = Field(description="where PCIe, network and latencies come from")
     tdp_w: float | None = Field(None, gt=0, description="board power limit; null where unpublished")
-    idle_w: float | None = Field(
-        None, gt=0, description="idle with a context and a loaded engine; null without TDP"
-    )
+    idle_w: float | None = Field(None, gt=0, description="idle with a context and a loaded engine; null without TDP")
     idle_basis: Basis = Field("estimated", description="how the idle power is known")
     idle_source: str = Field("", description="where the idle power comes from")
-    price_usd_per_hour: float | None = Field(
-        None, gt=0, description="price of one device; null where none is known"
-    )
+    price_usd_per_hour: float | None = Field(None, gt=0, description="price of one device; null where none is known")
     price_source: str = Field("", description="where the price comes from")
     efficiency: Efficiency = Field(description="what real kernels reach, for the analytic cost model")
-    kernels: tuple[str, ...] = Field(
-        (), strict=False, description="calibrated kernel tables in the profile's folder"
-    )
+    kernels: tuple[str, ...] = Field((), strict=False, description="calibrated kernel tables in the profile's folder")
     provenance: Provenance = Field(description="where the datasheet figures come from")
 
     @model_validator(mode="after")

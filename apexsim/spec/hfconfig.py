@@ -97,9 +97,7 @@ def identical_layers(config: Config, attention: Attention, mlp: Mlp, norms: int 
     return (LayerGroup(count=config.count("num_hidden_layers"), attention=attention, mlp=mlp, norms=norms),)
 
 
-def windowed_layers(
-    config: Config, attention: Attention, mlp: Mlp, pattern: list[str], norms: int = 2
-) -> Groups:
+def windowed_layers(config: Config, attention: Attention, mlp: Mlp, pattern: list[str], norms: int = 2) -> Groups:
     """Layers whose kinds repeat ``pattern`` unless the config lists them; no window where it says null."""
     sliding = attention.model_copy(update={"window": config.zero_or("sliding_window")})
     kinds = layer_kinds(config, pattern)

@@ -292,9 +292,7 @@ ARCHITECTURES: dict[str, Family] = {
     "Gemma3ForConditionalGeneration": _GEMMA3,
     "Gemma4ForCausalLM": Family(gemma4, tied=True),
     "Gemma4ForConditionalGeneration": Family(gemma4, tied=True),
-    "GptOssForCausalLM": Family(
-        gpt_oss, {"head_dim": 64, "sliding_window": 128, "max_position_embeddings": 131072}
-    ),
+    "GptOssForCausalLM": Family(gpt_oss, {"head_dim": 64, "sliding_window": 128, "max_position_embeddings": 131072}),
     "DeepseekV2ForCausalLM": Family(deepseek),
     "DeepseekV3ForCausalLM": Family(deepseek),
     "Glm4ForCausalLM": Family(glm4),
@@ -361,9 +359,7 @@ def _qwen_mlps(config: Config, experts: MoeMlp) -> list[Mlp]:
         raise config.reject("use_sliding_window", "a window in Qwen's MoE models")
     layers, step = config.count("num_hidden_layers"), config.count("decoder_sparse_step", 1)
     dense_layers = set(config.keys.get("mlp_only_layers") or ())
-    return [
-        experts if i not in dense_layers and (i + 1) % step == 0 else dense_mlp(config) for i in range(layers)
-    ]
+    return [experts if i not in dense_layers and (i + 1) % step == 0 else dense_mlp(config) for i in range(layers)]
 
 
 def _deepseek_mlps(config: Config) -> list[Mlp]:

@@ -6,8 +6,11 @@ language knows and the engine does not yet do is refused here.
 
 from __future__ import annotations
 
-from apexsim.spec.model import Attention, ModelSpec
+from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp
 from apexsim.spec.plan import Plan, Pool
+
+FP8_BLOCK = 128
+"""Side of a block of ``fp8-block`` weights: engines refuse a rank whose share of a matrix cuts one."""
 
 
 def check_plan(model: ModelSpec, plan: Plan) -> str | None:
@@ -15,9 +18,7 @@ def check_plan(model: ModelSpec, plan: Plan) -> str | None:
     if len(plan.pools) > 1:
         return f"{len(plan.pools)} pools: this release simulates one pool"
     if plan.cluster.other_groups:
-        return (
-            f"cluster {plan.cluster} has {len(plan.cluster.groups)} device groups: this release simulates one"
-        )
+        return f"cluster {plan.cluster} has {len(plan.cluster.groups)} device groups: this release simulates one"
     if plan.techniques:
         return f"techniques {list(plan.techniques)}: this release simulates none"
     if plan.devices > plan.cluster.devices:
@@ -42,16 +43,15 @@ def _not_simulated_yet(pool: Pool) -> str | None:
         "speculative decoding": pool.speculative is not None,
         f"kv_tiers={list(pool.kv_tiers)}": bool(pool.kv_tiers),
     }
-    return next(
-        (f"{feature} is not simulated in this release" for feature, used in later.items() if used), None
-    )
+    return next((f"{feature} is not simulated in this release" for feature, used in later.items() if used), None)
 
 
 def _wrong_degrees(model: ModelSpec, pool: Pool) -> str | None:
     if pool.pp > model.layers:
         return f"pp={pool.pp} exceeds the {model.layers} layers of {model.name}"
+    block = FP8_BLOCK if (pool.weights or model.checkpoint_dtype) == "fp8-block" else 1
     for group in model.groups:
-        reason = _wrong_tp(group.attention, pool.tp)
+        reason = _wrong_tp(group.attention, pool.tp) or _wrong_width(group.mlp, pool.tp, block)
         if reason:
             return f"tp={pool.tp} {reason} of {model.name}"
     return None
@@ -67,7 +67,22 @@ def _wrong_tp(attention: Attention, tp: int) -> str | None:
     return None
 
 
+def _wrong_width(mlp: DenseMlp | MoeMlp, tp: int, block: int) -> str | None:
+    """Each rank gets an equal share of every feed-forward matrix, in whole quantisation blocks."""
+    widths = {"feed-forward width": mlp.intermediate_size}
+    if isinstance(mlp, MoeMlp):
+        widths = {"expert width": mlp.intermediate_size}
+        if mlp.shared_experts:
+            widths["shared experts' width"] = mlp.shared_intermediate_size
+    for name, width in widths.items():
+        if width % tp:
+            return f"does not divide the {name} {width}"
+        if (width // tp) % block:
+            return f"splits the {name} {width} into shares that cut the {block}-wide blocks of fp8-block weights"
+    return None
+
+
 def _wrong_limits(model: ModelSpec, pool: Pool) -> str | None:
     if pool.max_model_len is not None and pool.max_model_len > model.max_context:
-        return f"max_model_len={pool.max_model_len} exceeds the {model.max_context} tokens that {model.name} can hold"
+        return f"max_model_len={pool.max_model_len} exceeds the {model.max_context} tokens of {model.name}"
     return None

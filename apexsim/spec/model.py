@@ -6,7 +6,6 @@ here knows a device, a plan or a parallel degree.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -30,14 +29,10 @@ class Attention(Strict):
     kind: Literal["gqa", "mla"] = Field("gqa", description="grouped-query or multi-head latent attention")
     heads: int = Field(ge=1, description="query heads")
     kv_heads: int = Field(ge=1, description="key and value heads; for MLA the same as heads")
-    head_dim: int = Field(
-        ge=1, description="width of a query and key head; for MLA both parts, nope and rope"
-    )
+    head_dim: int = Field(ge=1, description="width of a query and key head; for MLA both parts, nope and rope")
     v_head_dim: int = Field(ge=1, description="width of a value head")
     window: int = Field(0, ge=0, description="tokens that a query sees back (sliding or chunked); 0 = all")
-    q_lora_rank: int | None = Field(
-        None, ge=1, description="MLA: rank of the query projection; null = full rank"
-    )
+    q_lora_rank: int | None = Field(None, ge=1, description="MLA: rank of the query projection; null = full rank")
     kv_lora_rank: int | None = Field(None, ge=1, description="MLA: width of the cached latent")
     rope_head_dim: int | None = Field(None, ge=1, description="MLA: width of the shared rotary key")
     qkv_bias: bool = Field(False, description="biases on the q, k and v projections")
@@ -131,10 +126,7 @@ class MoeMlp(Strict):
         """All shared experts and their gate."""
         if not self.shared_intermediate_size:
             return 0
-        return (
-            _mlp_parameters(hidden, self.shared_intermediate_size, self.gated, False)
-            + self.shared_gate * hidden
-        )
+        return _mlp_parameters(hidden, self.shared_intermediate_size, self.gated, False) + self.shared_gate * hidden
 
     def router_parameters(self, hidden: int) -> int:
         return hidden * self.experts + self.router_bias * self.experts
@@ -176,9 +168,7 @@ class ModelSpec(Strict):
     """One model, named. Equal by content; hashed by name."""
 
     name: str = Field(description="what reports call it")
-    aliases: tuple[str, ...] = Field(
-        (), strict=False, description="other names, such as the full Hugging Face one"
-    )
+    aliases: tuple[str, ...] = Field((), strict=False, description="other names, such as the full Hugging Face one")
     architecture: str = Field(description="the class that config.json names")
     hidden_size: int = Field(ge=1, description="width of the residual stream")
     vocab_size: int = Field(ge=1, description="rows of the embedding")
@@ -190,9 +180,7 @@ class ModelSpec(Strict):
         (), strict=False, description="parts of a quantised checkpoint that keep the model's dtype"
     )
     groups: tuple[LayerGroup, ...] = Field(min_length=1, strict=False, description="the layers")
-    mtp_layers: int = Field(
-        0, ge=0, description="multi-token-prediction layers; not counted in the parameters"
-    )
+    mtp_layers: int = Field(0, ge=0, description="multi-token-prediction layers; not counted in the parameters")
     source: str = Field("", description="where the configuration comes from")
 
     @model_validator(mode="after")
@@ -205,15 +193,20 @@ class ModelSpec(Strict):
     def __hash__(self) -> int:
         return hash(self.name)
 
-    @cached_property
+    @property
     def layers(self) -> int:
         """Transformer layers, MTP layers apart."""
         return sum(group.count for group in self.groups)
 
-    @cached_property
+    @property
     def window(self) -> int:
         """Tokens of the sliding window that some layers have; 0 where none has."""
         return max(group.attention.window for group in self.groups)
+
+    @property
+    def checkpoint_dtype(self) -> WeightDtype:
+        """Dtype of the weights where a plan asks for no other."""
+        return self.quantization or self.dtype
 
     @property
     def is_moe(self) -> bool:
@@ -232,19 +225,18 @@ class ModelSpec(Strict):
             norm=group.norms * self.hidden_size,
         )
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         """All weights of the decoder: embeddings, layers, final norm. No MTP layers, no vision tower."""
         layers = sum(group.count * self.layer_parameters(group).total for group in self.groups)
         return self.embedding_parameters + layers + self.hidden_size
 
-    @cached_property
+    @property
     def active_parameters(self) -> int:
         """What one token uses: all parameters but the routed experts that it does not choose."""
         hidden = self.hidden_size
         idle = sum(
-            group.count * (group.mlp.parameters(hidden) - group.mlp.active_parameters(hidden))
-            for group in self.groups
+            group.count * (group.mlp.parameters(hidden) - group.mlp.active_parameters(hidden)) for group in self.groups
         )
         return self.parameters - idle
 

@@ -28,9 +28,7 @@ class Scheduler(Strict):
 class Pool(Strict):
     """Replicas with one role, all alike."""
 
-    role: Role = Field(
-        "serve", description="what the replicas do: serve whole requests, or one phase of them"
-    )
+    role: Role = Field("serve", description="what the replicas do: serve whole requests, or one phase of them")
     replicas: int = Field(1, ge=1, description="copies of the model behind the router")
     tp: int = Field(1, ge=1, description="tensor parallel degree")
     pp: int = Field(1, ge=1, description="pipeline stages")
@@ -39,20 +37,14 @@ class Pool(Strict):
     moe_tp: int | None = Field(None, ge=1, description="tensor parallel degree inside an expert")
     cp: int = Field(1, ge=1, description="context parallel degree")
     device: str | None = Field(None, description="device of this pool; the cluster's own where left out")
-    weights: WeightDtype | None = Field(
-        None, description="dtype of the weights; the checkpoint's own where left out"
-    )
+    weights: WeightDtype | None = Field(None, description="dtype of the weights; the checkpoint's own where left out")
     activations: str | None = Field(None, description="dtype of the activations; follows the weights")
     kv_cache: KvDtype = Field("bf16", description="dtype of the KV cache")
-    gpu_memory_utilization: float = Field(
-        0.9, gt=0, le=1, description="share of the memory that the engine may use"
-    )
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the memory that the engine may use")
     block_size: int = Field(16, ge=1, description="tokens of a KV block")
     max_model_len: int | None = Field(None, ge=1, description="context limit; the model's own where left out")
     speculative: dict[str, Any] | None = Field(None, description="speculative decoding; off where left out")
-    kv_tiers: tuple[str, ...] = Field(
-        (), strict=False, description="where KV blocks go beyond the device's memory"
-    )
+    kv_tiers: tuple[str, ...] = Field((), strict=False, description="where KV blocks go beyond the device's memory")
     scheduler: Scheduler = Field(Scheduler(), description="the scheduler's preset and limits")
 
     @property
@@ -71,9 +63,7 @@ class Pool(Strict):
     @model_validator(mode="after")
     def _experts_cover_the_replica(self) -> Pool:
         if self.ep * self.experts_tp != self.tp * self.dp:
-            raise ValueError(
-                f"ep · moe_tp must be tp · dp, got {self.ep} · {self.experts_tp} != {self.tp} · {self.dp}"
-            )
+            raise ValueError(f"ep · moe_tp must be tp · dp, got {self.ep} · {self.experts_tp} != {self.tp} · {self.dp}")
         return self
 
 
@@ -90,9 +80,7 @@ class Plan(Strict):
         (), strict=False, description="serving techniques that are switched on"
     )
     engine: str = Field("vllm", description="serving engine whose host overheads and limits apply")
-    engine_version: str | None = Field(
-        None, description="version of the engine; the newest known where left out"
-    )
+    engine_version: str | None = Field(None, description="version of the engine; the newest known where left out")
 
     @property
     def devices(self) -> int:

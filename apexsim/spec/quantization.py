@@ -70,9 +70,7 @@ def read_quantization(config: Mapping[str, Any], source: str) -> Quantization | 
     try:
         return Quantization(weights, unquantized_parts(_ignored(section)))
     except re.error as problem:
-        raise InputError(
-            f"{source}: quantization_config: a list of modules holds no regex: {problem}"
-        ) from None
+        raise InputError(f"{source}: quantization_config: a list of modules holds no regex: {problem}") from None
 
 
 def unquantized_parts(ignored: Iterable[str]) -> tuple[Part, ...]:
@@ -117,18 +115,25 @@ def _integer(bits: Any, activation_bits: int, source: str) -> WeightDtype:
 
 def _modelopt(algorithm: str, source: str) -> WeightDtype:
     if algorithm not in _MODELOPT:
-        raise InputError(
-            f"{source}: quantization_config.quant_algo: {unknown_name('algorithm', algorithm, _MODELOPT)}"
-        )
+        raise InputError(f"{source}: quantization_config.quant_algo: {unknown_name('algorithm', algorithm, _MODELOPT)}")
     return _MODELOPT[algorithm]
 
 
 def _compressed_tensors(section: Mapping[str, Any], source: str) -> WeightDtype:
-    """The first group of modules decides; see the compressed-tensors scheme: num_bits, type, strategy."""
-    groups = section.get("config_groups") or {}
-    group = next(iter(groups.values()), None)
+    """See the compressed-tensors scheme: each group of modules has num_bits, type, strategy and group_size."""
+    groups = section.get("config_groups")
+    found = groups.values() if isinstance(groups, Mapping) else []
+    dtypes = {_scheme(group, source) for group in found}
+    if not dtypes:
+        raise InputError(f"{source}: quantization_config.config_groups: no group of modules (truncated?)")
+    if len(dtypes) > 1:
+        raise InputError(f"{source}: quantization_config.config_groups: mixed {sorted(dtypes)} are not simulated yet")
+    return dtypes.pop()
+
+
+def _scheme(group: Any, source: str) -> WeightDtype:
     if not isinstance(group, Mapping) or not isinstance(group.get("weights"), Mapping):
-        raise InputError(f"{source}: quantization_config.config_groups: no group with weights (truncated?)")
+        raise InputError(f"{source}: quantization_config.config_groups: a group without weights (truncated?)")
     weights, activations = group["weights"], group.get("input_activations")
     bits, activation_bits = weights.get("num_bits"), (activations or {}).get("num_bits", 16)
     if weights.get("type") == "float" and bits == 4:
@@ -148,9 +153,8 @@ def _ignored(section: Mapping[str, Any]) -> list[str]:
 
 
 def _matches(module: str, patterns: list[str]) -> bool:
-    """Whether a list of ignored modules names ``module``: in full, a parent, a glob, or ``re:`` and a regex.
-
-    Multi-modal checkpoints put ``language_model.`` before the same names.
+    """Whether a list of ignored modules names ``module``: a run of its dotted parts, a glob, or ``re:`` and a
+    regex. Multi-modal checkpoints put ``language_model.`` before the same names.
     """
     names = (module, f"language_model.{module}", f"model.{module.replace('model.', 'language_model.', 1)}")
     return any(_names(pattern, name) for pattern in patterns for name in names)
@@ -160,8 +164,7 @@ def _names(pattern: str, name: str) -> bool:
     if pattern.startswith("re:"):
         return re.match(pattern[3:], name) is not None
     return (
-        name == pattern
-        or name.startswith(f"{pattern}.")
+        f".{pattern}." in f".{name}."
         or fnmatch.fnmatch(name, pattern)
         or ("*" in pattern and fnmatch.fnmatch(name, f"{pattern}.*"))
     )

@@ -15,11 +15,12 @@ import re
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from apexsim.errors import UsageError, unknown_name
 from apexsim.spec.base import Strict, parse
-from apexsim.spec.units import format_seconds, parse_seconds
+from apexsim.spec.units import format_number, format_seconds, parse_seconds
 
 Metric = Literal["ttft", "tpot", "itl", "e2e", "queue"]
 METRICS: tuple[str, ...] = get_args(Metric)
@@ -63,6 +64,11 @@ class SLO(Strict):
     def _from_text(cls, data: Any) -> Any:
         return _read(data) if isinstance(data, str) else data
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The mapping, and the text beside it."""
+        return {"anyOf": [handler(core_schema), {"type": "string", "examples": ["ttft=2s,tpot=100ms@0.9"]}]}
+
     @model_validator(mode="after")
     def _consistent(self) -> SLO:
         joint = self.mode == "joint"
@@ -82,11 +88,12 @@ class SLO(Strict):
     def __str__(self) -> str:
         if self.mode == "joint":
             limits = ",".join(f"{limit.metric}={format_seconds(limit.seconds)}" for limit in self.limits)
-            return f"{limits}@{self.target:.15g}"
-        return ";".join(
-            f"{limit.metric}:p{limit.percentile:.15g}<={format_seconds(limit.seconds)}"
-            for limit in self.limits
-        )
+            return f"{limits}@{format_number(self.target)}"
+        return ";".join(f"{limit.metric}:{_bound(limit)}" for limit in self.limits)
+
+
+def _bound(limit: Limit) -> str:
+    return f"p{format_number(limit.percentile or 0)}<={format_seconds(limit.seconds)}"
 
 
 def parse_slo(text: str) -> SLO:

@@ -17,17 +17,9 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonS
 from apexsim.errors import UsageError
 
 _TIME = {"ns": "1e-9", "us": "1e-6", "µs": "1e-6", "ms": "1e-3", "s": "1", "min": "60", "h": "3600"}
-_BYTES = {
-    "B": "1",
-    "kB": "1e3",
-    "MB": "1e6",
-    "GB": "1e9",
-    "TB": "1e12",
-    "KiB": str(2**10),
-    "MiB": str(2**20),
-    "GiB": str(2**30),
-    "TiB": str(2**40),
-}
+_DECIMAL = {"B": "1", "kB": "1e3", "MB": "1e6", "GB": "1e9", "TB": "1e12"}
+_BINARY = {"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
+_BYTES = _DECIMAL | {unit: str(2**power) for unit, power in _BINARY.items()}
 _BITS = {"Mbit": "125e3", "Gbit": "125e6", "Tbit": "125e9"}
 _RATE = {f"{unit}/s": scale for unit, scale in (_BYTES | _BITS).items()}
 _FLOPS = {"GFLOP/s": "1e9", "TFLOP/s": "1e12", "PFLOP/s": "1e15"}
@@ -64,19 +56,17 @@ def format_seconds(seconds: float, digits: int | None = None) -> str:
 
 
 def format_bytes(count: float, digits: int | None = None) -> str:
-    """``80e9`` as ``"80GB"``: exact (binary units where that is shorter), or rounded to ``digits``."""
-    decimal = _format(count, {unit: _BYTES[unit] for unit in ("B", "kB", "MB", "GB", "TB")}, digits)
+    """``80e9`` as ``"80GB"``: exact (in whole binary units where that is shorter), or rounded to ``digits``."""
+    decimal = _format(count, _DECIMAL, digits)
     if digits is not None:
         return decimal
-    binary = _format(count, {unit: _BYTES[unit] for unit in ("B", "KiB", "MiB", "GiB", "TiB")}, None)
-    return min(decimal, binary, key=len)
+    binary = [f"{count / 2**power:.0f}{unit}" for unit, power in _BINARY.items() if count % 2**power == 0 < count]
+    return min([decimal, *binary], key=len)
 
 
 def format_bandwidth(bytes_per_s: float, digits: int | None = None) -> str:
     """``3.35e12`` as ``"3.35TB/s"``: exact, or rounded to ``digits`` significant ones."""
-    return _format(
-        bytes_per_s, {unit: _RATE[unit] for unit in ("B/s", "kB/s", "MB/s", "GB/s", "TB/s")}, digits
-    )
+    return _format(bytes_per_s, {f"{unit}/s": scale for unit, scale in _DECIMAL.items()}, digits)
 
 
 def format_flops(flop_per_s: float, digits: int | None = None) -> str:
@@ -103,15 +93,24 @@ def _parse(text: str, units: Mapping[str, str], example: str) -> float:
 
 def _format(value: float, units: Mapping[str, str], digits: int | None) -> str:
     """In the largest unit that does not exceed the value; ``units`` ascend."""
-    exact = Decimal(repr(float(value))) if digits is None else Decimal(f"{value:.{digits - 1}e}")
-    if exact < 0 or not exact.is_finite():
+    if not 0 <= value < float("inf"):
         raise ValueError(f"a quantity is finite and not negative, got {value}")
+    exact = Decimal(repr(float(value))) if digits is None else Decimal(f"{value:.{digits - 1}e}")
     fitting = [unit for unit, scale in units.items() if Decimal(scale) <= exact]
     if exact == 0:
         unit = "s" if "s" in units else next(iter(units))
     else:
         unit = fitting[-1] if fitting else next(iter(units))
-    return f"{(exact / Decimal(units[unit])).normalize():f}{unit}"
+    return f"{_plain(exact / Decimal(units[unit]))}{unit}"
+
+
+def format_number(value: float) -> str:
+    """The shortest text without an exponent that parses back to the same float."""
+    return _plain(Decimal(repr(float(value))))
+
+
+def _plain(number: Decimal) -> str:
+    return f"{number.normalize():f}"
 
 
 def _before(parse: Callable[[str], float]) -> BeforeValidator:
@@ -132,15 +131,9 @@ Bandwidth = Annotated[
     float, _before(parse_bandwidth), PlainSerializer(format_bandwidth, when_used="json"), _schema("50GB/s")
 ]
 """Bytes per second in one direction; text with its unit in a file."""
-Bytes = Annotated[
-    float, _before(parse_bytes), PlainSerializer(format_bytes, when_used="json"), _schema("80GB")
-]
+Bytes = Annotated[float, _before(parse_bytes), PlainSerializer(format_bytes, when_used="json"), _schema("80GB")]
 """Bytes; text with its unit in a file."""
-Flops = Annotated[
-    float, _before(parse_flops), PlainSerializer(format_flops, when_used="json"), _schema("989.4TFLOP/s")
-]
+Flops = Annotated[float, _before(parse_flops), PlainSerializer(format_flops, when_used="json"), _schema("989.4TFLOP/s")]
 """FLOP per second, dense; text with its unit in a file."""
-Seconds = Annotated[
-    float, _before(parse_seconds), PlainSerializer(format_seconds, when_used="json"), _schema("5us")
-]
+Seconds = Annotated[float, _before(parse_seconds), PlainSerializer(format_seconds, when_used="json"), _schema("5us")]
 """Seconds; text with its unit in a file."""
