@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from apexsim.cost.ledger import CALIBRATED, EXTRAPOLATED, JOULES, MOVED_BYTES, PARTS, Ledger
 from apexsim.cost.power import PowerModel
-from apexsim.spec.dtypes import ComputeDtype
 
 
 class Counted(Protocol):
@@ -88,7 +87,6 @@ class Accounting:
     attention_calibrated: tuple[bool, bool]  # prefill, decode
     peak_flops: float
     memory_bandwidth: float
-    attention_dtype: ComputeDtype
     power: PowerModel | None
 
     def account(self, counters: Counted, replicas: int, duration_s: float) -> Account:
@@ -157,12 +155,12 @@ class Accounting:
             return None
         full, windowed = self.attention
         prefill = self.power.dynamic_j(
-            counters.prefill_attention_s, self.attention_dtype,
+            counters.prefill_attention_s,
             full.prefill_pair_flops * counters.prefill_pairs
             + windowed.prefill_pair_flops * counters.prefill_pairs_windowed, 0.0,
         )
         decode = self.power.dynamic_j(
-            counters.decode_attention_s, self.attention_dtype,
+            counters.decode_attention_s,
             full.decode_pair_flops * counters.decode_kv_tokens
             + windowed.decode_pair_flops * counters.decode_kv_tokens_windowed, self._attention_bytes(counters),
         )

@@ -27,6 +27,10 @@ VOCAB_PADDING = 64
 """Engines pad the vocabulary to a multiple of this, then to a multiple of the ranks."""
 
 
+SAMPLING_KERNELS = 4
+"""Launches of a sampler: penalties and temperature, sort or argmax, softmax, draw."""
+
+
 class Cut(NamedTuple):
     """What of a pool decides the shapes of its operators; pools with equal cuts share one graph."""
 
@@ -78,15 +82,17 @@ def stage_operators(model: ModelSpec, cut: Cut, stage: int) -> tuple[Operator, .
 
 
 @lru_cache(maxsize=512)
-def head_operators(model: ModelSpec, cut: Cut) -> tuple[Operator, ...]:
-    """LM head and sampling of the last stage; their rows are the sequences that yield a token."""
+def head_operators(model: ModelSpec, cut: Cut, logit_bytes: float) -> tuple[Operator, ...]:
+    """LM head and sampling of the last stage; their rows are the sequences that yield a token.
+
+    ``logit_bytes``: memory traffic of the engine's sampler for one logit; each rank samples the whole vocabulary.
+    """
     vocab = padded_vocab(model.vocab_size, cut.tp)
     hidden = model.hidden_size
     head: list[Operator] = [Gemm("lm_head", vocab // cut.tp, hidden, cut.lm_head, 1)]
     if cut.tp > 1:
         head.append(Collective("logits", "all_gather", vocab * ACTIVATION_BYTES, cut.tp, 1))
-    # Logits are written as 32-bit floats and read twice by the sampler (softmax or argmax, then the draw).
-    head.append(Elementwise("sampling", 4.0 * 3 * vocab, 4, 1))
+    head.append(Elementwise("sampling", logit_bytes * vocab, SAMPLING_KERNELS, 1))
     return tuple(head)
 
 

@@ -29,6 +29,7 @@ class HostModel:
     floor_per_sequence_s: float
     entry_s: float
     exit_s: float
+    logit_bytes: float  # memory traffic of the sampler, bytes a logit: sorting for top-p moves hundreds
     largest_graph: int  # most tokens of a captured CUDA graph; 0 = none are used
     graphs_with_prefill: bool  # whether iterations that hold prefill tokens are padded to a graph too
     source: str
@@ -48,12 +49,33 @@ def _affine(fixed: float, each: float, count: int) -> Floats:
     return seconds
 
 
+STEPS_AND_SWEEPS = (
+    "serial terms and logit_bytes fitted together on mean TPOT of vllm-h100-open-loop (vLLM 0.15.1, 36 runs) and "
+    "median ITL of mlenergy-h100-dense (vLLM 0.11.1, 65 runs to 192 sequences)"
+)
+INTERCEPT = "entry + exit = 3.5 ms, what TTFT = 2.8 TPOT + 3.5 ms leaves in vllm-h100-open-loop"
+
 HOSTS: tuple[HostModel, ...] = (
     HostModel(
-        "vllm", (0, 0), 3.0e-3, 10e-6, 4.0e-3, 10e-6, 2e-3, 1e-3, 256, False, "estimated",
+        "vllm", (0, 0), serial_s=4.1e-3, serial_per_sequence_s=0.25e-3, floor_s=0.0, floor_per_sequence_s=0.0,
+        entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=256, graphs_with_prefill=False,
+        source=f"serial terms fitted on mean ITL of apex-h100-llama70b (vLLM 0.6.0, 30 light runs); {INTERCEPT}",
     ),
     HostModel(
-        "vllm", (0, 8), 1.0e-3, 8e-6, 3.0e-3, 8e-6, 2e-3, 1e-3, 512, True, "estimated",
+        "vllm", (0, 8), serial_s=0.46e-3, serial_per_sequence_s=14e-6, floor_s=0.0, floor_per_sequence_s=0.0,
+        entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=512, graphs_with_prefill=True,
+        source=f"{STEPS_AND_SWEEPS}; {INTERCEPT}",
+    ),
+    # Asynchronous scheduling does the same work beside the device: the fit leaves nothing serial.
+    HostModel(
+        "vllm", (0, 14), serial_s=0.0, serial_per_sequence_s=0.0, floor_s=0.46e-3, floor_per_sequence_s=14e-6,
+        entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=512, graphs_with_prefill=True,
+        source=f"{STEPS_AND_SWEEPS}; {INTERCEPT}",
+    ),
+    HostModel(
+        "tensorrt-llm", (0, 0), serial_s=0.0, serial_per_sequence_s=0.0, floor_s=0.46e-3, floor_per_sequence_s=14e-6,
+        entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=12.0, largest_graph=512, graphs_with_prefill=False,
+        source="estimated",
     ),
 )
 

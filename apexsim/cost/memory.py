@@ -25,14 +25,16 @@ if TYPE_CHECKING:
     from apexsim.spec.model import ModelSpec
     from apexsim.spec.plan import Pool
 
-CONTEXT_BYTES = 0.6e9
-"""CUDA context, kernels and allocator slack of one device."""
+CONTEXT_BYTES = 0.80e9
+"""CUDA context, kernels and allocator slack of one device. This and the next two constants are fitted together on the
+KV capacities that vLLM 0.15.1 reported on H100 (vllm-h100-open-loop, nine text-only cases)."""
 
-COMMUNICATION_BYTES = 0.9e9
+COMMUNICATION_BYTES = 0.24e9
 """Buffers of NCCL and of the custom all-reduce, where a device has partners."""
 
-LOGITS_BYTES = 8
-"""Bytes of a logit in the sampler's profile run: the 16-bit output, its 32-bit copy, and a 16-bit scratch copy."""
+LOGITS_BYTES = 45
+"""Bytes of a logit at the peak of the sampler's profile run, which sorts: 32-bit logits, sorted copies, 64-bit
+indices, probabilities, cumulative sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,14 @@ def stage_kv_token_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
 
 
 def activation_bytes(model: ModelSpec, cut: Cut, stage: int, max_num_batched_tokens: int, max_num_seqs: int) -> float:
-    """Peak of the profile run: two copies of the residual, the widest layer's output and input, and the logits."""
+    """Peak of the profile run: input and output of the widest layer for a full batch, and the sampler's logits."""
     widest = max(
         op.n + op.k if isinstance(op, Gemm) else op.experts_per_token * 3 * op.intermediate_size + op.hidden_size
         for op in stage_operators(model, cut, stage) if isinstance(op, Gemm | GroupedGemm)
     )
-    tokens = max_num_batched_tokens * (2 * model.hidden_size + widest) * ACTIVATION_BYTES
+    tokens = max_num_batched_tokens * widest * ACTIVATION_BYTES
     logits = max_num_seqs * padded_vocab(model.vocab_size, cut.tp) * LOGITS_BYTES if stage == cut.pp - 1 else 0
-    return float(max(tokens, logits))
+    return float(tokens + logits)
 
 
 def plan_memory(

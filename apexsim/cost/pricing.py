@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.cost.collectives import collective, sent_bytes
+from apexsim.cost.collectives import collective
 from apexsim.cost.host import HostModel, graph_sizes, padded
 from apexsim.cost.kernels import CalibratedKernels, Priced
 from apexsim.cost.ledger import (
@@ -29,7 +29,7 @@ from apexsim.cost.ledger import (
 )
 from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm, GroupedGemm, Operator
 from apexsim.cost.power import power_model
-from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype, sixteen_bit
+from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype
 from apexsim.cost.shapes import touched_experts
 from apexsim.cost.tables import token_knots
 from apexsim.spec.cluster import Link
@@ -74,7 +74,7 @@ class Pricer:
         self.profile = profile
         self.kernels = CalibratedKernels(profile, engine)
         self.link = link
-        self.power = power_model(profile, link)
+        self.power = power_model(profile)
         self.ledger = lru_cache(maxsize=PRICES_KEPT)(self._ledger)
         self.prefill = lru_cache(maxsize=PRICES_KEPT)(self._prefill)
         self.decode = lru_cache(maxsize=PRICES_KEPT)(self._decode)
@@ -84,37 +84,35 @@ class Pricer:
         rows = executed(sizes)
         unique, where = np.unique(rows, return_inverse=True)
         table = np.zeros((LINES, unique.size))
-        part, price, flops, moved, sent = self._run(op, np.maximum(unique, 1).astype(np.float64))
+        part, price, flops, moved = self._run(op, np.maximum(unique, 1).astype(np.float64))
         seconds = np.maximum.accumulate(price.seconds)  # a kernel never gets cheaper with more rows
         table[part], table[MOVED_BYTES] = seconds, moved
         table[CALIBRATED] = seconds if price.calibrated else 0.0
         table[EXTRAPOLATED] = np.where(price.extrapolated, seconds, 0.0)
         if self.power is not None:
-            compute = compute_dtype(self.profile, op.weights) if isinstance(op, Gemm | GroupedGemm) else (
-                sixteen_bit(self.profile))
-            table[JOULES] = self.power.dynamic_j(seconds, compute, flops, moved, sent)
+            table[JOULES] = self.power.dynamic_j(seconds, flops, moved)
         table[:, unique == 0] = 0.0
         return np.asarray(op.count * table[:, where])
 
-    def _run(self, op: Operator, rows: Floats) -> tuple[int, Priced, Floats, Floats, Floats]:
-        """Part, price, FLOP, bytes moved and bytes sent of one run of ``op`` with ``rows`` rows."""
+    def _run(self, op: Operator, rows: Floats) -> tuple[int, Priced, Floats, Floats]:
+        """Part, price, FLOP and bytes moved of one run of ``op`` with ``rows`` rows."""
         none = np.zeros_like(rows)
         if isinstance(op, Gemm):
             inputs = INPUT_BYTES[compute_dtype(self.profile, op.weights)]
             moved = weight_bytes(op.weights) * op.n * op.k + rows * (inputs * op.k + ACTIVATION_BYTES * op.n)
-            return GEMM, self.kernels.gemm(rows, op.n, op.k, op.weights), 2.0 * rows * op.n * op.k, moved, none
+            return GEMM, self.kernels.gemm(rows, op.n, op.k, op.weights), 2.0 * rows * op.n * op.k, moved
         if isinstance(op, GroupedGemm):
             share = op.experts_per_token * op.local_experts / op.experts
             touched = touched_experts(rows, op.experts, op.local_experts, op.experts_per_token)
             moved = touched * op.expert_parameters * weight_bytes(op.weights)
-            return MOE, self.kernels.grouped_gemm(rows, op), 2.0 * rows * share * op.expert_parameters, moved, none
+            return MOE, self.kernels.grouped_gemm(rows, op), 2.0 * rows * share * op.expert_parameters, moved
         if isinstance(op, Elementwise):
-            return GEMM, self.kernels.memory_bound(rows * op.token_bytes, op.kernels), none, rows * op.token_bytes, none
+            return GEMM, self.kernels.memory_bound(rows * op.token_bytes, op.kernels), none, rows * op.token_bytes
         if isinstance(op, Collective):
             message = rows * op.token_bytes
             price = collective(self.kernels, op.kind, message, op.ranks, self.link)
-            return COMMUNICATION, price, none, 2.0 * message, sent_bytes(op.kind, message, op.ranks)
-        return ATTENTION, self._launch(op, rows), none, none, none
+            return COMMUNICATION, price, none, 2.0 * message
+        return ATTENTION, self._launch(op, rows), none, none
 
     def _launch(self, op: AttentionOp, rows: Floats) -> Priced:
         """What one attention kernel costs however little it does: paid once an iteration, chunks and decodes apart."""

@@ -18,7 +18,7 @@ from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.ledger import CALIBRATED, LINES, Ledger, seconds
 from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
-from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
+from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype
 from apexsim.cost.pricing import Pricer, Sizes, pricer
 from apexsim.cost.tables import FULL, WINDOWED, StepTables, token_knots
 from apexsim.spec.cluster import Cluster
@@ -118,7 +118,7 @@ class _Parts:
         max_context: int,
     ) -> None:
         self.stages = [stage_operators(model, cut, stage) for stage in range(cut.pp)]
-        self.head_ops = head_operators(model, cut)
+        self.head_ops = head_operators(model, cut, host.logit_bytes)
         mixed = Sizes("mixed", most_tokens, host, max_num_seqs)
         decode = Sizes("decode", max_num_seqs, host, max_num_seqs)
         self.decode_sizes = decode
@@ -197,7 +197,7 @@ def _accounting(
         attention=(kinds[FULL], kinds[WINDOWED]),
         attention_calibrated=(parts.attention_calibrated[0], parts.attention_calibrated[1]),
         peak_flops=profile.peak_flops[compute_dtype(profile, cut.experts if model.is_moe else cut.mlp)],
-        memory_bandwidth=profile.memory_bandwidth, attention_dtype=sixteen_bit(profile), power=prices.power,
+        memory_bandwidth=profile.memory_bandwidth, power=prices.power,
     )
 
 
