@@ -107,7 +107,7 @@ def test_a_window_starts_its_own_clock_and_leaves_its_end_out():
     part = transform.window(with_everything(), 1.0, 4.0)
     assert part.arrival_s.tolist() == [0.0]
     assert hashes(part) == [[9]]
-    with pytest.raises(UsageError, match="holds no request.*0s to 4s"):
+    with pytest.raises(UsageError, match=r"holds no request.*0s to 4s"):
         transform.window(with_everything(), 5.0, 9.0)
 
 

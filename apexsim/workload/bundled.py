@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from apexsim.errors import InputError, unknown_name
+from apexsim.spec.catalog import data_root
 from apexsim.workload.formats.cells import trace_name
 
 ENDINGS = (".parquet", ".csv.gz", ".csv")
@@ -12,9 +13,7 @@ ENDINGS = (".parquet", ".csv.gz", ".csv")
 
 def folder() -> Path:
     """``traces/`` of the checkout, or of the wheel."""
-    package = Path(__file__).resolve().parents[1]
-    in_wheel = package / "_data"
-    return (in_wheel if in_wheel.is_dir() else package.parent) / "traces"
+    return data_root() / "traces"
 
 
 def bundled_names() -> tuple[str, ...]:

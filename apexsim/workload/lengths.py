@@ -76,6 +76,8 @@ class Quantiles:
 def parse_lengths(text: str) -> LengthLaw:
     """``512``, ``uniform:LOW:HIGH`` or ``lognormal:MEDIAN:MEAN[:MOST]`` (MOST 131072 where left out).
 
+    MEAN is that of the law before it is cut at MOST.
+
     Raises:
         UsageError: anything else, or numbers that no law has.
     """
@@ -124,9 +126,7 @@ def knots_of_percentiles(mean: Floats, p50: Floats, p90: Floats, p99: Floats) ->
     p99 = np.maximum(p99, p90)
     low, high = np.ones_like(p50), p99.copy()
     middle = 0.4 * _log_mean(p50, p90) + 0.09 * _log_mean(p90, p99)
-    low = _bisect(
-        lambda end: middle + 0.5 * _log_mean(end, p50) + 0.01 * _log_mean(p99, high), mean, low, p50
-    )
+    low = _bisect(lambda end: middle + 0.5 * _log_mean(end, p50) + 0.01 * _log_mean(p99, high), mean, low, p50)
     rest = middle + 0.5 * _log_mean(low, p50)
     high = _bisect(lambda end: rest + 0.01 * _log_mean(p99, end), mean, p99, 100.0 * p99)
     return np.stack([low, p50, p90, p99, high], axis=1)

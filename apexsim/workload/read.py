@@ -28,7 +28,7 @@ def read_trace(path: str | Path, format: str | None = None) -> Trace:
     """
     file = _locate(path)
     reader = _load(format) if format else recognise(file)
-    if not reader.cacheable:
+    if not reader.is_log:
         return reader.read(file)
     trace = cache.load(file, reader.name)
     if trace is None:
@@ -65,16 +65,12 @@ def _locate(path: str | Path) -> Path:
     if file.is_file():
         return file
     if file.is_dir():
-        raise InputError(
-            f"{file}: is a folder (allowed: a trace file, or one of {', '.join(bundled_names())})"
-        )
+        raise InputError(f"{file}: is a folder (allowed: a trace file, or one of {', '.join(bundled_names())})")
     if len(file.parts) == 1 and str(path) in bundled_names():
         return bundled_trace(str(path))
     nearest = difflib.get_close_matches(file.name, _neighbours(file), n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise InputError(
-        f"{file}: no such file{hint} (allowed: a trace file, or one of {', '.join(bundled_names())})"
-    )
+    raise InputError(f"{file}: no such file{hint} (allowed: a trace file, or one of {', '.join(bundled_names())})")
 
 
 def _neighbours(file: Path) -> list[str]:

@@ -85,7 +85,10 @@ def servegen(
         raise UsageError(
             f"servegen: {workload} has no request from {start_s:g}s on for {duration_s:g}s at share {share:g}"
         )
-    input_tokens, output_tokens, note = _lengths(path, workload, windows, row, rng)
+    input_tokens, output_tokens, stand_in = _lengths(path, workload, windows, row, rng)
+    notes = ["drawn from per-client statistics, not a log of requests"]
+    if stand_in > 0:
+        notes.append(f"{stand_in:.0%} of the requests have lengths of another window or client: theirs has none")
     clients, class_code = np.unique(windows.client[row], return_inverse=True)
     return Trace(
         name=f"servegen-{workload}",
@@ -95,7 +98,7 @@ def servegen(
         classes=tuple(f"client {client}" for client in clients),
         class_code=class_code.astype(np.int64),
         source=f"{path} (servegen {workload}, {start_s:g}s + {duration_s:g}s, share {share:g}, seed {seed})",
-        notes=("drawn from per-client statistics, not a log of requests", note),
+        notes=tuple(notes),
     )
 
 
@@ -183,8 +186,8 @@ def _arrivals(windows: Windows, share: float, rng: np.random.Generator) -> tuple
 
 def _lengths(
     path: Path, workload: str, windows: Windows, row: Ints, rng: np.random.Generator
-) -> tuple[Ints, Ints, str]:
-    """Input and output tokens of each request, and a note on whose lengths they are."""
+) -> tuple[Ints, Ints, float]:
+    """Input and output tokens of each request, and the share of requests whose own window has no lengths."""
     beside = lengths_path(path)
     table = read_table(beside, LENGTH_COLUMNS)
     need(beside, table, *KEYS, *(f"output_tokens_{which}" for which in PERCENTILES))
@@ -194,9 +197,7 @@ def _lengths(
         raise InputError(f"{beside}: no lengths of {workload}")
     law, own = _nearest(beside, table, windows)
     law_of_request = law[row]
-    parts = (
-        ["input"] if _known(table, "input") else [part for part in ("text", "image") if _known(table, part)]
-    )
+    parts = ["input"] if _known(table, "input") else [part for part in ("text", "image") if _known(table, part)]
     if not parts:
         raise InputError(f"{beside}: no input, text or image tokens of {workload}")
     n = len(row)
@@ -205,9 +206,7 @@ def _lengths(
         np.zeros(n, np.int64),
     )
     output_tokens = at_knots(_knots(beside, table, "output"), law_of_request, rng.random(n))
-    stand_in = 1.0 - float(own[row].mean())
-    note = f"{stand_in:.0%} of the requests take their lengths from another window or client: theirs has none"
-    return input_tokens, output_tokens, note
+    return input_tokens, output_tokens, 1.0 - float(own[row].mean())
 
 
 def _known(table: pa.Table, part: str) -> bool:
@@ -237,11 +236,7 @@ def _nearest(path: Path, table: pa.Table, windows: Windows) -> tuple[Ints, NDArr
     # row.
     away = np.abs((windows.start_s + WINDOW_S / 2)[:, None] - (start_s + span_s / 2)[None, :])
     foreign = windows.client[:, None] != client[None, :]
-    cost = (
-        away
-        + np.where(foreign, 1e12, 0.0)
-        + np.where(foreign, np.abs(windows.client[:, None] - client), 0) * 1e6
-    )
+    cost = away + np.where(foreign, 1e12, 0.0) + np.where(foreign, np.abs(windows.client[:, None] - client), 0) * 1e6
     law = np.argmin(cost, axis=1)
     own = ~foreign[np.arange(len(law)), law] & (away[np.arange(len(law)), law] <= span_s / 2)
     return law.astype(np.int64), own

@@ -27,9 +27,7 @@ def to_table(trace: Trace) -> pa.Table:
     if trace.shared_prefix_tokens is not None:
         columns["shared_prefix_tokens"] = pa.array(trace.shared_prefix_tokens)
     if trace.hash_ids is not None and trace.hash_offsets is not None:
-        columns["block_hashes"] = pa.LargeListArray.from_arrays(
-            pa.array(trace.hash_offsets), pa.array(trace.hash_ids)
-        )
+        columns["block_hashes"] = pa.LargeListArray.from_arrays(pa.array(trace.hash_offsets), pa.array(trace.hash_ids))
         columns["hash_block_tokens"] = pa.array(np.full(len(trace), trace.hash_block_tokens))
     if trace.class_code is not None:
         code = pa.array(trace.class_code.astype(np.int32))
@@ -54,9 +52,7 @@ def from_table(table: pa.Table) -> Trace:
         input_tokens=_numpy(table, "input_tokens"),
         output_tokens=_numpy(table, "output_tokens"),
         session=_numpy(table, "session") if "session" in present else None,
-        shared_prefix_tokens=_numpy(table, "shared_prefix_tokens")
-        if "shared_prefix_tokens" in present
-        else None,
+        shared_prefix_tokens=_numpy(table, "shared_prefix_tokens") if "shared_prefix_tokens" in present else None,
         hash_ids=None if hashes is None else hashes.flatten().to_numpy(),
         hash_offsets=None if hashes is None else hashes.offsets.to_numpy() - hashes.offsets[0].as_py(),
         hash_block_tokens=metadata["hash_block_tokens"],

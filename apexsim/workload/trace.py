@@ -58,9 +58,7 @@ class Trace:
 
     def __post_init__(self) -> None:
         if len(self.arrival_s) == 0:
-            raise InputError(
-                f"{self.source or self.name}: the trace is empty (at least one request is needed)"
-            )
+            raise InputError(f"{self.source or self.name}: the trace is empty (at least one request is needed)")
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -99,9 +97,7 @@ class Trace:
             input_tokens=self.input_tokens[index],
             output_tokens=self.output_tokens[index],
             session=None if self.session is None else self.session[index],
-            shared_prefix_tokens=None
-            if self.shared_prefix_tokens is None
-            else self.shared_prefix_tokens[index],
+            shared_prefix_tokens=None if self.shared_prefix_tokens is None else self.shared_prefix_tokens[index],
             hash_ids=hash_ids,
             hash_offsets=hash_offsets,
             class_code=None if self.class_code is None else self.class_code[index],

@@ -91,9 +91,7 @@ def only_class(trace: Trace, name: str) -> Trace:
     return trace.take(index)
 
 
-def repeat(
-    trace: Trace, copies: int | None = None, *, min_requests: int = 1, min_span_s: float = 0.0
-) -> Trace:
+def repeat(trace: Trace, copies: int | None = None, *, min_requests: int = 1, min_span_s: float = 0.0) -> Trace:
     """Copies one after another, a mean gap between the last arrival of one and the first of the next.
 
     The rate R0 stays exactly as it is. Sessions and hashes are renamed per copy, so that no copy finds the

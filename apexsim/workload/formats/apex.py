@@ -22,7 +22,7 @@ class Apex:
 
     name = "apex"
     header = '{"StartTimeOffset": ns, "ContextTokens": …, "GeneratedTokens": …} a line'
-    cacheable = True
+    is_log = True
 
     def matches(self, header: str, path: Path) -> bool:
         return has_keys(header, "StartTimeOffset")

@@ -28,7 +28,7 @@ class Azure:
 
     name = "azure"
     header = "TIMESTAMP,ContextTokens,GeneratedTokens"
-    cacheable = True
+    is_log = True
 
     def matches(self, header: str, path: Path) -> bool:
         return has_columns(header, "timestamp", "contexttokens", "generatedtokens")

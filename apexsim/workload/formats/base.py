@@ -19,13 +19,13 @@ class TraceFormat(Protocol):
     Attributes:
         name: what the registry calls it, and what ``--format`` takes.
         header: the columns or keys that it is recognised by, for messages.
-        cacheable: what it reads depends on the file alone, so the result may be kept beside others as
-            Parquet.
+        is_log: each row is a request, and the file alone says everything: rows are accounted for (kept or dropped)
+            and what was read may be cached. False for statistics that a trace is drawn from.
     """
 
     name: str
     header: str
-    cacheable: bool
+    is_log: bool
 
     def matches(self, header: str, path: Path) -> bool:
         """Whether the file is of this format. Must be true for one format only.

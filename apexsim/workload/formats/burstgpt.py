@@ -29,7 +29,7 @@ class BurstGPT:
 
     name = "burstgpt"
     header = "Timestamp,[Session ID,Elapsed time,]Model,Request tokens,Response tokens,Total tokens,Log Type"
-    cacheable = True
+    is_log = True
 
     def matches(self, header: str, path: Path) -> bool:
         return has_columns(header, "timestamp", "request tokens", "response tokens")

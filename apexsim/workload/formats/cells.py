@@ -51,9 +51,7 @@ def numbers(path: Path, table: pa.Table, column: str, allowed: str = "a finite n
     try:
         values = array.cast(pa.float64()).to_numpy()
     except pa.ArrowInvalid as error:
-        raise InputError(
-            f"{path}: column {column!r} of type {array.type} holds no numbers: {error}"
-        ) from error
+        raise InputError(f"{path}: column {column!r} of type {array.type} holds no numbers: {error}") from error
     refuse(path, column, values, ~np.isfinite(values), allowed)
     return np.asarray(values, np.float64)
 
@@ -109,9 +107,7 @@ def trace_name(path: Path) -> str:
     return name
 
 
-def foreign(
-    trace: Trace, drop: Mapping[str, Mask], origin: Literal["first", "day", "file"] = "first"
-) -> Trace:
+def foreign(trace: Trace, drop: Mapping[str, Mask], origin: Literal["first", "day", "file"] = "first") -> Trace:
     """Rows of a published log as a trace: what is no request is dropped and counted, the rest sorted by
     arrival.
 

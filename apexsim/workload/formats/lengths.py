@@ -25,7 +25,7 @@ class Lengths:
 
     name = "lengths"
     header = "input_tokens,output_tokens"
-    cacheable = True
+    is_log = True
 
     def matches(self, header: str, path: Path) -> bool:
         columns = columns_of(header)

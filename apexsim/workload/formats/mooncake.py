@@ -35,7 +35,7 @@ class Mooncake:
 
     name = "mooncake"
     header = '{"timestamp": ms, "input_length": …, "output_length": …, "hash_ids": […]} a line'
-    cacheable = True
+    is_log = True
 
     def matches(self, header: str, path: Path) -> bool:
         return has_keys(header, "timestamp", "input_length")

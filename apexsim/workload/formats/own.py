@@ -59,7 +59,7 @@ class Own:
 
     name = "apexsim"
     header = "arrival_s,input_tokens,output_tokens[,session,shared_prefix_tokens,block_hashes,class]"
-    cacheable = True
+    is_log = True
 
     def matches(self, header: str, path: Path) -> bool:
         return has_columns(header, "arrival_s", "input_tokens", "output_tokens")
@@ -70,9 +70,7 @@ class Own:
         failed = _failed(path, table)
         arrival_s = seconds(path, table, "arrival_s")
         late = np.concatenate([[False], np.diff(arrival_s) < 0])
-        refuse(
-            path, "arrival_s", arrival_s, late, "not less than in the row above: sort the file by arrival_s"
-        )
+        refuse(path, "arrival_s", arrival_s, late, "not less than in the row above: sort the file by arrival_s")
         inputs = tokens(path, table, "input_tokens", least=0)
         outputs = tokens(path, table, "output_tokens", least=0)
         refuse(path, "input_tokens", inputs, (inputs == 0) & ~failed, "1 or more")
@@ -91,9 +89,7 @@ class Own:
             input_tokens=inputs,
             output_tokens=outputs,
             session=sessions(table, "session") if "session" in present else None,
-            shared_prefix_tokens=_shared_prefix(path, table, inputs)
-            if "shared_prefix_tokens" in present
-            else None,
+            shared_prefix_tokens=_shared_prefix(path, table, inputs) if "shared_prefix_tokens" in present else None,
             classes=classes,
             class_code=class_code,
             source=f"{path} ({self.name})",
@@ -142,9 +138,7 @@ def _with_hashes(path: Path, trace: Trace, table: pa.Table) -> Trace:
     if "hash_block_tokens" in table.column_names:
         sizes = np.unique(numbers(path, table, "hash_block_tokens"))
         if len(sizes) != 1 or sizes[0] < 1 or sizes[0] != int(sizes[0]):
-            raise InputError(
-                f"{path}: hash_block_tokens is {sizes.tolist()} (allowed: one whole number, 1 or more)"
-            )
+            raise InputError(f"{path}: hash_block_tokens is {sizes.tolist()} (allowed: one whole number, 1 or more)")
         return with_hashes.with_columns(hash_block_tokens=int(sizes[0]))
     size = _block_tokens(trace.input_tokens, np.diff(hash_offsets))
     if size is None:
@@ -152,9 +146,7 @@ def _with_hashes(path: Path, trace: Trace, table: pa.Table) -> Trace:
             f"{path}: no block of {BLOCK_SIZES[0]} to {BLOCK_SIZES[-1]} tokens explains the number of "
             "block_hashes of every row (allowed: one id a full or a started block, or hash_block_tokens)"
         )
-    return with_hashes.with_columns(hash_block_tokens=size).noted(
-        f"block_hashes taken as ids of {size}-token blocks"
-    )
+    return with_hashes.with_columns(hash_block_tokens=size).noted(f"block_hashes taken as ids of {size}-token blocks")
 
 
 def _split(path: Path, column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -19,7 +19,7 @@ class ServeGen:
 
     name = "servegen"
     header = "category,model,client,window_start_s,rate_rps,interarrival_cv,family,shape,scale"
-    cacheable = False  # the lengths lie in a second file
+    is_log = False
 
     def matches(self, header: str, path: Path) -> bool:
         return has_columns(header, "client", "window_start_s", "rate_rps", "family", "shape")
@@ -29,9 +29,7 @@ class ServeGen:
 
     def example(self) -> Mapping[str, str]:
         percentiles = "".join(
-            f",{part}_tokens_{which}"
-            for part in ("input", "output")
-            for which in ("mean", "p50", "p90", "p99")
+            f",{part}_tokens_{which}" for part in ("input", "output") for which in ("mean", "p50", "p90", "p99")
         )
         return {
             "servegen_client_windows.csv": (

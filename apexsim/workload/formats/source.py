@@ -86,9 +86,7 @@ def read_json_lines(path: Path, types: Mapping[str, pa.DataType]) -> pa.Table:
             return pa_json.read_json(
                 stream,
                 read_options=pa_json.ReadOptions(block_size=16 << 20),
-                parse_options=pa_json.ParseOptions(
-                    explicit_schema=schema, unexpected_field_behavior="ignore"
-                ),
+                parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
             )
     except (pa.ArrowInvalid, OSError) as error:
         _explain_json(path, types)
@@ -177,12 +175,8 @@ def _check_cell(path: Path, number: int, name: str, cell: str, kind: pa.DataType
         else:
             pa.scalar(cell).cast(kind)
     except (ValueError, pa.ArrowInvalid):
-        allowed = (
-            "a number" if pa.types.is_floating(kind) else "a date and time like 2023-11-16 18:15:46.6805900"
-        )
-        raise InputError(
-            f"{path}: row {number}: column {name.strip()!r} is {cell!r} (allowed: {allowed})"
-        ) from None
+        allowed = "a number" if pa.types.is_floating(kind) else "a date and time like 2023-11-16 18:15:46.6805900"
+        raise InputError(f"{path}: row {number}: column {name.strip()!r} is {cell!r} (allowed: {allowed})") from None
 
 
 def _explain_json(path: Path, types: Mapping[str, pa.DataType]) -> None:
@@ -195,9 +189,7 @@ def _explain_json(path: Path, types: Mapping[str, pa.DataType]) -> None:
                 f"{line[-40:]!r} (allowed: one object a line)"
             ) from None
         if not isinstance(row, dict):
-            raise InputError(
-                f"{path}: line {number}: {line[:40]!r} is no JSON object (allowed: one object a line)"
-            )
+            raise InputError(f"{path}: line {number}: {line[:40]!r} is no JSON object (allowed: one object a line)")
         for key, kind in types.items():
             _check_json_value(path, number, key, row.get(key), kind)
 
