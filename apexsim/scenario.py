@@ -117,6 +117,10 @@ def prepare(
     model = model or catalog.model(plan.model)
     profile = profile or catalog.device(plan.pools[0].device or plan.cluster.device)
     policy = resolve(plan.pools[0].scheduler)
+    missing = plan.devices - plan.cluster.devices
+    if missing > 0:
+        short = f"the cluster {plan.cluster} has {plan.cluster.devices}: short by {missing}"
+        return DoesNotFit("devices", 0.0, 0.0, 0.0, f"the plan needs {plan.devices} devices, {short}")
     reason = check_plan(model, plan)
     if reason is not None:
         raise InputError(f"{source}: {reason}")

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from apexsim import __version__
-from apexsim.cli import listing, schema, simulate
+from apexsim.cli import listing, schema, simulate, trace
 from apexsim.errors import ApexsimError
 
 INTERRUPTED = 130
@@ -66,6 +66,7 @@ def _options(
 
 
 app.command("simulate")(simulate.simulate)
+app.add_typer(trace.app, name="trace")
 app.command("list")(listing.listing)
 app.command("schema")(schema.schema)
 

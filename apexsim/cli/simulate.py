@@ -40,21 +40,17 @@ def simulate(
 
     from apexsim.report.defaults import defaults_in_force
     from apexsim.report.files import require_writable, write_parquet
-    from apexsim.report.simulation import Conditions, prepared_plan, simulate_under
+    from apexsim.report.simulation import Conditions, as_slo, as_trace, prepared_plan, simulate_under
     from apexsim.scenario import Load
-    from apexsim.spec.slo import parse_slo
-    from apexsim.workload.read import read_trace
 
     for target in (None if json == "-" else json, requests_out):
         if target is not None:
             require_writable(target)
-    limits = parse_slo(slo) if slo is not None else None
-    conditions = Conditions(
-        limits, Load(rate, rate_scale, concurrency, requests), price, carbon, seed, warmup
-    )
+    load = Load(rate, rate_scale, concurrency, requests)
+    conditions = Conditions(as_slo(slo), load, price, carbon, seed, warmup)
     prepared = prepared_plan(plan)
+    arriving = as_trace(trace)
     say(defaults_in_force(prepared))
-    arriving = read_trace(trace)
     say_when_compiling()
     report = simulate_under(prepared, arriving, conditions)
     if requests_out is not None:

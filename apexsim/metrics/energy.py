@@ -11,7 +11,10 @@ JOULES_PER_KWH = 3.6e6
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Devices only: no host, no cooling. None where nothing ran, or where the profile knows no power."""
+    """Of all devices of the plan together: no host, no cooling.
+
+    None where nothing ran, or where the profile knows no power.
+    """
 
     total_j: float | None = None
     j_per_output_token: float | None = None

@@ -52,9 +52,9 @@ def counted_requests(requests: RequestColumns, warmup: float) -> NDArray[np.bool
 
 
 METRICS = (
-    Metric("ttft", "time to first token", "s", "down", lambda summary: summary.ttft_s),
-    Metric("tpot", "time per output token", "s", "down", lambda summary: summary.tpot_s),
-    Metric("itl", "gap between two tokens", "s", "down", lambda summary: summary.itl_s),
-    Metric("e2e", "arrival to last token", "s", "down", lambda summary: summary.e2e_s),
-    Metric("queue", "waiting before the first iteration", "s", "down", lambda summary: summary.queue_s),
+    Metric("ttft", "TTFT", "s", "down", lambda summary: summary.ttft_s),
+    Metric("tpot", "TPOT", "s", "down", lambda summary: summary.tpot_s),
+    Metric("itl", "ITL", "s", "down", lambda summary: summary.itl_s),
+    Metric("e2e", "E2E", "s", "down", lambda summary: summary.e2e_s),
+    Metric("queue", "queueing", "s", "down", lambda summary: summary.queue_s),
 )

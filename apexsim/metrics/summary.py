@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from apexsim.cost.accounting import Account
 from apexsim.engine.result import SimulationResult
+from apexsim.errors import UsageError
 from apexsim.metrics.attainment import SloReport, attainment
 from apexsim.metrics.cost import Cost, cost
 from apexsim.metrics.distribution import Distribution, distribution
@@ -41,6 +43,11 @@ class Prices:
 
     usd_per_device_hour: float | None = None
     g_co2e_per_kwh: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("price", self.usd_per_device_hour), ("carbon intensity", self.g_co2e_per_kwh)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name} is {value:g} (allowed: 0 or more)")
 
 
 @dataclass(frozen=True, slots=True)

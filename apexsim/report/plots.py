@@ -46,7 +46,8 @@ def overlaid_latency(runs: Mapping[str, SimulationResult], metric: str, ax: Axes
     for (name, result), color in zip(runs.items(), (LIMIT, RUNNING), strict=True):
         seconds = getattr(latencies(result.requests), f"{metric}_s")
         _cumulative(ax, seconds[~np.isnan(seconds)], color, name)
-    ax.set_xlabel(f"{metric}, seconds")
+    ax.set_title(metric.replace("_", " ").upper())
+    ax.set_xlabel("seconds")
     ax.set_ylabel("share of requests")
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, loc="lower right")
@@ -67,6 +68,7 @@ def timeline(requests: RequestColumns, ax: Axes | None = None) -> Axes:
         at - first, started - finished, arrived - started, labels=("running", "waiting"),
         colors=(RUNNING, WAITING), step="post",
     )
+    ax.set_title("Requests that run and that wait")
     ax.set_xlabel("seconds since the first arrival")
     ax.set_ylabel("requests")
     ax.set_xlim(0, at[-1] - first)
@@ -84,7 +86,8 @@ def breakdown(seconds: Mapping[str, float], ax: Axes | None = None) -> Axes:
     ax.bar_label(bars, fmt="%.1f %%", padding=3)
     ax.invert_yaxis()
     ax.set_xlim(0, max([*shares, 1.0]) * 1.15)
-    ax.set_xlabel("share of the replicas' time, %")
+    ax.set_title("Where the replicas' time goes")
+    ax.set_xlabel("share of all replicas' time, %")
     return ax
 
 

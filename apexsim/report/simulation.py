@@ -24,7 +24,7 @@ from apexsim.scenario import Load, Prepared
 from apexsim.spec import catalog
 from apexsim.spec.base import parse
 from apexsim.spec.plan import Plan
-from apexsim.spec.slo import SLO, parse_slo
+from apexsim.spec.slo import SLO
 from apexsim.workload.read import read_trace
 from apexsim.workload.trace import Trace
 
@@ -173,7 +173,7 @@ def simulate(
         NoFeasiblePlan: the plan does not fit; the message says by how much and where it would.
         UsageError, InputError: a name, an SLO, a file or a plan that cannot be.
     """
-    limits = parse_slo(slo) if isinstance(slo, str) else slo
+    limits = as_slo(slo)
     load = Load(rate, rate_scale, concurrency, requests)
     return simulate_under(prepared_plan(plan), as_trace(trace), Conditions(limits, load, price, carbon, seed, warmup))
 
@@ -213,6 +213,11 @@ def as_plan(plan: PlanLike) -> Plan:
 def as_trace(trace: Trace | str | Path) -> Trace:
     """A trace from whatever stands for one."""
     return trace if isinstance(trace, Trace) else read_trace(trace)
+
+
+def as_slo(slo: SLO | str | None) -> SLO | None:
+    """An SLO from its text, or from the path of a file that declares it."""
+    return catalog.slo(slo) if isinstance(slo, str) else slo
 
 
 def _where(plan: Plan, miss: DoesNotFit) -> str:

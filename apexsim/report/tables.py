@@ -61,9 +61,8 @@ def latency_table(summary: Summary) -> Table:
         value = metric.read(summary)
         if isinstance(value, Distribution):
             statistics = (getattr(value, name) for name in Distribution.__slots__)
-            name = f"{metric.tag.upper()}  {metric.title}"
-            rows.append((name, *(show(v, metric.unit) for v in statistics)))
-    return Table("Latency", ("", *Distribution.__slots__), tuple(rows))
+            rows.append((metric.title, *(show(v, metric.unit) for v in statistics)))
+    return Table("Latency of completed requests; ITL of all their gaps", ("", *Distribution.__slots__), tuple(rows))
 
 
 def figures_table(summary: Summary) -> Table:

@@ -19,6 +19,7 @@ from apexsim.report.simulation import (
     Conditions,
     PlanLike,
     SimulationReport,
+    as_slo,
     as_trace,
     prepared_plan,
     simulate_under,
@@ -27,7 +28,7 @@ from apexsim.report.tables import comparison_table
 from apexsim.scenario import Load
 from apexsim.spec.base import parse
 from apexsim.spec.plan import Plan, Pool, Scheduler
-from apexsim.spec.slo import SLO, parse_slo
+from apexsim.spec.slo import SLO
 from apexsim.workload.trace import Trace
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def changed_plan(plan: Plan, changes: dict[str, Any]) -> Plan:
 def _base_run(
     base: SimulationReport | PlanLike, trace: Trace | str | Path | None, slo: SLO | str | None
 ) -> SimulationReport:
-    limits = parse_slo(slo) if isinstance(slo, str) else slo
+    limits = as_slo(slo)
     if not isinstance(base, SimulationReport):
         if trace is None:
             raise UsageError("what_if of a plan needs a trace (a path, or the name of a bundled trace)")

@@ -1,0 +1,89 @@
+"""The command line itself: fast to answer, quiet when its reader leaves, and what it lists."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from apexsim import __version__, registry
+from apexsim.cli.main import app
+from apexsim.engine.schedulers import preset_names
+from apexsim.spec import catalog
+
+HEAVY = {
+    "numpy", "pandas", "numba", "matplotlib", "rich.console", "pydantic", "yaml", "networkx", "pulp", "scipy", "simpy",
+}
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_help_names_every_command():
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in ("simulate", "search", "trace", "list", "schema"):
+        assert command in result.stdout
+
+
+def test_version():
+    assert run("--version").stdout == f"apexsim {__version__}\n"
+
+
+def test_the_command_line_loads_nothing_heavy_before_a_command_runs():
+    code = f"import sys, apexsim.cli.main; print(sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    code = "from apexsim.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait(timeout=60)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("models", catalog.model_names()),
+        ("devices", catalog.device_names()),
+        ("schedulers", preset_names()),
+        ("techniques", registry.names("techniques")),
+        ("formats", registry.names("formats")),
+        ("routers", registry.names("routers")),
+    ],
+)
+def test_list_shows_every_name(kind, names):
+    listed = json.loads(run("list", kind, "--json").stdout)
+    assert {entry["name"] for entry in listed} == set(names)
+    shown = run("list", kind)
+    assert shown.exit_code == 0
+    assert all(name in shown.stdout for name in names)
+
+
+def test_list_of_an_unknown_kind_ends_with_2():
+    assert run("list", "gpus").exit_code == 2
+
+
+def test_schema_prints_one_or_all():
+    every = json.loads(run("schema").stdout)
+    assert {"plan", "cluster", "slo", "hardware-profile", "model"} <= set(every)
+    assert json.loads(run("schema", "plan").stdout) == every["plan"]
+    assert every["plan"]["additionalProperties"] is False
+
+
+def test_schema_of_an_unknown_name_ends_with_2_and_the_nearest():
+    result = run("schema", "plann")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: unknown schema 'plann'; did you mean 'plan'?")
