@@ -170,6 +170,21 @@ def test_parts_that_a_checkpoint_leaves_unquantised(ignored: list[str], parts: t
     assert read(quantization_config={"quant_method": "fp8", "ignore": ignored}).unquantized == parts
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 512),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 2048),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 40, "original_max_position_embeddings": 64}}, 2560),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}}, 512),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 8.0}, "model_type": "gemma3_text"}, 512),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 512),
+    ],
+)
+def test_the_context_follows_the_rotary_scaling(changes: dict[str, Any], expected: int) -> None:
+    assert read(changes).max_context == expected
+
+
 def test_modelopt_declares_its_quantisation_in_a_side_file(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
@@ -198,6 +213,8 @@ def test_modelopt_declares_its_quantisation_in_a_side_file(tmp_path: Path) -> No
         ({"quantization_config": {"quant_algo": "MIXED_PRECISION"}}, "unknown algorithm 'MIXED_PRECISION'"),
         ({"quantization_config": {"quant_method": "compressed-tensors"}}, "config_groups"),
         ({"text_config": [1]}, "text_config"),
+        ({"rope_scaling": {"type": "linear", "factor": "4"}}, "rope_scaling.factor = '4'"),
+        ({"architectures": ["Llama4ForCausalLM"], "layer_types": ["linear_attention"] * 8}, "'linear_attention'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_an_error_that_names_it(changes: dict[str, Any], says: str) -> None:

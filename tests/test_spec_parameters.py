@@ -20,6 +20,8 @@ PUBLISHED = [
     ("Llama-3.1-8B", 8_030_261_248, "hub: meta-llama/Llama-3.1-8B"),
     ("Llama-3.1-70B", 70_553_706_496, "hub: meta-llama/Llama-3.1-70B"),
     ("Llama-3.1-405B", 405_853_388_800, "hub: meta-llama/Llama-3.1-405B"),
+    ("Llama-3-8B", 8_030_261_248, "hub: meta-llama/Meta-Llama-3-8B"),
+    ("Llama-3-70B", 70_553_706_496, "hub: meta-llama/Meta-Llama-3-70B"),
     ("Llama-3.2-1B", 1_235_814_400, "hub: meta-llama/Llama-3.2-1B"),
     ("Llama-3.2-3B", 3_212_749_824, "hub: meta-llama/Llama-3.2-3B"),
     ("Llama-3.3-70B", 70_553_706_496, "hub: meta-llama/Llama-3.3-70B-Instruct"),
@@ -29,21 +31,32 @@ PUBLISHED = [
     ("Mistral-7B-v0.1", 7_241_732_096, "hub: mistralai/Mistral-7B-v0.1"),
     ("Mistral-7B", 7_248_023_552, "hub: mistralai/Mistral-7B-v0.3"),
     ("Mistral-Nemo", 12_247_782_400, "hub: mistralai/Mistral-Nemo-Instruct-2407"),
+    ("Mistral-Small-24B", 23_572_403_200, "hub: mistralai/Mistral-Small-24B-Instruct-2501"),
+    ("Mistral-Large-123B", 122_610_069_504, "hub: mistralai/Mistral-Large-Instruct-2407"),
     ("Mixtral-8x7B", 46_702_792_704, "hub: mistralai/Mixtral-8x7B-v0.1"),
     ("Mixtral-8x22B", 140.6e9, "hub: mistralai/Mixtral-8x22B-v0.1, 141B with 39B active on the card"),
+    ("Qwen2.5-0.5B", 494_032_768, "hub: Qwen/Qwen2.5-0.5B-Instruct"),
+    ("Qwen2.5-1.5B", 1_543_714_304, "hub: Qwen/Qwen2.5-1.5B-Instruct"),
+    ("Qwen2.5-3B", 3_085_938_688, "hub: Qwen/Qwen2.5-3B-Instruct"),
+    ("Qwen2.5-14B", 14_770_033_664, "hub: Qwen/Qwen2.5-14B-Instruct"),
+    ("Qwen2.5-32B", 32_763_876_352, "hub: Qwen/Qwen2.5-32B-Instruct"),
     ("Qwen2.5-7B", 7_615_616_512, "hub: Qwen/Qwen2.5-7B-Instruct"),
     ("Qwen2.5-72B", 72_706_203_648, "hub: Qwen/Qwen2.5-72B-Instruct"),
+    ("Qwen3-4B", 4_022_468_096, "hub: Qwen/Qwen3-4B"),
     ("Qwen3-8B", 8_190_735_360, "hub: Qwen/Qwen3-8B"),
     ("Qwen3-14B", 14_768_307_200, "hub: Qwen/Qwen3-14B"),
     ("Qwen3-32B", 32_762_123_264, "hub: Qwen/Qwen3-32B"),
     ("Qwen3-30B-A3B", 30_532_122_624, "hub: Qwen/Qwen3-30B-A3B"),
     ("Qwen3-235B-A22B", 235_093_634_560, "hub: Qwen/Qwen3-235B-A22B"),
+    ("Gemma-2-9B", 9_241_705_984, "hub: google/gemma-2-9b"),
+    ("Gemma-2-27B", 27_227_128_320, "hub: google/gemma-2-27b"),
     ("Gemma-3-4B", 0.675e9 + 3.209e9, "report: Gemma 3, table 1, embedding + others, without the vision encoder"),
     ("Gemma-3-12B", 1.012e9 + 10.759e9, "report: Gemma 3, table 1"),
     ("Gemma-3-27B", 1.416e9 + 25.600e9, "report: Gemma 3, table 1"),
     ("gpt-oss-20b", 20.91e9, "card: gpt-oss, table 1"),
     ("gpt-oss-120b", 116.83e9, "card: gpt-oss, table 1"),
     ("DeepSeek-V2-Lite", 15.7e9, "report: DeepSeek-V2, appendix B"),
+    ("DeepSeek-V2", 235_741_434_880, "hub: deepseek-ai/DeepSeek-V2"),
     ("DeepSeek-V3", 671e9, "report: DeepSeek-V3, the main model without its MTP module"),
 ]
 
@@ -59,14 +72,6 @@ ACTIVE = [
 
 # Configurations of families that model_specs/ does not ship, with the keys that their config.json holds.
 FAMILIES = {
-    "DeepSeek-V2": (
-        {"architectures": ["DeepseekV2ForCausalLM"], "hidden_size": 5120, "intermediate_size": 12288,
-         "moe_intermediate_size": 1536, "num_attention_heads": 128, "num_key_value_heads": 128,
-         "num_hidden_layers": 60, "n_routed_experts": 160, "n_shared_experts": 2, "num_experts_per_tok": 6,
-         "first_k_dense_replace": 1, "moe_layer_freq": 1, "topk_method": "group_limited_greedy",
-         "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
-         "v_head_dim": 128, "vocab_size": 102400, "max_position_embeddings": 163840},
-        235_741_434_880, "hub: deepseek-ai/DeepSeek-V2 (236B on the card)"),
     "Gemma-7B": (
         {"architectures": ["GemmaForCausalLM"], "hidden_size": 3072, "intermediate_size": 24576, "head_dim": 256,
          "num_attention_heads": 16, "num_key_value_heads": 16, "num_hidden_layers": 28, "vocab_size": 256000,
@@ -77,16 +82,6 @@ FAMILIES = {
          "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 26, "vocab_size": 256000,
          "max_position_embeddings": 8192, "sliding_window": 4096},
         2_614_341_888, "hub: google/gemma-2-2b"),
-    "Gemma-2-9B": (
-        {"architectures": ["Gemma2ForCausalLM"], "hidden_size": 3584, "intermediate_size": 14336, "head_dim": 256,
-         "num_attention_heads": 16, "num_key_value_heads": 8, "num_hidden_layers": 42, "vocab_size": 256000,
-         "max_position_embeddings": 8192, "sliding_window": 4096},
-        9_241_705_984, "hub: google/gemma-2-9b"),
-    "Gemma-2-27B": (
-        {"architectures": ["Gemma2ForCausalLM"], "hidden_size": 4608, "intermediate_size": 36864, "head_dim": 128,
-         "num_attention_heads": 32, "num_key_value_heads": 16, "num_hidden_layers": 46, "vocab_size": 256000,
-         "max_position_embeddings": 8192, "sliding_window": 4096},
-        27_227_128_320, "hub: google/gemma-2-27b"),
     "Gemma-3-1B": (
         {"architectures": ["Gemma3ForCausalLM"], "hidden_size": 1152, "intermediate_size": 6912, "head_dim": 256,
          "num_attention_heads": 4, "num_key_value_heads": 1, "num_hidden_layers": 26, "vocab_size": 262144,

@@ -64,6 +64,26 @@ class Config:
         return InputError(f"{self.source}: {key} = {self.keys.get(key)!r}: {why} is not simulated yet")
 
 
+def max_context(config: Config) -> int:
+    """Longest context in tokens, derived from the rotary scaling as vLLM does (``_get_and_verify_max_len``).
+
+    YaRN's factor counts from its original context; linear and dynamic scaling stretch the stated one. The
+    stated one already holds the scaling of Llama 3, LongRoPE and Gemma 3.
+    """
+    stated = config.count("max_position_embeddings")
+    scaling = config.keys.get("rope_scaling") or config.keys.get("rope_parameters") or {}
+    if not isinstance(scaling, Mapping):
+        raise InputError(f"{config.source}: rope_scaling = {scaling!r}: must be a mapping or null")
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind in ("llama3", "longrope", "su") or str(config.keys.get("model_type", "")).startswith("gemma3"):
+        return stated
+    factor = scaling.get("factor", 1.0)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor < 1:
+        raise InputError(f"{config.source}: rope_scaling.factor = {factor!r}: must be a number of at least 1")
+    before = Config(scaling, config.source).count("original_max_position_embeddings", stated)
+    return int((before if kind == "yarn" else stated) * factor)
+
+
 def gqa(
     config: Config,
     *,
@@ -104,15 +124,15 @@ def windowed_layers(config: Config, attention: Attention, mlp: Mlp, pattern: lis
     return grouped(((sliding if kind == "sliding_attention" else attention, mlp) for kind in kinds), norms)
 
 
-def layer_kinds(config: Config, pattern: list[str]) -> list[str]:
-    """``full_attention`` or ``sliding_attention`` for each layer: as listed, else ``pattern`` repeated."""
+def layer_kinds(config: Config, pattern: list[str], windowed: str = "sliding_attention") -> list[str]:
+    """``full_attention`` or ``windowed`` for each layer: as listed, else ``pattern`` repeated."""
     layers = config.count("num_hidden_layers")
     listed = config.each_layer("layer_types", layers)
     kinds = list(listed or [pattern[i % len(pattern)] for i in range(layers)])
-    unknown = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
+    unknown = sorted({str(kind) for kind in kinds} - {"full_attention", windowed})
     if unknown:
         raise InputError(
-            f"{config.source}: layer_types: unknown kind {unknown[0]!r} (full_attention, sliding_attention)"
+            f"{config.source}: layer_types: {unknown[0]!r} is not simulated yet (only full_attention, {windowed})"
         )
     return kinds
 

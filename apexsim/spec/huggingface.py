@@ -24,6 +24,7 @@ from apexsim.spec.hfconfig import (
     grouped,
     identical_layers,
     layer_kinds,
+    max_context,
     windowed_layers,
 )
 from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp
@@ -64,7 +65,7 @@ def model_from_config(config: Mapping[str, Any], name: str, source: str) -> Mode
         "architecture": config["architectures"][0],
         "hidden_size": keys.count("hidden_size"),
         "vocab_size": keys.count("vocab_size"),
-        "max_context": keys.count("max_position_embeddings"),
+        "max_context": max_context(keys),
         "tied_embeddings": tied,
         "dtype": _dtype(keys),
         "quantization": quantization.weights if quantization else None,
@@ -177,7 +178,7 @@ def gpt_oss(config: Config) -> Groups:
     attention = gqa(config, qkv_bias=bias, output_bias=bias, sinks=True)
     experts = MoeMlp(
         experts=config.count("num_local_experts"),
-        experts_per_token=config.count("num_experts_per_tok"),
+        experts_per_token=config.count("num_experts_per_tok", config.optional("experts_per_token")),
         intermediate_size=config.count("intermediate_size"),
         bias=True,
         router_bias=True,
@@ -201,14 +202,14 @@ def llama4(config: Config) -> Groups:
     )
     dense = DenseMlp(intermediate_size=config.count("intermediate_size_mlp"))
     rotary = config.each_layer("no_rope_layers", layers) or [int((i + 1) % 4 != 0) for i in range(layers)]
-    kinds = config.each_layer("layer_types", layers) or [
-        "chunked_attention" if chunked else "full_attention" for chunked in rotary
-    ]
+    pattern = ["chunked_attention" if has_rotary else "full_attention" for has_rotary in rotary]
+    kinds = layer_kinds(config, pattern, windowed="chunked_attention")
+    sparse = set(config.keys.get("moe_layers") or range(step - 1, layers, step))
     bias = config.flag("attention_bias")
     full = gqa(config, qkv_bias=bias, output_bias=bias)
     chunked = full.model_copy(update={"window": config.count("attention_chunk_size")})
     return grouped(
-        (chunked if kind == "chunked_attention" else full, experts if (i + 1) % step == 0 else dense)
+        (chunked if kind == "chunked_attention" else full, experts if i in sparse else dense)
         for i, kind in enumerate(kinds)
     )
 

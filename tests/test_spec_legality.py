@@ -1,0 +1,79 @@
+"""Which plans are legal for a model: every refusal says what and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from apexsim.spec import catalog
+from apexsim.spec.base import parse
+from apexsim.spec.legality import check_plan, check_pool
+from apexsim.spec.plan import Plan, Pool
+
+
+@pytest.mark.parametrize(
+    ("model", "pool"),
+    [
+        ("Llama-3.1-70B", Pool(tp=8)),
+        ("Llama-3.1-70B", Pool(tp=16)),  # 8 KV heads, each on two ranks
+        ("Llama-3.1-70B", Pool(tp=2, pp=80)),
+        ("Qwen2.5-7B", Pool(tp=4)),
+        ("Qwen3-235B-A22B", Pool(tp=8, ep=1, moe_tp=8)),
+        ("Qwen/Qwen3-235B-A22B-FP8", Pool(tp=4)),
+        ("DeepSeek-V3", Pool(tp=16)),
+        ("gpt-oss-120b", Pool(tp=8)),
+    ],
+)
+def test_legal_pools(model: str, pool: Pool) -> None:
+    assert check_pool(catalog.model(model), pool) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "pool", "reason"),
+    [
+        ("Qwen2.5-7B", Pool(tp=8), "tp=8 does not divide the 28 attention heads of Qwen2.5-7B"),
+        ("Llama-3.1-70B", Pool(tp=3), "tp=3 does not divide the 64 attention heads of Llama-3.1-70B"),
+        ("Gemma-3-4B", Pool(tp=16), "tp=16 does not divide the 8 attention heads of Gemma-3-4B"),
+        ("Llama-3.1-70B", Pool(pp=81), "pp=81 exceeds the 80 layers of Llama-3.1-70B"),
+        ("Qwen/Qwen3-235B-A22B-FP8", Pool(tp=8), "tp=8 splits the expert width 1536"),
+        ("Llama-3.1-8B", Pool(max_model_len=200_000), "max_model_len=200000 exceeds the 131072 tokens"),
+        ("Llama-3.1-8B", Pool(dp=2), "dp=2 (attention data parallelism inside a replica; use replicas)"),
+        ("Qwen3-30B-A3B", Pool(tp=2, ep=2), "ep=2 (expert parallelism"),
+        ("Llama-3.1-8B", Pool(cp=2), "cp=2 (context parallelism)"),
+        ("Llama-3.1-8B", Pool(role="prefill"), "role=prefill"),
+        ("Llama-3.1-8B", Pool(speculative={"tokens": 3}), "speculative decoding"),
+        ("Llama-3.1-8B", Pool(kv_tiers=("cpu",)), "kv_tiers=['cpu']"),
+    ],
+)
+def test_illegal_pools_say_why(model: str, pool: Pool, reason: str) -> None:
+    found = check_pool(catalog.model(model), pool)
+    assert found is not None
+    assert found.startswith(reason)
+    assert "\n" not in found
+
+
+def test_kv_heads_that_fit_no_rank_are_refused() -> None:
+    model = catalog.model("Llama-3.1-8B")
+    (group,) = model.groups
+    odd = group.attention.model_copy(update={"heads": 36, "kv_heads": 6})
+    model = model.model_copy(update={"groups": (group.model_copy(update={"attention": odd}),)})
+    assert check_pool(model, Pool(tp=4)) == ("tp=4 neither divides nor is a multiple of the 6 KV heads of Llama-3.1-8B")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"pools": [{}, {}]}, "2 pools: this release simulates one pool"),
+        ({"cluster": "8xh100-sxm+8xa100-sxm-80gb"}, "cluster 8xh100-sxm+8xa100-sxm-80gb has 2 device groups"),
+        ({"techniques": ["swiftkv"]}, "techniques ['swiftkv']"),
+        ({"pools": [{"tp": 4, "replicas": 3}]}, "the plan needs 12 devices, the cluster 8xh100-sxm has 8"),
+        ({"pools": [{"device": "h200-sxm"}]}, "the pool asks for device h200-sxm, the cluster holds h100-sxm"),
+        ({"pools": [{"tp": 3}]}, "tp=3 does not divide"),
+        ({}, None),
+    ],
+)
+def test_plans(changes: dict[str, Any], reason: str | None) -> None:
+    data = {"model": "Llama-3.1-8B", "cluster": "8xh100-sxm", "pools": [{}], **changes}
+    found = check_plan(catalog.model("Llama-3.1-8B"), parse(Plan, data, source="p"))
+    assert found is None if reason is None else found is not None and found.startswith(reason)
