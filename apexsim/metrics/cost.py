@@ -28,7 +28,7 @@ def cost(usd_per_device_hour: float | None, devices: int, duration_s: float, out
 
 
 METRICS = (
-    Metric("usd_per_hour", "price of the plan", "USD/h", "down", lambda s: s.cost.usd_per_hour),
-    Metric("usd_per_million_output_tokens", "price of output tokens", "USD/M tokens", "down",
+    Metric("usd_per_hour", "plan price", "USD/h", "down", lambda s: s.cost.usd_per_hour),
+    Metric("usd_per_million_output_tokens", "output token price", "USD/M tokens", "down",
            lambda s: s.cost.usd_per_million_output_tokens),
 )

@@ -43,6 +43,6 @@ METRICS = (
     Metric("energy", "energy", "J", "down", lambda s: s.energy.total_j),
     Metric("j_per_output_token", "energy per output token", "J/token", "down",
            lambda s: s.energy.j_per_output_token),
-    Metric("mean_power", "mean power of all devices", "W", "down", lambda s: s.energy.mean_power_w),
+    Metric("mean_power", "mean power", "W", "down", lambda s: s.energy.mean_power_w),
     Metric("carbon", "carbon", "g CO2e", "down", lambda s: s.carbon.g_co2e),
 )

@@ -46,7 +46,7 @@ def latencies(requests: RequestColumns) -> Latencies:
 
 def counted_requests(requests: RequestColumns, warmup: float) -> NDArray[np.bool_]:
     """Which requests count: those that arrive after the first share ``warmup`` of the time of arrivals."""
-    first, last = requests.arrival_s[0], requests.arrival_s[-1]
+    first, last = requests.arrival_s.min(), requests.arrival_s.max()  # a closed loop need not be in order
     counted: NDArray[np.bool_] = requests.arrival_s >= first + warmup * (last - first)
     return counted
 

@@ -61,11 +61,11 @@ def throughput(requests: RequestColumns, duration_s: float, devices: int) -> Thr
 
 
 METRICS = (
-    Metric("requests_per_s", "completed requests per second", "1/s", "up", lambda s: s.throughput.requests_per_s),
-    Metric("input_tokens_per_s", "input tokens per second", "tokens/s", "up",
+    Metric("requests_per_s", "request throughput", "requests/s", "up", lambda s: s.throughput.requests_per_s),
+    Metric("input_tokens_per_s", "input throughput", "tokens/s", "up",
            lambda s: s.throughput.input_tokens_per_s),
-    Metric("output_tokens_per_s", "output tokens per second", "tokens/s", "up",
+    Metric("output_tokens_per_s", "output throughput", "tokens/s", "up",
            lambda s: s.throughput.output_tokens_per_s),
-    Metric("output_tokens_per_s_per_device", "output tokens per second and device", "tokens/s", "up",
+    Metric("output_tokens_per_s_per_device", "output throughput per device", "tokens/s", "up",
            lambda s: s.throughput.output_tokens_per_s_per_device),
 )

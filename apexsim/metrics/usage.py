@@ -54,11 +54,11 @@ def prefix_hit_rate(requests: RequestColumns) -> float | None:
 
 
 METRICS = (
-    Metric("kv_peak", "peak of the KV cache", "share", "none", lambda s: s.memory.kv_peak_fraction),
+    Metric("kv_peak", "KV cache peak", "share", "none", lambda s: s.memory.kv_peak_fraction),
     Metric("preemptions", "preemptions", "count", "down", lambda s: s.preemptions),
-    Metric("prefix_hit_rate", "prompt tokens from the prefix cache", "share", "up",
+    Metric("prefix_hit_rate", "prefix cache hits", "share", "up",
            lambda s: s.prefix_hit_rate),
     Metric("busy_fraction", "busy time", "share", "none", lambda s: s.utilization.busy_fraction),
-    Metric("mfu", "model FLOP utilization", "share", "up", lambda s: s.utilization.mfu),
-    Metric("mbu", "memory bandwidth utilization", "share", "up", lambda s: s.utilization.mbu),
+    Metric("mfu", "MFU", "share", "up", lambda s: s.utilization.mfu),
+    Metric("mbu", "MBU", "share", "up", lambda s: s.utilization.mbu),
 )

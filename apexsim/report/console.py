@@ -20,10 +20,8 @@ def _table(table: Table) -> RichTable:
         title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
     for column, name in enumerate(table.header):
-        prose = name in table.prose
-        rendered.add_column(
-            name, justify="right" if table.is_number(column) else "left", no_wrap=not prose, overflow="fold"
-        )
+        number = table.is_number(column)
+        rendered.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in table.rows:
         rendered.add_row(*(Text(cell) for cell in row))
     return rendered

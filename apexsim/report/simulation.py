@@ -139,10 +139,10 @@ class SimulationReport:
         return plots.breakdown(self.summary.breakdown_s, ax)
 
     def __rich__(self) -> Group:
-        return render(summary_tables(self.summary))
+        return render(summary_tables(self.summary, self.conditions.slo))
 
     def _repr_html_(self) -> str:
-        return tables_html(self.heading, summary_tables(self.summary))
+        return tables_html(self.heading, summary_tables(self.summary, self.conditions.slo))
 
 
 def simulate(

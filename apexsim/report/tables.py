@@ -11,9 +11,12 @@ from apexsim.metrics.compare import Change
 from apexsim.metrics.distribution import Distribution
 from apexsim.metrics.metric import metrics
 from apexsim.metrics.summary import Summary
+from apexsim.spec.slo import SLO
 from apexsim.spec.units import format_seconds
 
 UNDEFINED = "–"
+NOISE = 1e-12
+"""Less (seconds, or a share) is what rounding leaves of a difference that should be nothing."""
 _SCALES = {1e9: "G", 1e6: "M", 1e3: "k"}
 
 
@@ -35,8 +38,10 @@ def show(value: float | None, unit: str) -> str:
     """A value as a person reads it, with its unit, four digits; shares in percent."""
     if value is None:
         return UNDEFINED
+    if unit in ("s", "share") and abs(value) < NOISE:
+        value = 0.0
     if unit == "s":
-        return f"-{format_seconds(-value, 4)}" if value < 0 else format_seconds(value, 4)
+        return _seconds(value)
     if unit == "share":
         return f"{100 * value:.4g} %"
     if unit == "count":
@@ -45,6 +50,10 @@ def show(value: float | None, unit: str) -> str:
         scale = next((scale for scale in _SCALES if abs(value) >= scale), 1.0)
         return f"{_four_digits(value / scale)} {_SCALES.get(scale, '')}{unit}"
     return f"{_four_digits(value)} {unit}"
+
+
+def _seconds(value: float) -> str:
+    return f"{'-' if value < 0 else ''}{format_seconds(abs(value), 4)}"
 
 
 def _four_digits(value: float) -> str:
@@ -83,11 +92,14 @@ def requests_table(summary: Summary) -> Table:
     return Table("Requests", ("", "total", "completed", "rejected", "failed", "in flight"), (row,))
 
 
-def slo_table(report: SloReport) -> Table:
+def slo_table(report: SloReport, slo: SLO) -> Table:
     """Attainment against the target, and the share of values within each limit."""
     rows = [("attainment", show(report.attainment, "share"), show(report.target, "share"))]
-    rows += [(f"within the {name} limit", show(share, "share"), "") for name, share in report.by_limit.items()]
-    return Table(f"SLO {'met' if report.met else 'missed'}", ("", "share", "target"), tuple(rows))
+    for limit, share in zip(slo.limits, report.by_limit.values(), strict=True):
+        needed = "" if limit.share is None else show(limit.share, "share")
+        name = f"{limit.metric} within {format_seconds(limit.seconds)}"
+        rows.append((name, show(share, "share"), needed))
+    return Table(f"SLO {'met' if report.met else 'missed'}: {slo}", ("", "share", "needed"), tuple(rows))
 
 
 def breakdown_table(summary: Summary) -> Table:
@@ -100,11 +112,11 @@ def breakdown_table(summary: Summary) -> Table:
     return Table("Time of the replicas", ("", "seconds", "share"), rows)
 
 
-def summary_tables(summary: Summary) -> tuple[Table, ...]:
+def summary_tables(summary: Summary, slo: SLO | None) -> tuple[Table, ...]:
     """Everything that a person wants to see of one run."""
-    slo = (slo_table(summary.slo),) if summary.slo.target is not None else ()
+    kept = () if slo is None else (slo_table(summary.slo, slo),)
     return (
-        requests_table(summary), latency_table(summary), *slo, figures_table(summary), breakdown_table(summary)
+        requests_table(summary), latency_table(summary), *kept, figures_table(summary), breakdown_table(summary)
     )
 
 
