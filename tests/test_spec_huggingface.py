@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apexsim.errors import InputError
 from apexsim.spec.huggingface import ARCHITECTURES, load_model, model_from_config
@@ -213,6 +215,11 @@ def test_modelopt_declares_its_quantisation_in_a_side_file(tmp_path: Path) -> No
         ({"quantization_config": {"quant_algo": "MIXED_PRECISION"}}, "unknown algorithm 'MIXED_PRECISION'"),
         ({"quantization_config": {"quant_method": "compressed-tensors"}}, "config_groups"),
         ({"text_config": [1]}, "text_config"),
+        ({"torch_dtype": ["bfloat16"]}, "torch_dtype = ['bfloat16']"),
+        ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 2, "num_experts_per_tok": 4},
+         "experts_per_token 4 exceeds experts 2"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": 3, "num_experts": 4, "num_experts_per_tok": 2,
+          "moe_intermediate_size": 8}, "mlp_only_layers = 3"),
         ({"rope_scaling": {"type": "linear", "factor": "4"}}, "rope_scaling.factor = '4'"),
         ({"architectures": ["Llama4ForCausalLM"], "layer_types": ["linear_attention"] * 8}, "'linear_attention'"),
     ],
@@ -231,6 +238,38 @@ def test_a_truncated_config_is_an_error_with_its_line(tmp_path: Path) -> None:
     file.write_text(json.dumps(LLAMA, indent=1)[:60])
     with pytest.raises(InputError, match=r"config\.json: line \d+: not JSON"):
         load_model(file)
+
+
+JUNK = st.sampled_from([None, 0, -1, 1.5, 7, "x", "", [], {}, True, [1], [None], {"a": 1}, float("nan")])
+RICH = {
+    **LLAMA, "head_dim": 8, "sliding_window": 32, "layer_types": ["full_attention"] * 8, "moe_intermediate_size": 8,
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "top_k_experts": 2,
+    "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4,
+    "shared_expert_intermediate_size": 8, "mlp_only_layers": [1], "torch_dtype": "bfloat16", "text_config": {},
+    "rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "quantization_config": {"quant_method": "fp8"},
+}  # fmt: skip
+
+
+@given(
+    architecture=st.sampled_from(sorted(ARCHITECTURES)),
+    changes=st.dictionaries(st.sampled_from(sorted(RICH)), JUNK, max_size=3),
+)
+def test_a_corrupted_config_is_a_model_or_one_line_never_a_traceback(
+    architecture: str, changes: dict[str, Any]
+) -> None:
+    outcome = model_or_error({**RICH, "architectures": [architecture], **changes})
+    if isinstance(outcome, str):
+        assert outcome.startswith("m/config.json: ")
+        assert "\n" not in outcome
+    else:
+        assert outcome.parameters > 0
+
+
+def model_or_error(config: dict[str, Any]) -> ModelSpec | str:
+    try:
+        return model_from_config(config, "m", "m/config.json")
+    except InputError as error:
+        return str(error)
 
 
 def test_every_known_architecture_says_what_it_lacks() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from apexsim.errors import InputError
 from apexsim.spec.model import Attention, DenseMlp, LayerGroup, MoeMlp
@@ -59,6 +59,15 @@ class Config:
             raise InputError(f"{self.source}: {key}: needs one entry for each of {layers} layers, got {got}")
         return value
 
+    def some_layers(self, key: str) -> frozenset[int] | None:
+        """The set of layers that a list names; None where the key is absent, null or an empty list."""
+        value = self.keys.get(key)
+        if not value:
+            return None
+        if not isinstance(value, list) or not all(isinstance(layer, int) for layer in value):
+            raise InputError(f"{self.source}: {key} = {value!r}: must be a list of layer numbers")
+        return frozenset(value)
+
     def reject(self, key: str, why: str) -> InputError:
         """The error for a value that the architecture allows and this release does not simulate."""
         return InputError(f"{self.source}: {key} = {self.keys.get(key)!r}: {why} is not simulated yet")
@@ -82,6 +91,15 @@ def max_context(config: Config) -> int:
         raise InputError(f"{config.source}: rope_scaling.factor = {factor!r}: must be a number of at least 1")
     before = Config(scaling, config.source).count("original_max_position_embeddings", stated)
     return int((before if kind == "yarn" else stated) * factor)
+
+
+def checkpoint_dtype(config: Config) -> Literal["bf16", "fp16"]:
+    """The checkpoint's dtype. Engines run fp32 checkpoints, and those that do not say, as bf16."""
+    words = {"bfloat16": "bf16", "float16": "fp16", "float32": "bf16", "half": "fp16", "auto": "bf16"}
+    name = config.keys.get("dtype") or config.keys.get("torch_dtype") or "bfloat16"
+    if not isinstance(name, str) or name not in words:
+        raise InputError(f"{config.source}: torch_dtype = {name!r}: must be one of {', '.join(words)}")
+    return "fp16" if words[name] == "fp16" else "bf16"
 
 
 def gqa(

@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from pydantic import ValidationError
 
 from apexsim.errors import InputError, unknown_name
-from apexsim.spec.base import load_yaml, parse
+from apexsim.spec.base import load_yaml, one_line, parse
 from apexsim.spec.hfconfig import (
     Config,
     Groups,
     Mlp,
+    checkpoint_dtype,
     dense_mlp,
     gqa,
     grouped,
@@ -67,10 +70,10 @@ def model_from_config(config: Mapping[str, Any], name: str, source: str) -> Mode
         "vocab_size": keys.count("vocab_size"),
         "max_context": max_context(keys),
         "tied_embeddings": tied,
-        "dtype": _dtype(keys),
+        "dtype": checkpoint_dtype(keys),
         "quantization": quantization.weights if quantization else None,
         "unquantized": quantization.unquantized if quantization else (),
-        "groups": family.groups(keys),
+        "groups": _groups(family, keys),
         "mtp_layers": keys.zero_or("num_nextn_predict_layers"),
         "source": source,
     }
@@ -204,7 +207,7 @@ def llama4(config: Config) -> Groups:
     rotary = config.each_layer("no_rope_layers", layers) or [int((i + 1) % 4 != 0) for i in range(layers)]
     pattern = ["chunked_attention" if has_rotary else "full_attention" for has_rotary in rotary]
     kinds = layer_kinds(config, pattern, windowed="chunked_attention")
-    sparse = set(config.keys.get("moe_layers") or range(step - 1, layers, step))
+    sparse = config.some_layers("moe_layers") or frozenset(range(step - 1, layers, step))
     bias = config.flag("attention_bias")
     full = gqa(config, qkv_bias=bias, output_bias=bias)
     chunked = full.model_copy(update={"window": config.count("attention_chunk_size")})
@@ -313,6 +316,13 @@ _KNOWN_AND_REFUSED = {
 }
 
 
+def _groups(family: Family, keys: Config) -> Groups:
+    try:
+        return family.groups(keys)
+    except ValidationError as problem:
+        raise InputError(f"{keys.source}: {one_line(problem, ModelSpec, None)}") from None
+
+
 def _family(config: Mapping[str, Any], source: str) -> Family:
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
@@ -323,15 +333,6 @@ def _family(config: Mapping[str, Any], source: str) -> Family:
     if names[0] not in ARCHITECTURES:
         raise InputError(f"{source}: architectures: {unknown_name('architecture', names[0], ARCHITECTURES)}")
     return ARCHITECTURES[names[0]]
-
-
-def _dtype(config: Config) -> Literal["bf16", "fp16"]:
-    """The checkpoint's dtype. Engines run fp32 checkpoints, and those that do not say, as bf16."""
-    words = {"bfloat16": "bf16", "float16": "fp16", "float32": "bf16", "half": "fp16", "auto": "bf16"}
-    name = config.keys.get("dtype") or config.keys.get("torch_dtype") or "bfloat16"
-    if name not in words:
-        raise InputError(f"{config.source}: torch_dtype = {name!r}: must be one of {', '.join(words)}")
-    return "fp16" if words[name] == "fp16" else "bf16"
 
 
 def _same_layers_or_qwen_windows(config: Config, attention: Attention, mlp: DenseMlp) -> Groups:
@@ -359,7 +360,7 @@ def _qwen_mlps(config: Config, experts: MoeMlp) -> list[Mlp]:
     if config.flag("use_sliding_window"):
         raise config.reject("use_sliding_window", "a window in Qwen's MoE models")
     layers, step = config.count("num_hidden_layers"), config.count("decoder_sparse_step", 1)
-    dense_layers = set(config.keys.get("mlp_only_layers") or ())
+    dense_layers = config.some_layers("mlp_only_layers") or frozenset()
     return [experts if i not in dense_layers and (i + 1) % step == 0 else dense_mlp(config) for i in range(layers)]
 
 

@@ -147,7 +147,7 @@ def _scheme(group: Any, source: str) -> WeightDtype:
 
 def _ignored(section: Mapping[str, Any]) -> list[str]:
     for key in ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers"):
-        if section.get(key):
+        if isinstance(section.get(key), list):
             return [str(pattern) for pattern in section[key]]
     return []
 
