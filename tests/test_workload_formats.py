@@ -172,6 +172,34 @@ def test_an_impossible_row_of_our_own_format_is_named(tmp_path, rows, said):
     assert said in error(tmp_path, OWN + rows)
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "said"),
+    [
+        ("block_hashes", "1 x", "row 2: block_hashes holds 'x' (allowed: whole numbers below 2^63"),
+        ("block_hashes", "1  2", "row 2: block_hashes holds ''"),
+        ("block_hashes", "99999999999999999999", "row 2: block_hashes holds '99999999999999999999'"),
+        ("shared_prefix_tokens", "6", "row 2: shared_prefix_tokens is 6 (allowed: no more than input_tokens)"),
+        ("shared_prefix_tokens", "-1", "row 2: shared_prefix_tokens is -1"),
+        ("failed", "perhaps", "row 2: failed is 'perhaps' (allowed: true, false)"),
+        ("hash_block_tokens,block_hashes", "0,1", "hash_block_tokens is [0.0, 16.0] (allowed: one whole number"),
+    ],
+)
+def test_an_impossible_optional_cell_is_named(tmp_path, column, cell, said):
+    good = {"block_hashes": "1", "shared_prefix_tokens": "0", "failed": "false"}.get(column, "16,1")
+    rows = f"0,5,1,{good}\n1,5,1,{cell}\n"
+    assert said in error(tmp_path, f"arrival_s,input_tokens,output_tokens,{column}\n{rows}")
+
+
+@pytest.mark.parametrize("session", ["a", "--5", "1.5", "²"])
+def test_any_text_is_a_session(tmp_path, session):
+    text = f"arrival_s,input_tokens,output_tokens,session\n0,5,1,{session}\n1,5,1,7\n2,5,1,{session}\n"
+    assert read(tmp_path, text).session.tolist() == [0, 1, 0]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    assert "column 'output_tokens' is there twice" in error(tmp_path, OWN.strip() + ",output_tokens\n0,5,1,2\n")
+
+
 def test_more_bad_rows_are_counted(tmp_path):
     assert "2 more such rows" in error(tmp_path, OWN + "0,5,0\n1,5,0\n2,5,1\n3,5,0\n")
 
@@ -187,6 +215,12 @@ def test_more_bad_rows_are_counted(tmp_path):
         ('{"timestamp": 0, "input_length": 5, "hash_ids": []}\n', "output_length is empty"),
         ('{"timestamp": 0, "input_length": 5, "output_length": 1}\n', "hash_ids is missing"),
         ('{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": ["a"]}\n', "'hash_ids' is ['a']"),
+        (
+            '{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1, null]}\n',
+            "row 1: hash_ids holds null",
+        ),
+        ('{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1.5]}\n', "'hash_ids' is [1.5]"),
+        ('[{"timestamp": 0, "input_length": 5}]\n', "of no known trace format"),
     ],
 )
 def test_an_impossible_line_of_json_is_named(tmp_path, lines, said):

@@ -18,7 +18,7 @@ COLUMNS = {"StartTimeOffset": NUMBER, "ContextTokens": NUMBER, "GeneratedTokens"
 
 
 class Apex:
-    """Reader of APEX+ JSON lines; arrivals count from the first request."""
+    """APEX+ JSON lines; arrivals count from the first request."""
 
     name = "apex"
     header = '{"StartTimeOffset": ns, "ContextTokens": …, "GeneratedTokens": …} a line'

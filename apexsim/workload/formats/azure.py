@@ -24,7 +24,7 @@ HAS_OFFSET = re.compile(r"(Z|[+-]\d\d(:?\d\d)?)$")
 
 
 class Azure:
-    """Reader of both years; arrivals count from the first request."""
+    """Azure LLM inference traces 2023 and 2024; arrivals count from the first request."""
 
     name = "azure"
     header = "TIMESTAMP,ContextTokens,GeneratedTokens"

@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 class BurstGPT:
-    """Reader of all releases of BurstGPT; log type = class, session id (version 3) = session."""
+    """BurstGPT, all releases; the log type is the class, failed calls are dropped and counted."""
 
     name = "burstgpt"
     header = "Timestamp,[Session ID,Elapsed time,]Model,Request tokens,Response tokens,Total tokens,Log Type"

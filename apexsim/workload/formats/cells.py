@@ -5,6 +5,7 @@ Rows count from 1, the header not counted; every message names file, row, column
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,8 @@ from apexsim.workload.trace import Floats, Ints, Trace
 
 Mask = NDArray[np.bool_]
 DAY_S = 86400.0
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+"""Fits int64 whatever its digits are."""
 
 
 def refuse(path: Path, column: str, values: NDArray[np.generic], bad: Mask, allowed: str) -> None:
@@ -81,18 +84,26 @@ def codes(table: pa.Table, column: str) -> tuple[tuple[str, ...], Ints]:
     return names, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def ragged(column: pa.ChunkedArray) -> tuple[Ints, Ints]:
+def ragged(path: Path, table: pa.Table, name: str) -> tuple[Ints, Ints]:
     """A column of lists as (values, offsets): row i is ``values[offsets[i]:offsets[i + 1]]``. A null is an
     empty list."""
+    column = table.column(name)
     counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
-    values = pc.list_flatten(column).to_numpy().astype(np.int64)
-    return values, np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    values = pc.list_flatten(column)
+    if values.null_count:
+        row = int(pc.list_parent_indices(column).filter(pc.is_null(values))[0].as_py())
+        raise InputError(f"{path}: row {row + 1}: {name} holds null (allowed: whole numbers)")
+    try:
+        ids = values.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: column {name!r} holds {values.type} (allowed: whole numbers): {error}") from error
+    return ids, np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
 
 def sessions(table: pa.Table, column: str) -> Ints:
     """int64[n]: whole numbers as they are, other ids numbered by first appearance; empty cells are -1."""
     names, code = codes(table, column)
-    if all(name.lstrip("-").isdigit() and len(name) <= 18 for name in names if name):
+    if all(WHOLE_NUMBER.fullmatch(name) for name in names if name):
         ids = np.array([int(name) if name else -1 for name in names], np.int64)
         return ids[code]
     known = np.array([name != "" for name in names])

@@ -21,7 +21,7 @@ NOTE = "the file has no arrival times: all requests arrive at 0 (offline); impos
 
 
 class Lengths:
-    """Reader of pairs of lengths; every request arrives at 0."""
+    """Lengths only (ShareGPT, LMSYS-Chat, …); every request arrives at 0."""
 
     name = "lengths"
     header = "input_tokens,output_tokens"

@@ -31,7 +31,7 @@ COLUMNS = {
 
 
 class Mooncake:
-    """Reader of the FAST'25 release; arrivals count from the first request."""
+    """Mooncake JSON lines with prefix hashes; arrivals count from the first request."""
 
     name = "mooncake"
     header = '{"timestamp": ms, "input_length": …, "output_length": …, "hash_ids": […]} a line'
@@ -48,7 +48,7 @@ class Mooncake:
         if table.column("hash_ids").null_count:
             row = int(pc.index(pc.is_null(table.column("hash_ids")), True).as_py())
             raise InputError(f"{path}: row {row + 1}: hash_ids is missing (allowed: a list of whole numbers)")
-        hash_ids, hash_offsets = ragged(table.column("hash_ids"))
+        hash_ids, hash_offsets = ragged(path, table, "hash_ids")
         trace = Trace(
             name=trace_name(path),
             arrival_s=seconds(path, table, "timestamp", unit_s=1e-3),

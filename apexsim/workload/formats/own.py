@@ -11,6 +11,7 @@ errors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,7 @@ BLOCK_SIZES = tuple(16 << doubling for doubling in range(9))
 
 
 class Own:
-    """Reader of our own format; keeps the file's own clock."""
+    """apexsim's own CSV or Parquet; the file's clock stays."""
 
     name = "apexsim"
     header = "arrival_s,input_tokens,output_tokens[,session,shared_prefix_tokens,block_hashes,class]"
@@ -133,7 +134,8 @@ def _with_hashes(path: Path, trace: Trace, table: pa.Table) -> Trace:
     column = table.column("block_hashes")
     if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
         column = _split(path, column)
-    hash_ids, hash_offsets = ragged(column)
+        table = table.set_column(table.column_names.index("block_hashes"), "block_hashes", column)
+    hash_ids, hash_offsets = ragged(path, table, "block_hashes")
     with_hashes = trace.with_columns(hash_ids=hash_ids, hash_offsets=hash_offsets)
     if "hash_block_tokens" in table.column_names:
         sizes = np.unique(numbers(path, table, "hash_block_tokens"))
@@ -168,7 +170,7 @@ def _split(path: Path, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _fits_int64(text: str) -> bool:
-    return text.lstrip("-").isdigit() and -(2**63) <= int(text) < 2**63
+    return re.fullmatch(r"-?[0-9]+", text) is not None and -(2**63) <= int(text) < 2**63
 
 
 def _block_tokens(inputs: Ints, counts: Ints) -> int | None:

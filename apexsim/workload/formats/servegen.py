@@ -15,7 +15,7 @@ from apexsim.workload.trace import Trace
 
 
 class ServeGen:
-    """Generator over a table of client windows (CSV or Parquet) with a table of lengths beside it."""
+    """ServeGen table of client windows (lengths beside it); requests are drawn from it."""
 
     name = "servegen"
     header = "category,model,client,window_start_s,rate_rps,interarrival_cv,family,shape,scale"

@@ -198,10 +198,10 @@ def _check_json_value(path: Path, number: int, key: str, value: Any, kind: pa.Da
     if value is None:
         return
     listed = pa.types.is_list(kind)
-    items = value if listed and isinstance(value, list) else [value]
-    fits = isinstance(value, list) == listed and all(
-        isinstance(item, (int, float)) and not isinstance(item, bool) for item in items
-    )
+    if listed:
+        fits = isinstance(value, list) and all(type(item) is int for item in value)
+    else:
+        fits = type(value) in (int, float)
     if not fits:
         allowed = "a list of whole numbers" if listed else "a number"
         raise InputError(f"{path}: line {number}: key {key!r} is {value!r} (allowed: {allowed})")
