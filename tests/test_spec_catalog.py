@@ -53,6 +53,12 @@ def test_names_and_aliases(text: str, name: str, weights: str) -> None:
     assert (model.name, model.checkpoint_dtype) == (name, weights)
 
 
+def test_a_quantised_alias_may_leave_parts_alone() -> None:
+    """Meta quantised only the feed-forward blocks of its 405B."""
+    model = catalog.model("meta-llama/Llama-3.1-405B-Instruct-FP8")
+    assert (model.quantization, set(model.unquantized)) == ("fp8", {"attention", "lm_head"})
+
+
 def test_no_two_models_share_a_name() -> None:
     doubled = {text: sorted(entries) for text, entries in catalog._model_index().items() if len(entries) > 1}
     assert doubled == {}

@@ -18,8 +18,9 @@ from apexsim.spec.base import load_file, load_yaml, parse
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import WeightDtype
 from apexsim.spec.hardware import HardwareProfile
-from apexsim.spec.model import ModelSpec
+from apexsim.spec.model import ModelSpec, Part
 from apexsim.spec.plan import Plan
+from apexsim.spec.quantization import Quantization
 from apexsim.spec.slo import SLO, parse_slo
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -134,11 +135,11 @@ def _known(lookup: Callable[[str], object], name: str, where: str) -> None:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A name in model_specs/: its file, and the dtype where the name is that of a quantised checkpoint."""
+    """A name in model_specs/: its file, and what is quantised where the name is a quantised checkpoint's."""
 
     path: Path
     name: str
-    quantization: WeightDtype | None = None
+    quantization: Quantization | None = None
 
 
 @cache
@@ -149,8 +150,8 @@ def _model_index() -> Mapping[str, dict[str, _Entry]]:
         own = load_yaml(path).get(_OWN_KEY, {})
         entries = [(alias, _Entry(path, path.stem)) for alias in (path.stem, *own.get("aliases", ()))]
         entries += [
-            (alias, _Entry(path, alias.rpartition("/")[2], _weight_dtype(dtype, path)))
-            for alias, dtype in own.get("quantized", {}).items()
+            (alias, _Entry(path, alias.rpartition("/")[2], _quantization(value, path)))
+            for alias, value in own.get("quantized", {}).items()
         ]
         for alias, entry in entries:
             for text in {alias.lower(), alias.lower().rpartition("/")[2]}:
@@ -162,11 +163,15 @@ def _aliases() -> set[str]:
     return {alias for alias in _model_index() if "/" in alias}
 
 
-def _weight_dtype(word: str, path: Path) -> WeightDtype:
-    for dtype in get_args(WeightDtype):
-        if word == dtype:
-            return dtype  # type: ignore[no-any-return]  # get_args is untyped
-    raise InputError(f"{path}: {_OWN_KEY}.quantized: {unknown_name('weight dtype', word, get_args(WeightDtype))}")
+def _quantization(value: Any, path: Path) -> Quantization:
+    """``"fp8"``, or ``{"weights": "fp8", "unquantized": ["attention"]}``; the LM head keeps the model's dtype."""
+    given = value if isinstance(value, dict) else {"weights": value}
+    weights: Any = given.get("weights")
+    parts = ("lm_head", *given.get("unquantized", ()))
+    for word, allowed in ((weights, get_args(WeightDtype)), *((part, get_args(Part)) for part in parts)):
+        if word not in allowed:
+            raise InputError(f"{path}: {_OWN_KEY}.quantized: {unknown_name('word', str(word), allowed)}")
+    return Quantization(weights, parts)
 
 
 @cache
@@ -176,7 +181,8 @@ def _load_entry(entry: _Entry) -> ModelSpec:
     own: dict[str, Any] = config.get(_OWN_KEY, {})
     changes: dict[str, Any] = {"aliases": tuple(own.get("aliases", ())), "source": own.get("source", "")}
     if entry.quantization is not None:
-        changes |= {"aliases": (), "quantization": entry.quantization, "unquantized": ("lm_head",)}
+        quantized = entry.quantization
+        changes |= {"aliases": (), "quantization": quantized.weights, "unquantized": quantized.unquantized}
     return found.model_copy(update=changes)
 
 

@@ -62,14 +62,14 @@ def model_from_config(config: Mapping[str, Any], name: str, source: str) -> Mode
         raise InputError(f"{source}: text_config: expected a mapping, got {text!r}")
     keys = Config({**family.defaults, **config, **text}, source)
     quantization = read_quantization(keys.keys, source)
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", family.tied))
+    outside_first = Config({**text, **config}, source)
     fields = {
         "name": name,
         "architecture": config["architectures"][0],
         "hidden_size": keys.count("hidden_size"),
         "vocab_size": keys.count("vocab_size"),
         "max_context": max_context(keys),
-        "tied_embeddings": tied,
+        "tied_embeddings": outside_first.flag("tie_word_embeddings", family.tied),
         "dtype": checkpoint_dtype(keys),
         "quantization": quantization.weights if quantization else None,
         "unquantized": quantization.unquantized if quantization else (),
@@ -104,12 +104,12 @@ def mixtral(config: Config) -> Groups:
 
 def qwen2(config: Config) -> Groups:
     """Qwen2 and 2.5: biases on q, k and v; layers from ``max_window_layers`` on may have a sliding window."""
-    return _same_layers_or_qwen_windows(config, gqa(config, qkv_bias=True), dense_mlp(config))
+    return _qwen_layers(config, gqa(config, qkv_bias=True), dense_mlp(config))
 
 
 def qwen3(config: Config) -> Groups:
     """Qwen3 dense: norms over the heads of q and k instead of biases."""
-    return _same_layers_or_qwen_windows(config, _qwen3_attention(config), dense_mlp(config))
+    return _qwen_layers(config, _qwen3_attention(config), dense_mlp(config))
 
 
 def qwen2_moe(config: Config) -> Groups:
@@ -335,7 +335,7 @@ def _family(config: Mapping[str, Any], source: str) -> Family:
     return ARCHITECTURES[names[0]]
 
 
-def _same_layers_or_qwen_windows(config: Config, attention: Attention, mlp: DenseMlp) -> Groups:
+def _qwen_layers(config: Config, attention: Attention, mlp: DenseMlp) -> Groups:
     if not config.flag("use_sliding_window"):
         return identical_layers(config, attention, mlp)
     layers, first = config.count("num_hidden_layers"), config.zero_or("max_window_layers")
