@@ -58,6 +58,7 @@ class Replica:
     slots: list[Slot]
     stage_free: list[float]
     waiting: list[Request] = field(default_factory=list)
+    full: bool = False  # a pipeline that has preempted admits nobody until a request ends
 
     @property
     def unfinished(self) -> list[Request]:
@@ -145,6 +146,7 @@ class Oracle:
             victim.preemptions += 1
             replica.waiting.insert(0, victim)
             self.preempted = True
+            replica.full = len(replica.slots) > 1
             if victim in slot.decodes:
                 slot.decodes.remove(victim)
             slot.chunks = [(r, c) for r, c in slot.chunks if r is not victim]
@@ -169,7 +171,7 @@ class Oracle:
                 if self.grow(replica, slot, request, request.computed + chunk):
                     slot.chunks.append((request, chunk))
                     budget -= chunk
-        while not self.preempted and replica.waiting and budget > 0:
+        while not self.preempted and not replica.full and replica.waiting and budget > 0:
             running = sum(len(s.running) for s in replica.slots)
             request = replica.waiting[0]
             chunk = min(request.to_prefill, budget) if policy.chunked else request.to_prefill
@@ -189,28 +191,17 @@ class Oracle:
         replica, policy = self.replicas[r], self.policy
         slot = replica.slots[s]
         slot.ready = False
-        while True:
-            slot.decodes, slot.chunks, self.preempted = [], [], False
-            if policy.mix:
-                self.schedule_decodes(replica, slot)
-            budget = policy.max_num_batched_tokens
-            if policy.mix and not policy.prefill_first:
-                budget -= len(slot.decodes)
-            self.schedule_chunks(replica, slot, budget, now)
-            if not policy.mix and not slot.chunks:
-                self.schedule_decodes(replica, slot)
-            if slot.decodes or slot.chunks:
-                break
-            if not (self.preempted and self.head_could_start(replica)):
-                return  # idle
-        self.launch(r, slot, now)
-
-    def head_could_start(self, replica: Replica) -> bool:
-        head, policy = replica.waiting[0], self.policy
-        chunk = min(head.to_prefill, policy.max_num_batched_tokens) if policy.chunked else head.to_prefill
-        blocks = self.blocks_for(head.prompt + head.output - 1 if policy.reserve else chunk)
-        running = sum(len(s.running) for s in replica.slots)
-        return blocks <= self.free(replica) and running < policy.max_num_seqs
+        slot.decodes, slot.chunks, self.preempted = [], [], False
+        if policy.mix:
+            self.schedule_decodes(replica, slot)
+        budget = policy.max_num_batched_tokens
+        if policy.mix and not policy.prefill_first:
+            budget -= len(slot.decodes)
+        self.schedule_chunks(replica, slot, budget, now)
+        if not policy.mix and not slot.chunks:
+            self.schedule_decodes(replica, slot)
+        if slot.decodes or slot.chunks:
+            self.launch(r, slot, now)
 
     def launch(self, r: int, slot: Slot, now: float) -> None:
         replica, t = self.replicas[r], self.tables
@@ -242,6 +233,7 @@ class Oracle:
             if request.done:
                 slot.running.remove(request)
                 request.blocks = 0
+                replica.full = False
         if replica.waiting:
             self.wake(replica)
 
@@ -318,7 +310,7 @@ def simulate(
 ) -> Run:  # fmt: skip
     """Serve the requests; times are the engine's own (entry and exit are the caller's to add)."""
     requests = [
-        Request(i, 0.0 if concurrency else float(a), int(p), int(o))
+        Request(i, limits.entry_s if concurrency else float(a), int(p), int(o))
         for i, (a, p, o) in enumerate(zip(arrival_s, prompts, outputs, strict=True))
     ]
     oracle = Oracle(tables, limits, policy, replicas)

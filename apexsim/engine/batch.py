@@ -192,6 +192,7 @@ def finish(state: State, limits: Limits, i: int, now: float) -> None:
     requests[i].finish_s = now
     replicas[r].prompt_tokens -= requests[i].prompt
     replicas[r].ended += 1
+    replicas[r].full = 0
 
 
 @kernel
@@ -232,6 +233,8 @@ def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int
     requests[i].blocks = 0
     requests[i].computed = 0
     requests[i].preemptions += 1
+    # Batches of a pipeline cannot preempt each other's sequences: two that are short would take turns for ever.
+    replicas[r].full = 1 if state.stage_free_s.shape[1] > 1 else 0
     stop_running(state, i)
     wait_first(replicas, requests, r, i)
     return i

@@ -147,17 +147,15 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
         budget -= groups[g].decoding
     budget, lost = continue_prefills(state, tables, limits, g, budget, 1 if decoded else 0)
     preempted = preempted or lost
-    if not preempted:
+    if not preempted and not state.replicas[g // stages].full:
         admit(state, limits, g, budget, now)
     prefills = scheduled_prefills(state, g)
     if not decoded and prefills == 0:
         decoded = True
         preempted = schedule_decodes(state, tables, limits, g) or preempted
     if prefills == 0 and groups[g].decoding == 0:
-        # Somebody was preempted down to an empty batch, and the blocks are free again: begin anew at once.
-        again = preempted and state.replicas[g // stages].waiting_head != NONE and budget > 0
-        groups[g].phase = READY if again and can_start(state, limits, g) else IDLE
-        groups[g].end_s = now if groups[g].phase == READY else np.inf
+        groups[g].phase = IDLE
+        groups[g].end_s = np.inf
         return
     groups[g].decoded = 1 if decoded and groups[g].decoding > 0 else 0
     groups[g].phase = RUNNING
@@ -170,16 +168,6 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
         groups[g].end_s = now + series_seconds(state, tables, g, steps)
     else:
         run_stages(state, tables, g, prefills)
-
-
-@kernel
-def can_start(state: State, limits: Limits, g: int) -> bool:
-    """True where the head of the waiting list would be admitted into an empty batch right now."""
-    r = g // state.stage_free_s.shape[1]
-    i = state.replicas[r].waiting_head
-    chunk = first_chunk(state, limits, i, limits.max_num_batched_tokens, True)
-    free = limits.kv_blocks - state.replicas[r].used_blocks
-    return admission_blocks(state, limits, i, chunk) <= free and state.replicas[r].running < limits.max_num_seqs
 
 
 @kernel

@@ -68,6 +68,7 @@ REPLICA = np.dtype(
         ("running", "i8"),
         ("used_blocks", "i8"),
         ("peak_blocks", "i8"),
+        ("full", "i8"),  # 1 from a preemption in a pipeline until a request ends: nobody is admitted
         ("prompt_tokens", "i8"),  # of the unfinished requests: what the least-loaded router looks at
         ("ended", "i8"),  # requests completed or rejected
         # Sums are kept per replica, so that the order in which replicas are advanced changes no byte.
