@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from apexsim.cost.accounting import Account
 from apexsim.engine.result import COMPLETED, REJECTED, Counters, ItlRuns, RequestColumns, SimulationResult
 
 NAN = float("nan")
@@ -67,10 +68,7 @@ def result(
     )
 
 
-def account(energy_j: float = 0.0, **changes: Any) -> Any:
-    values = {
-        "breakdown_s": dict.fromkeys(("gemm", "attention", "moe", "communication", "host", "idle"), 0.0),
-        "energy_j": energy_j, "mean_power_w": 0.0, "mfu": 0.0, "mbu": 0.0, "calibrated_fraction": 0.0,
-        "extrapolated_fraction": 0.0,
-    }
-    return SimpleNamespace(**(values | changes))
+def account(energy_j: float | None = 0.0, **changes: Any) -> Account:
+    parts = dict.fromkeys(("gemm", "attention", "moe", "communication", "host", "idle"), 0.0)
+    nothing = Account(parts, energy_j, None, 0.0, 0.0, 0.0, 0.0)
+    return replace(nothing, **changes)
