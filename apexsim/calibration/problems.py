@@ -12,7 +12,16 @@ from apexsim.calibration.rows import Recipe, Rows
 from apexsim.cost.collectives import sent_bytes
 from apexsim.cost.floor import FLOOR, floor_s
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype, sixteen_bit
-from apexsim.cost.shapes import Work, collective_work, decode_work, gemm_work, prefill_work
+from apexsim.cost.shapes import (
+    Work,
+    collective_work,
+    decode_work,
+    expert_sizes,
+    expert_work,
+    gemm_work,
+    prefill_work,
+    touched_experts,
+)
 from apexsim.errors import InputError
 from apexsim.spec.dtypes import kv_bytes, weight_bytes
 from apexsim.spec.hardware import HardwareProfile
@@ -23,6 +32,9 @@ MIN_ROWS = 100
 """A variant with fewer rows is not fitted: the nearest other one serves it, flagged as extrapolated."""
 
 MIN_COLLECTIVE_ROWS = 10
+
+TOUCHED_TOLERANCE = 0.15
+"""How many more experts balanced rows may touch than random choices would."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ def problems(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Iterator[P
     """The fitting problems that the rows of ``recipe`` make."""
     if recipe.operator == "gemm":
         yield _gemm(recipe, rows, profile)
+    elif recipe.operator == "grouped_gemm":
+        yield _grouped_gemm(recipe, rows, profile)
     elif recipe.operator.endswith("_attention"):
         yield from _attention(recipe, rows, profile)
     else:
@@ -64,6 +78,29 @@ def _gemm(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Problem:
     work = gemm_work(m, n, k, weight_bytes(weights), INPUT_BYTES[compute])  # type: ignore[arg-type]  # the same
     floor = floor_s(profile, compute, work.flops, work.moved)
     sizes = {"m": m, "n": n, "k": k}
+    return Problem(0, False, work, sizes, rows.seconds, floor, profile.peak_flops[compute], profile.memory_bandwidth)
+
+
+def _grouped_gemm(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Problem:
+    """Balanced rows deal the tokens to the experts in turn; only where that touches about as many experts as random
+    choices do (the law's assumption) do they say what a router would cost."""
+    in_turn = np.minimum(rows.sizes["experts"], rows.sizes["tokens"] * rows.sizes["experts_per_token"])
+    at_random = touched_experts(
+        rows.sizes["tokens"], rows.sizes["experts"], rows.sizes["experts"], rows.sizes["experts_per_token"]
+    )
+    rows = rows.take(in_turn <= (1 + TOUCHED_TOLERANCE) * at_random)
+    weights = recipe.dtype
+    compute = compute_dtype(profile, weights)  # type: ignore[arg-type]  # recipes hold words of WeightDtype
+    tokens, hidden, intermediate, experts, per_token, tp, ep = (
+        rows.sizes[name] for name in (
+            "tokens", "hidden_size", "moe_intermediate_size", "experts", "experts_per_token", "moe_tp", "moe_ep",
+        )
+    )
+    width, local = intermediate / tp, experts / ep
+    stored = weight_bytes(weights)  # type: ignore[arg-type]  # the same
+    work = expert_work(tokens, hidden, width, experts, local, per_token, 3, stored)
+    floor = floor_s(profile, compute, work.flops, work.moved)
+    sizes = expert_sizes(tokens, hidden, width, experts, local, per_token)
     return Problem(0, False, work, sizes, rows.seconds, floor, profile.peak_flops[compute], profile.memory_bandwidth)
 
 

@@ -61,6 +61,15 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("gemm", "fp8-block", "tensorrt-llm", "gemm_trtllm", {"dtype": "fp8_block"}),
     *_attention("prefill_attention", "context_attention"),
     *_attention("decode_attention", "generation_attention"),
+    *(
+        # vLLM's per-tensor fp8 rows (FlashInfer CUTLASS for ModelOpt checkpoints) take 3 to 6 x the time to read the
+        # weights, slower than bf16; Llama-4-Scout-FP8 under vLLM 0.15.1 runs like the fp8-block rows.
+        Recipe("grouped_gemm", dtype, "vllm", "moe", {"dtype": word, "routing": "balanced"})
+        for dtype, word in (
+            ("bf16", "bfloat16"), ("fp8", "fp8_block"), ("fp8-block", "fp8_block"), ("w4a16", "int4_wo"),
+            ("mxfp4", "w4a16_mxfp4"),
+        )
+    ),
     # Eager variants hold 20 to 44 us of launches, which a running engine hides or replays in a graph.
     Recipe("all_reduce", "bf16", "vllm", "allreduce", {"variant": "vllm_graph"}),
     Recipe("all_reduce", "bf16", "tensorrt-llm", "allreduce", {"variant": "trtllm"}),
@@ -82,7 +91,8 @@ class Rows:
 
 _SIZES = (
     "m", "n", "k", "batch", "prompt_tokens", "kv_tokens", "q_heads", "kv_heads", "head_dim", "window_tokens",
-    "gpus", "bytes",
+    "gpus", "bytes", "tokens", "hidden_size", "moe_intermediate_size", "experts", "experts_per_token", "moe_tp",
+    "moe_ep",
 )  # fmt: skip
 
 

@@ -16,17 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.grid import CorrectionGrid
-from apexsim.cost.laws import CollectiveLaw, DecodeLaw, GemmLaw, PrefillLaw, Sizes
+from apexsim.cost.laws import CollectiveLaw, DecodeLaw, ExpertLaw, GemmLaw, PrefillLaw, Sizes
 from apexsim.cost.shapes import Work
 from apexsim.errors import InputError
 
 Floats = NDArray[np.float64]
-Law = GemmLaw | PrefillLaw | DecodeLaw | CollectiveLaw
+Law = GemmLaw | PrefillLaw | DecodeLaw | ExpertLaw | CollectiveLaw
 
 LAWS: dict[str, type[Law]] = {
     "gemm": GemmLaw,
     "prefill_attention": PrefillLaw,
     "decode_attention": DecodeLaw,
+    "grouped_gemm": ExpertLaw,
     "all_reduce": CollectiveLaw,
     "all_gather": CollectiveLaw,
 }

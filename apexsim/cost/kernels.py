@@ -14,12 +14,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from apexsim.cost.coefficients import Fit, KernelFile, load
+from apexsim.cost.coefficients import Fit, KernelFile, Law, load
 from apexsim.cost.floor import floor_s
-from apexsim.cost.laws import DecodeLaw, GemmLaw, PrefillLaw, Sizes
+from apexsim.cost.laws import DecodeLaw, ExpertLaw, GemmLaw, PrefillLaw, Sizes
 from apexsim.cost.operators import AttentionOp, GroupedGemm
-from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype, sixteen_bit
-from apexsim.cost.shapes import QUERY_TILE, Work, decode_work, gemm_work, prefill_work, touched_experts
+from apexsim.cost.precision import INPUT_BYTES, compute_dtype, sixteen_bit
+from apexsim.cost.shapes import QUERY_TILE, Work, decode_work, expert_sizes, expert_work, gemm_work, prefill_work
 from apexsim.spec.catalog import profile_folder
 from apexsim.spec.dtypes import ComputeDtype, WeightDtype, weight_bytes
 from apexsim.spec.hardware import HardwareProfile
@@ -29,9 +29,6 @@ Bools = NDArray[np.bool_]
 
 ANALYTIC_UNITS = 128
 """Parallel units assumed of a device that nobody measured (an H100 has 132 multiprocessors, an A100 108)."""
-
-EXPERT_TILE = 16
-"""Rows to which a grouped GEMM pads the tokens of one expert when they are few."""
 
 EXPERT_KERNELS = 6
 """Launches of a fused expert block: top-k, sorting, two grouped GEMMs, activation, weighted sum."""
@@ -95,20 +92,13 @@ class AnalyticKernels:
         return self._gemm(weights, compute, work, {"m": rows, "n": columns, "k": depth})
 
     def grouped_gemm(self, tokens: ArrayLike, op: GroupedGemm) -> Priced:
-        (count,) = _floats(tokens)
-        compute = compute_dtype(self.profile, op.weights)
-        touched = np.maximum(touched_experts(count, op.experts, op.local_experts, op.experts_per_token), 1e-9)
-        rows = count * op.experts_per_token * op.local_experts / op.experts
-        padded = touched * np.ceil(rows / touched / EXPERT_TILE) * EXPERT_TILE
-        wide = (3 if op.gated else 2) * op.intermediate_size
-        activations = ACTIVATION_BYTES * (2 * count * op.hidden_size + 2 * rows * (op.hidden_size + wide))
-        moved = touched * op.expert_parameters * weight_bytes(op.weights) + activations
-        reached = self.profile.efficiency
-        work = 2.0 * padded * op.expert_parameters / (self.profile.peak_flops[compute] * reached.gemm[compute])
-        read = moved / (self.profile.memory_bandwidth * reached.memory)
-        seconds = EXPERT_KERNELS * reached.launch_s + np.hypot(work, read)
-        floor = floor_s(self.profile, compute, 2.0 * rows * op.expert_parameters, moved)
-        return _analytic(np.maximum(seconds, floor))
+        count, hidden, width, experts, local, per_token = _floats(
+            tokens, op.hidden_size, op.intermediate_size, op.experts, op.local_experts, op.experts_per_token
+        )
+        matrices = 3 if op.gated else 2
+        work = expert_work(count, hidden, width, experts, local, per_token, matrices, weight_bytes(op.weights))
+        sizes = expert_sizes(count, hidden, width, experts, local, per_token)
+        return self._grouped_gemm(op.weights, compute_dtype(self.profile, op.weights), work, sizes)
 
     def prefill_attention(self, batch: ArrayLike, tokens: ArrayLike, op: AttentionOp) -> Priced:
         prompts, length, heads, kv_heads, window = _floats(batch, tokens, op.heads, op.kv_heads, op.window)
@@ -138,6 +128,12 @@ class AnalyticKernels:
         law = GemmLaw(reached.gemm[compute], reached.memory, 4.0, reached.launch_s, 0.5, 128.0, 64, 128, ANALYTIC_UNITS)
         return self._analytic_price(law, compute, work, sizes)
 
+    def _grouped_gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
+        """The small terms (seconds an expert and a token) are those of vLLM's fused kernels on an H100."""
+        reached = self.profile.efficiency
+        law = ExpertLaw(reached.gemm[compute], reached.memory, 2.0, EXPERT_KERNELS * reached.launch_s, 2e-8, 1e-8)
+        return self._analytic_price(law, compute, work, sizes)
+
     def _attention(self, operator: str, op: AttentionOp, work: Work, sizes: Sizes) -> Priced:
         """The small terms (knee, wave, path along the keys) are those of FlashAttention-3 on an H100."""
         reached = self.profile.efficiency
@@ -150,7 +146,7 @@ class AnalyticKernels:
         return self._analytic_price(law, sixteen_bit(self.profile), work, sizes)
 
     def _analytic_price(
-        self, law: GemmLaw | PrefillLaw | DecodeLaw, compute: ComputeDtype, work: Work, sizes: Sizes
+        self, law: Law, compute: ComputeDtype, work: Work, sizes: Sizes
     ) -> Priced:
         seconds = law.seconds(work, sizes, self.profile.peak_flops[compute], self.profile.memory_bandwidth)
         return _analytic(np.maximum(seconds, floor_s(self.profile, compute, work.flops, work.moved)))
@@ -182,6 +178,12 @@ class CalibratedKernels(AnalyticKernels):
         fit = self.find("gemm", weights)
         if fit is None:
             return super()._gemm(weights, compute, work, sizes)
+        return self._fitted(fit, compute, work, sizes)
+
+    def _grouped_gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
+        fit = self.find("grouped_gemm", weights)
+        if fit is None:
+            return super()._grouped_gemm(weights, compute, work, sizes)
         return self._fitted(fit, compute, work, sizes)
 
     def _attention(self, operator: str, op: AttentionOp, work: Work, sizes: Sizes) -> Priced:

@@ -85,6 +85,25 @@ class DecodeLaw:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertLaw:
+    """The routed experts of one rank: a grouped GEMM over the experts that some token chose, and what surrounds it."""
+
+    compute: float
+    memory: float
+    sharpness: float
+    latency_s: float
+    expert_s: float  # seconds per expert that is touched
+    token_s: float  # seconds per token: selection, sorting, combination
+
+    def seconds(self, work: Work, sizes: Sizes, peak: float, bandwidth: float) -> Floats:
+        """``peak`` in FLOP/s, ``bandwidth`` of the memory in B/s."""
+        tiled = work.padded_flops / (peak * self.compute)
+        read = work.moved / (bandwidth * self.memory)
+        around = self.latency_s + self.expert_s * work.blocks + self.token_s * sizes["tokens"]
+        return around + _knee(self.sharpness, tiled, read)
+
+
+@dataclass(frozen=True, slots=True)
 class CollectiveLaw:
     """Latency and bandwidth of a collective over a fixed number of ranks."""
 

@@ -18,14 +18,18 @@ QUERY_TILE = 128
 """Query rows of one thread block of a flash-attention prefill kernel (FlashAttention-3, arXiv 2407.08608)."""
 
 
+EXPERT_TILE = 16
+"""Rows to which a grouped GEMM pads the tokens of one expert when they are few."""
+
+
 class Work(NamedTuple):
     """What an operator must do, whatever runs it."""
 
     flops: Floats
     moved: Floats  # bytes read and written once each, operands cold
-    blocks: Floats  # thread blocks of an attention kernel; 0 elsewhere
+    blocks: Floats  # thread blocks of an attention kernel, experts touched by a grouped GEMM; 0 elsewhere
     padded_flops: Floats  # flops with rows rounded up to whole tiles
-    keys: Floats  # cached tokens that one query sees at most
+    keys: Floats  # cached tokens that one query sees at most; 0 where there are none
 
 
 def gemm_work(m: Floats, n: Floats, k: Floats, weight_bytes: float, input_bytes: float) -> Work:
@@ -71,9 +75,39 @@ def decode_work(
     return Work(flops, moved, batch * kv_heads + 0.0 * flops, flops, context + 0.0 * flops)
 
 
-def touched_experts(tokens: Floats, experts: int, local: int, per_token: int) -> Floats:
+def touched_experts(
+    tokens: Floats, experts: Floats | float, local: Floats | float, per_token: Floats | float
+) -> Floats:
     """Experts of a rank that at least one token chose, expected for independent uniform choices: E·(1-(1-k/E)^T)."""
-    return local * (1.0 - (1.0 - per_token / experts) ** tokens)
+    return np.asarray(local * (1.0 - (1.0 - per_token / experts) ** tokens))
+
+
+def expert_work(
+    tokens: Floats, hidden: Floats, intermediate: Floats, experts: Floats, local: Floats, per_token: Floats,
+    matrices: int, weight_bytes: float,
+) -> Work:
+    """Routed experts of a rank that holds ``local`` of ``experts``, for ``tokens`` of the whole group.
+
+    ``intermediate``: width of an expert on this rank; ``matrices``: 3 where the expert is gated, else 2.
+    """
+    parameters = matrices * hidden * intermediate
+    touched = touched_experts(tokens, experts, local, per_token)
+    rows = tokens * per_token * local / experts
+    activations = ACTIVATION_BYTES * (2 * tokens * hidden + 2 * rows * (hidden + matrices * intermediate))
+    padded = touched * np.ceil(rows / np.maximum(touched, 1e-9) / EXPERT_TILE) * EXPERT_TILE
+    flops = 2.0 * rows * parameters
+    moved = touched * parameters * weight_bytes + activations
+    return Work(flops, moved, touched, 2.0 * padded * parameters, np.zeros_like(flops))
+
+
+def expert_sizes(
+    tokens: Floats, hidden: Floats, intermediate: Floats, experts: Floats, local: Floats, per_token: Floats
+) -> dict[str, Floats]:
+    """Sizes of a grouped GEMM; ``rows`` are the tokens of one expert, ``width`` the elements of one matrix."""
+    return {
+        "tokens": tokens, "rows": tokens * per_token / experts, "experts": local, "width": hidden * intermediate,
+        "per_token": per_token,
+    }
 
 
 def collective_work(sent: Floats) -> Work:
