@@ -20,7 +20,6 @@ from apexsim.cost.shapes import (
     expert_work,
     gemm_work,
     prefill_work,
-    touched_experts,
 )
 from apexsim.errors import InputError
 from apexsim.spec.dtypes import kv_bytes, weight_bytes
@@ -32,9 +31,6 @@ MIN_ROWS = 100
 """A variant with fewer rows is not fitted: the nearest other one serves it, flagged as extrapolated."""
 
 MIN_COLLECTIVE_ROWS = 10
-
-TOUCHED_TOLERANCE = 0.15
-"""How many more experts balanced rows may touch than random choices would."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +78,7 @@ def _gemm(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Problem:
 
 
 def _grouped_gemm(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Problem:
-    """Balanced rows deal the tokens to the experts in turn; only where that touches about as many experts as random
-    choices do (the law's assumption) do they say what a router would cost."""
-    in_turn = np.minimum(rows.sizes["experts"], rows.sizes["tokens"] * rows.sizes["experts_per_token"])
-    at_random = touched_experts(
-        rows.sizes["tokens"], rows.sizes["experts"], rows.sizes["experts"], rows.sizes["experts_per_token"]
-    )
-    rows = rows.take(in_turn <= (1 + TOUCHED_TOLERANCE) * at_random)
+    """Balanced rows deal the tokens to the experts in turn, and so touch as many experts as they can."""
     weights = recipe.dtype
     compute = compute_dtype(profile, weights)  # type: ignore[arg-type]  # recipes hold words of WeightDtype
     tokens, hidden, intermediate, experts, per_token, tp, ep = (
@@ -96,9 +86,10 @@ def _grouped_gemm(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Probl
             "tokens", "hidden_size", "moe_intermediate_size", "experts", "experts_per_token", "moe_tp", "moe_ep",
         )
     )
-    width, local = intermediate / tp, experts / ep
+    width, local, pairs = intermediate / tp, experts / ep, tokens * per_token
+    touched = np.minimum(experts, pairs) / ep
     stored = weight_bytes(weights)  # type: ignore[arg-type]  # the same
-    work = expert_work(tokens, hidden, width, experts, local, per_token, 3, stored)
+    work = expert_work(tokens, pairs / ep, touched, hidden, width, 3, stored)
     floor = floor_s(profile, compute, work.flops, work.moved)
     sizes = expert_sizes(tokens, hidden, width, experts, local, per_token)
     return Problem(0, False, work, sizes, rows.seconds, floor, profile.peak_flops[compute], profile.memory_bandwidth)

@@ -20,12 +20,6 @@ from apexsim.cost.grid import CorrectionGrid, cells
 
 Floats = NDArray[np.float64]
 
-SMOOTHNESS = 0.05
-"""Weight of a step between neighbouring knots against one row's residual."""
-
-SMOOTHNESS_ONE_AXIS = 0.3
-"""The same for collectives, which have about two rows a knot."""
-
 REWEIGHTINGS = 3
 ROBUST_SCALE = 0.02
 """Residuals above this count linearly, not squared."""
@@ -45,12 +39,17 @@ def fit_parameters(
     return np.exp(found.x), float(found.cost)
 
 
-def fit_grid(axes: dict[str, tuple[Floats, int]], residual: Floats) -> CorrectionGrid:
-    """The grid for ``residual`` = log(measured / law); ``axes``: name -> (sizes, number of knots)."""
+def fit_grid(axes: dict[str, tuple[Floats, int]], residual: Floats, smoothness: float) -> CorrectionGrid:
+    """The grid for ``residual`` = log(measured / law).
+
+    Args:
+        axes: name -> (sizes of the rows, number of knots).
+        smoothness: weight of a step between neighbouring knots against one row's residual.
+    """
     knots = tuple(_knots(sizes, count) for sizes, count in axes.values())
     shape = tuple(len(axis) for axis in knots)
     design = _design(knots, [sizes for sizes, _ in axes.values()], shape)
-    smooth = (SMOOTHNESS_ONE_AXIS if len(shape) == 1 else SMOOTHNESS) * _steps(shape)
+    smooth = smoothness * _steps(shape)
     weights = np.ones(residual.size)
     values = np.zeros(int(np.prod(shape)))
     for _ in range(REWEIGHTINGS):

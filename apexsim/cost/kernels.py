@@ -19,7 +19,16 @@ from apexsim.cost.floor import floor_s
 from apexsim.cost.laws import DecodeLaw, ExpertLaw, GemmLaw, PrefillLaw, Sizes
 from apexsim.cost.operators import AttentionOp, GroupedGemm
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype, sixteen_bit
-from apexsim.cost.shapes import QUERY_TILE, Work, decode_work, expert_sizes, expert_work, gemm_work, prefill_work
+from apexsim.cost.shapes import (
+    QUERY_TILE,
+    Work,
+    decode_work,
+    expert_sizes,
+    expert_work,
+    gemm_work,
+    prefill_work,
+    touched_experts,
+)
 from apexsim.spec.catalog import profile_folder
 from apexsim.spec.dtypes import ComputeDtype, WeightDtype, weight_bytes
 from apexsim.spec.hardware import HardwareProfile
@@ -96,7 +105,8 @@ class AnalyticKernels:
             tokens, op.hidden_size, op.intermediate_size, op.experts, op.local_experts, op.experts_per_token
         )
         matrices = 3 if op.gated else 2
-        work = expert_work(count, hidden, width, experts, local, per_token, matrices, weight_bytes(op.weights))
+        touched, rows = touched_experts(count, experts, local, per_token), count * per_token * local / experts
+        work = expert_work(count, rows, touched, hidden, width, matrices, weight_bytes(op.weights))
         sizes = expert_sizes(count, hidden, width, experts, local, per_token)
         return self._grouped_gemm(op.weights, compute_dtype(self.profile, op.weights), work, sizes)
 

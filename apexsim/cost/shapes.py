@@ -83,16 +83,15 @@ def touched_experts(
 
 
 def expert_work(
-    tokens: Floats, hidden: Floats, intermediate: Floats, experts: Floats, local: Floats, per_token: Floats,
-    matrices: int, weight_bytes: float,
+    tokens: Floats, rows: Floats, touched: Floats, hidden: Floats, intermediate: Floats, matrices: int,
+    weight_bytes: float,
 ) -> Work:
-    """Routed experts of a rank that holds ``local`` of ``experts``, for ``tokens`` of the whole group.
+    """Routed experts of one rank: ``rows`` (token, expert) pairs fall on ``touched`` of its experts.
 
-    ``intermediate``: width of an expert on this rank; ``matrices``: 3 where the expert is gated, else 2.
+    ``tokens`` are those of the whole group; ``intermediate``: width of an expert on this rank; ``matrices``: 3 where
+    the expert is gated, else 2.
     """
     parameters = matrices * hidden * intermediate
-    touched = touched_experts(tokens, experts, local, per_token)
-    rows = tokens * per_token * local / experts
     activations = ACTIVATION_BYTES * (2 * tokens * hidden + 2 * rows * (hidden + matrices * intermediate))
     padded = touched * np.ceil(rows / np.maximum(touched, 1e-9) / EXPERT_TILE) * EXPERT_TILE
     flops = 2.0 * rows * parameters
