@@ -1,7 +1,8 @@
 """The engine's semantics once more, as naively as possible: one loop turn an iteration, lists of request objects.
 
-Nothing here is shared with ``apexsim.engine`` but the declarations of its inputs: no macro-steps, no sums kept up to date, no
-heaps, no Numba. Each iteration asks every sequence for its length and every block for its owner. Slow and plain on purpose.
+Nothing here is shared with ``apexsim.engine`` but the declarations of its inputs: no macro-steps, no sums kept up
+to date, no heaps, no Numba. Each iteration asks every sequence for its length and every block for its owner. Slow
+and plain on purpose.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class Oracle:
 
     def decode_attention(self, stage: int, kind: int, lengths: list[int]) -> float:
         mean = sum(lengths) / len(lengths)
-        return line(mean, list(self.tables.context_knots), list(self.tables.decode_attention_s[stage, kind, len(lengths)]))
+        row = self.tables.decode_attention_s[stage, kind, len(lengths)]
+        return line(mean, list(self.tables.context_knots), list(row))
 
     def prefill_attention(self, stage: int, chunk: int, past: int) -> float:
         t = self.tables
@@ -160,7 +162,8 @@ class Oracle:
     def schedule_decodes(self, replica: Replica, slot: Slot) -> None:
         slot.decodes = []
         for request in list(slot.running):
-            if request.decoding and request in slot.running and self.grow(replica, slot, request, request.computed + 1):
+            alive = request.decoding and request in slot.running
+            if alive and self.grow(replica, slot, request, request.computed + 1):
                 slot.decodes.append(request)
 
     def schedule_chunks(self, replica: Replica, slot: Slot, budget: int, now: float) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from oracle import Run
 from oracle import simulate as naive
-from worlds import World, worlds
+from worlds import World, drawn, worlds
 
 from apexsim import registry
 from apexsim.engine.pool import BY_PLACE, BY_PROMPT_TOKENS, BY_REQUESTS
@@ -17,8 +17,6 @@ from apexsim.engine.simulate import simulate_pool
 LOADS = {BY_PLACE: "place", BY_REQUESTS: "requests", BY_PROMPT_TOKENS: "tokens"}
 BUILT_IN = tuple(registry.SEAMS["routers"])
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
-
-drawn = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def run_both(world: World) -> tuple[SimulationResult, Run]:

@@ -1,16 +1,25 @@
-"""Small worlds for property tests of the engine: step tables, limits, policies, loads. All Hypothesis strategies live here."""
+"""Small worlds for property tests of the engine: step tables, limits, policies and loads, drawn by Hypothesis."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from apexsim.cost.tables import StepTables
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
 from apexsim.workload.trace import Trace
+
+EXAMPLES = int(os.environ.get("APEXSIM_EXAMPLES", "300"))
+"""Worlds drawn a test; a nightly run sets more."""
+
+drawn = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from apexsim.cost.tables import StepTables
 from apexsim.engine.gaps import forget_old_gaps, join_cohort, largest_gap, leave_cohort, record_run
 from apexsim.engine.heap import heap_pop, heap_push
-from apexsim.engine.jit import kernel
+from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.result import COMPLETED
 from apexsim.engine.state import DECODING, DONE, NONE, PREFILLING, WAITING, Limits, Rows, State
 
@@ -108,7 +108,7 @@ def stop_running(state: State, i: int) -> None:
     state.replicas[g // state.stage_free_s.shape[1]].running -= 1
 
 
-@kernel
+@rare_kernel
 def compact(requests: Rows, heap: Rows, size: int, g: int, newcomer: int) -> int:
     """Drop the stale pairs of a full heap of group g, and those of ``newcomer``; returns how many are left."""
     kept = 0
@@ -184,8 +184,8 @@ def finish(state: State, limits: Limits, i: int, now: float) -> None:
     """Request i has yielded its last token at ``now``; its blocks are free."""
     requests, replicas = state.requests, state.replicas
     r = requests[i].group // state.stage_free_s.shape[1]
-    held = requests[i].blocks if limits.reserve else blocks_of(tokens_held(requests, state.groups, i), limits.block_size)
-    replicas[r].used_blocks -= held
+    tokens = tokens_held(requests, state.groups, i)
+    replicas[r].used_blocks -= requests[i].blocks if limits.reserve else blocks_of(tokens, limits.block_size)
     stop_running(state, i)
     requests[i].phase = DONE
     requests[i].status = COMPLETED
@@ -213,7 +213,7 @@ def end_prefill(state: State, tables: StepTables, limits: Limits, g: int, i: int
         start_decoding(state, tables, limits, g, i, now)
 
 
-@kernel
+@rare_kernel
 def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int) -> int:
     """The youngest request of the group gives its blocks back and will be recomputed; returns it.
 
@@ -253,7 +253,7 @@ def drop_begun(state: State, g: int, i: int) -> None:
     groups[g].prefills = kept
 
 
-@kernel
+@rare_kernel
 def make_room_for_gaps(state: State, g: int) -> None:
     """Forget the gaps that no running sequence has seen."""
     requests, groups = state.requests, state.groups

@@ -1,7 +1,8 @@
 """SimPy outside, compiled replicas inside: the only file that imports simpy.
 
-SimPy sees what is rare and concurrent. A pool under a built-in router has nothing of that, so it is one SimPy process that runs
-the compiled loop to the next outside event; under a plug-in router every arrival is a SimPy event that asks it.
+SimPy sees what is rare and concurrent. A pool under a built-in router has nothing of that, so it is one SimPy
+process that runs the compiled loop to the next outside event; under a plug-in router every arrival is a SimPy
+event that asks it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import simpy
 
 from apexsim.cost.tables import StepTables
-from apexsim.engine.pool import advance_all, offer, run_closed, run_open
+from apexsim.engine.pool import advance_all, offer_one, run_closed, run_open
 from apexsim.engine.replica import NEEDS_ROOM
 from apexsim.engine.routers import Choice, Offered, PlugInRouter, ReplicaView, RequestView
 from apexsim.engine.state import Limits, State, with_more_room
@@ -57,14 +58,16 @@ class PoolProcess:
             yield self.env.timeout(max(0.0, now - origin - self.env.now))
             self.to_the_end(advance_all, now)
             view = RequestView(i, now, int(request.prompt), int(offered.session[i]))
-            offer(self.state, self.tables, self.limits, self._checked(router.choose(view, self._view())), i, now)
+            r = self._checked(router.choose(view, self._view()))
+            offer_one(self.state, self.tables, self.limits, r, i, now)
         self.to_the_end(advance_all, np.inf)
 
     def _view(self) -> ReplicaView:
         replicas = self.state.replicas
         return ReplicaView(
             waiting=replicas.waiting.copy(), running=replicas.running.copy(),
-            prompt_tokens=replicas.prompt_tokens.copy(), used_blocks=replicas.used_blocks.copy(), kv_blocks=self.limits.kv_blocks,
+            prompt_tokens=replicas.prompt_tokens.copy(), used_blocks=replicas.used_blocks.copy(),
+            kv_blocks=self.limits.kv_blocks,
         )  # fmt: skip
 
     def _checked(self, r: int) -> int:

@@ -1,7 +1,7 @@
 """The gaps between tokens of the sequences in a group, without a loop over the sequences.
 
-*Cohorts*: sequences whose last token came at the same instant share their next gap. A group whose batch decodes in every
-iteration has one cohort; where prefill runs alone, each iteration that starts new sequences adds one.
+*Cohorts*: sequences whose last token came at the same instant share their next gap. A group whose batch decodes in
+every iteration has one cohort; where prefill runs alone, each iteration that starts new sequences adds one.
 *Stack*: gap j is the largest that a sequence with first gap <= j has seen since. Only decreasing maxima matter, so the
 largest gap of a sequence is one binary search, whatever its length.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apexsim.engine.jit import kernel
+from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.state import State
 
 
@@ -48,7 +48,7 @@ def join_cohort(state: State, g: int, now: float) -> int:
     return cohorts[g, last].gap
 
 
-@kernel
+@rare_kernel
 def drop_empty_cohorts(state: State, g: int) -> int:
     """Close the holes that preempted sequences left; returns how many cohorts remain."""
     groups, cohorts = state.groups, state.cohorts
@@ -127,7 +127,7 @@ def close_gaps(state: State, g: int) -> None:
     merge_cohorts(state, g, end)
 
 
-@kernel
+@rare_kernel
 def forget_old_gaps(state: State, g: int, oldest: int) -> None:
     """Drop the entries that no running sequence can ask for (first gap of all of them >= ``oldest``)."""
     groups, stack = state.groups, state.stack

@@ -51,12 +51,26 @@ CACHE_FOLDER = _cache_folder()
 
 
 def kernel(function: F) -> F:
-    """Compile ``function`` when it is first called, and keep the machine code for the next process."""
+    """Compile ``function`` as a part of other kernels, inlined: passing the state costs more than most of them do."""
+    return _compiled(function, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def rare_kernel(function: F) -> F:
+    """A part of other kernels that runs seldom: called, not inlined, which keeps the time to compile them down."""
+    return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def entry_kernel(function: F) -> F:
+    """A kernel that Python calls. It is compiled at its first call and kept for the next process."""
+    return _compiled(function, no_cfunc_wrapper=True)
+
+
+def _compiled(function: F, **options: bool) -> F:
     # Numba reads CACHE_DIR when the decorator runs; it is put back so that other users of Numba keep theirs.
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE_FOLDER)
     try:
-        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(function)
+        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
         return compiled
     finally:
         numba.config.CACHE_DIR = before

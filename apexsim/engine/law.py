@@ -1,4 +1,4 @@
-"""The step-time law of ``cost/tables.py``, compiled: one iteration, and a series of decode iterations in closed form."""
+"""The step-time law of ``cost/tables.py``, compiled: the parts of an iteration, and stretches of decode iterations."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def steps_within(first: float, slope: float, limit: float, most: int) -> int:
         guess = (math.sqrt(half * half + 2.0 * slope * limit) - half) / slope
     else:
         guess = limit / first
-    m = max(1, min(most, int(math.ceil(guess))))
+    m = max(1, min(most, math.ceil(guess)))
     # The root is exact to rounding only; step to the exact smallest m.
     while m > 1 and (m - 1) * first + 0.5 * slope * (m - 1) * (m - 2.0) >= limit:
         m -= 1

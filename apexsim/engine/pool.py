@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
 from apexsim.engine.batch import blocks_of, wait_last
-from apexsim.engine.jit import kernel
+from apexsim.engine.jit import entry_kernel, kernel
 from apexsim.engine.law import borrow_tables
 from apexsim.engine.replica import (
     DONE_ADVANCING,
@@ -53,9 +53,9 @@ def offer(state: State, tables: StepTables, limits: Limits, r: int, i: int, now:
     wait_last(replicas, requests, r, i)
     wake_groups(state, r, now)
     g = r * stages
-    if first and stages == 1 and groups[g].phase == RUNNING and groups[g].steps > 1 and is_series(state, g):
-        if could_join(state, limits, r, i):
-            cut_series(state, tables, g, now)
+    in_series = stages == 1 and groups[g].phase == RUNNING and groups[g].steps > 1 and is_series(state, g)
+    if first and in_series and could_join(state, limits, r, i):
+        cut_series(state, tables, g, now)
 
 
 @kernel
@@ -95,8 +95,20 @@ def choose(state: State, candidates: Candidates, load: int, i: int) -> int:
     return best
 
 
-@kernel
+@entry_kernel
+def offer_one(state: State, tables: StepTables, limits: Limits, r: int, i: int, now: float) -> None:
+    """``offer``, for a router in Python."""
+    offer(borrow_state(state), borrow_tables(tables), limits, r, i, now)
+
+
+@entry_kernel
 def advance_all(state: State, tables: StepTables, limits: Limits, until: float) -> int:
+    """``advance_every``, for a router in Python."""
+    return advance_every(borrow_state(state), borrow_tables(tables), limits, until)
+
+
+@kernel
+def advance_every(state: State, tables: StepTables, limits: Limits, until: float) -> int:
     """Run every replica up to ``until``; NEEDS_ROOM as ``advance``."""
     for r in range(state.replicas.size):
         if advance(state, tables, limits, r, until) == NEEDS_ROOM:
@@ -104,24 +116,26 @@ def advance_all(state: State, tables: StepTables, limits: Limits, until: float) 
     return DONE_ADVANCING
 
 
-@kernel
+@entry_kernel
 def run_open(
     state: State, tables: StepTables, limits: Limits, candidates: Candidates, load: int,
     cursor: NDArray[np.int64], until: float,
 ) -> int:  # fmt: skip
     """Open loop up to ``until`` (inf: until the last request ends). ``cursor[0]`` is the next request to arrive."""
     state, tables = borrow_state(state), borrow_tables(tables)
-    requests = state.requests
-    while cursor[0] < requests.size and requests[cursor[0]].arrival_s <= until:
+    requests, everyone = state.requests, np.arange(state.replicas.size)
+    while True:
         i = cursor[0]
-        now = requests[i].arrival_s
-        row = candidates[i if candidates.shape[0] > 1 else 0]
+        over = i >= requests.size or requests[i].arrival_s > until
+        now = until if over else requests[i].arrival_s
+        row = everyone if over else candidates[i if candidates.shape[0] > 1 else 0]
         for c in range(row.size):
             if advance(state, tables, limits, row[c], now) == NEEDS_ROOM:
                 return NEEDS_ROOM
+        if over:
+            return DONE_ADVANCING
         offer(state, tables, limits, choose(state, candidates, load, i), i, now)
         cursor[0] = i + 1
-    return advance_all(state, tables, limits, until)
 
 
 @kernel
@@ -149,7 +163,7 @@ def begin_due(state: State, tables: StepTables, limits: Limits, now: float) -> i
     return DONE_ADVANCING
 
 
-@kernel
+@entry_kernel
 def run_closed(
     state: State, tables: StepTables, limits: Limits, candidates: Candidates, load: int,
     cursor: NDArray[np.int64], concurrency: int, delay_s: float, until: float,
@@ -167,7 +181,7 @@ def run_closed(
             now = min(now, requests[cursor[0]].arrival_s)
         if now == np.inf or now > until:
             return DONE_ADVANCING
-        if advance_all(state, tables, limits, now) == NEEDS_ROOM:
+        if advance_every(state, tables, limits, now) == NEEDS_ROOM:
             return NEEDS_ROOM
         release(state, cursor, concurrency, now + delay_s)
         while cursor[0] < cursor[1] and requests[cursor[0]].arrival_s <= now + INSTANT * abs(now):

@@ -1,12 +1,13 @@
 """One replica, free of any clock but its own: schedule an iteration, run it or a whole series of them, complete it.
 
-``advance(state, …, r, until)`` runs replica r up to the instant ``until`` and knows nothing of who sends requests. The order
-inside one instant is: iterations that end, arrivals, scheduling (design §5), so at ``until`` itself iterations
-complete but nothing is scheduled: the caller may still hand over the arrivals of that instant.
+``advance(state, …, r, until)`` runs replica r up to the instant ``until`` and knows nothing of who sends requests.
+The order inside one instant is: iterations that end, arrivals, scheduling (design §5), so at ``until`` itself
+iterations complete but nothing is scheduled: the caller may still hand over the arrivals of that instant.
 
 The scheduler in the engines' terms: decoding sequences come first and take one token each, then the prompts that
-were begun, in the order of their admission, then the waiting list, while the token budget, ``max_num_seqs`` and free KV blocks
-allow. A sequence that finds no block preempts the youngest of its group; after a preemption nobody is admitted in that iteration.
+were begun, in the order of their admission, then the waiting list, while the token budget, ``max_num_seqs`` and
+free KV blocks allow. A sequence that finds no block preempts the youngest of its group; after a preemption nobody
+is admitted in that iteration.
 """
 
 from __future__ import annotations

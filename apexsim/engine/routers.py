@@ -1,8 +1,8 @@
 """Routers: which replica gets a request.
 
-A router hands over *data*: the candidates of each request and the load by which the least loaded of them is picked. The compiled
-pool loop applies it. A plug-in that needs more defines ``choose`` (see ``PlugInRouter``) and is called by the SimPy fleet at
-each arrival. No router sees a request's output length.
+A router hands over *data*: the candidates of each request and the load by which the least loaded of them is
+picked. The compiled pool loop applies it. A plug-in that needs more defines ``choose`` (see ``PlugInRouter``) and
+is called by the SimPy fleet at each arrival. No router sees a request's output length.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Scheduler presets: one scheduler, many engines. A preset is knobs, not a class.
 
-Sources of the rules: vLLM v1 (decodes first, chunked prefill in mixed batches, recompute on KV shortage), vLLM v0 (whole prompts
-first, alone in their iteration), SGLang (chunks first, alone in their iteration, retraction on KV shortage), TensorRT-LLM's
-in-flight batching with the capacity policy GUARANTEED_NO_EVICT, Sarathi-Serve (OSDI'24: stall-free batches under
-a small token budget), Orca (OSDI'22: iteration-level scheduling of uncut prompts, reserving each request's whole length).
+Sources of the rules: vLLM v1 (decodes first, chunked prefill in mixed batches, recompute on KV shortage), vLLM v0
+(whole prompts first, alone in their iteration), SGLang (chunks first, alone in their iteration, retraction on KV
+shortage), TensorRT-LLM's in-flight batching with the capacity policy GUARANTEED_NO_EVICT, Sarathi-Serve (OSDI'24:
+stall-free batches under a small token budget), Orca (OSDI'22: iteration-level scheduling of uncut prompts,
+reserving each request's whole length).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from apexsim.spec.plan import Scheduler
 class Policy:
     """Rules and limits in force for one pool.
 
-    ``reserve`` admits by the request's whole length. Traces have no declared limit on the output, so there the output length
-    stands for the declared one: a policy with ``reserve`` is clairvoyant by as much.
+    ``reserve`` admits by the request's whole length. Traces have no declared limit on the output, so there the
+    output length stands for the declared one: a policy with ``reserve`` is clairvoyant by as much.
     """
 
     preset: str

@@ -1,7 +1,7 @@
 """A series of decode iterations in closed form: nothing changes in the batch, so their times are an arithmetic sum.
 
-Pipelines of one stage only. A series is set off with its whole length; an arrival that could be admitted cuts it at the next
-boundary, and when it ends its gaps, blocks and seconds are booked at once.
+Pipelines of one stage only. A series is set off with its whole length; an arrival that could be admitted cuts it
+at the next boundary, and when it ends its gaps, blocks and seconds are booked at once.
 """
 
 from __future__ import annotations

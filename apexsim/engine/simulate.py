@@ -49,7 +49,8 @@ def simulate_pool(
     """Serve ``trace`` with ``replicas`` alike replicas until the last request has ended.
 
     Open loop: requests arrive as in the trace. Closed loop (``concurrency``): the trace gives order and lengths
-    only; that many requests are in flight, and the end of one releases the next. Offline is a trace whose arrivals are all 0.
+    only; that many requests are in flight, and the end of one releases the next. Offline is a trace whose arrivals
+    are all 0.
 
     Args:
         router: a registered name, or a router object (``engine.routers``).

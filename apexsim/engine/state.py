@@ -1,10 +1,11 @@
 """What the compiled engine holds while it runs: a few arrays, no object per request.
 
 A *replica* owns the KV blocks and the waiting list. A *group* is one batch in flight: a replica has one group a
-pipeline stage (pp batches in flight), so group ``g`` belongs to replica ``g // stages``. All arrays are changed in place.
+pipeline stage (pp batches in flight), so group ``g`` belongs to replica ``g // stages``. All arrays are changed in
+place.
 
-Columns that are touched together stand together in record arrays: an event reads a handful of fields of one request and
-one group, and each further array argument would cost every compiled call more than the arithmetic in it.
+Columns that are touched together stand together in record arrays: an event reads a handful of fields of one
+request and one group, and each further array argument would cost every compiled call more than the arithmetic in it.
 """
 
 from __future__ import annotations
@@ -159,12 +160,12 @@ class State(NamedTuple):
 
 @kernel
 def borrow_state(state: State) -> State:
-    """The same arrays without their reference counts: the caller outlives the kernel, and counting is most of its time."""
+    """The same arrays without their reference counts: the caller holds them, and counting would be most of the time."""
     return State(
         borrow(state.requests), borrow(state.replicas), borrow(state.groups), borrow(state.stage_free_s),
-        borrow(state.begun), borrow(state.finishes), borrow(state.windows), borrow(state.cohorts), borrow(state.stack),
-        borrow(state.blocks), borrow(state.histograms), borrow(state.filled), borrow(state.itl), borrow(state.timeline),
-    )  # fmt: skip
+        borrow(state.begun), borrow(state.finishes), borrow(state.windows), borrow(state.cohorts),
+        borrow(state.stack), borrow(state.blocks), borrow(state.histograms), borrow(state.filled),
+        borrow(state.itl), borrow(state.timeline), )  # fmt: skip
 
 
 def rows(dtype: np.dtype[Any], *shape: int) -> Rows:
