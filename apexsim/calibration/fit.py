@@ -107,7 +107,8 @@ def fit_device(data: Path, device: str, fitted: str) -> tuple[KernelFile, ...]:
 def fit_recipe(data: Path, device: str, recipe: Recipe, fitted: str) -> KernelFile | None:
     """The kernel file of one recipe; None where there are no rows or the device lacks the dtype."""
     profile = catalog.device(device)
-    if recipe.operator in ("gemm", "grouped_gemm") and not profile.supports(recipe.dtype):  # type: ignore[arg-type]  # WeightDtype words
+    multiplies = recipe.operator in ("gemm", "grouped_gemm")
+    if multiplies and not profile.supports(recipe.dtype):  # type: ignore[arg-type]  # recipes hold words of WeightDtype
         return None
     rows = read_rows(data, recipe, SYSTEMS[device])
     if rows is None:

@@ -85,6 +85,9 @@ class Accounting:
     sampled_flops: float  # LM head, FLOP of one sequence that yields a token, all ranks
     attention: tuple[AttentionWork, AttentionWork]  # full, windowed
     attention_calibrated: tuple[bool, bool]  # prefill, decode
+    prefill_extrapolated: NDArray[np.bool_]  # [N] by tokens of the chunk
+    decode_extrapolated: NDArray[np.bool_]  # [M + 1, J] by sequences and mean context
+    context_knots: NDArray[np.float64]  # [J]
     peak_flops: float
     memory_bandwidth: float
     power: PowerModel | None
@@ -113,7 +116,9 @@ class Accounting:
             mbu=_share(self.ranks * (ledger[MOVED_BYTES] + self._attention_bytes(counters)),
                        self.memory_bandwidth * wall_s),
             calibrated_fraction=_share(calibrated, device_s),
-            extrapolated_fraction=_share(ledger[EXTRAPOLATED], device_s),
+            extrapolated_fraction=_share(
+                ledger[EXTRAPOLATED] + np.dot(attention, self._attention_extrapolated(counters)), device_s
+            ),
         )
 
     def _linear(self, counters: Counted) -> NDArray[np.float64]:
@@ -134,6 +139,20 @@ class Accounting:
         share = position - left
         right = np.minimum(left + 1, self.mixed.shape[1] - 1)
         return self.mixed[:, left] * (1.0 - share) + self.mixed[:, right] * share
+
+    def _attention_extrapolated(self, counters: Counted) -> tuple[bool, bool]:
+        """Whether prefill and decode attention lay outside what was measured, judged at the run's mean sizes."""
+        with_prefill, without = float(counters.mixed.sum()), float(counters.decode.sum())
+        chunk = counters.prefill_tokens / max(with_prefill, 1.0)
+        knot = min(chunk, self.token_dense) + max(chunk - self.token_dense, 0.0) / self.token_stride
+        sequences = counters.decode_tokens / max(with_prefill + without, 1.0)
+        context = counters.decode_kv_tokens / max(counters.decode_tokens, 1)
+        row = min(round(sequences), self.decode_extrapolated.shape[0] - 1)
+        column = int(np.clip(np.searchsorted(self.context_knots, context), 0, len(self.context_knots) - 1))
+        return (
+            bool(self.prefill_extrapolated[min(round(knot), len(self.prefill_extrapolated) - 1)]),
+            bool(self.decode_extrapolated[row, column]),
+        )
 
     def _breakdown(
         self, parts: dict[str, float], counters: Counted, replicas: int, duration_s: float

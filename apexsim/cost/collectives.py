@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from apexsim.cost.floor import FLOOR
-from apexsim.cost.kernels import AnalyticKernels, CalibratedKernels, Priced
-from apexsim.cost.shapes import collective_work
 from apexsim.spec.cluster import Link
 
 Floats = NDArray[np.float64]
@@ -54,21 +52,14 @@ def sent_bytes(kind: str, message: ArrayLike, ranks: int) -> Floats:
     return size if kind == "all_reduce" else (ranks - 1) / ranks * size
 
 
-def collective(kernels: AnalyticKernels, kind: str, message: ArrayLike, ranks: int, link: Link) -> Priced:
-    """Price of a collective on a link: measured where the device has a fit for these ranks, else analytic.
+def collective_s(
+    kind: str, message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float
+) -> Floats:
+    """Analytic seconds of an ``all_reduce`` or ``all_gather``."""
+    price = {"all_reduce": all_reduce_s, "all_gather": all_gather_s}[kind]
+    return price(message, ranks, link, efficiency=efficiency, launch_s=launch_s)
 
-    Never faster than 0.95 × the bytes a rank must send over the link's bandwidth.
-    """
-    size = np.maximum(np.asarray(message, dtype=np.float64), 1.0)
-    floor = FLOOR * sent_bytes(kind, size, ranks) / link.bandwidth
-    found = None
-    if isinstance(kernels, CalibratedKernels) and link.link_class == "scaleup":
-        found = kernels.find(kind, "bf16", ranks)
-    if found is None or found.variant != ranks:
-        price = all_reduce_s if kind == "all_reduce" else all_gather_s
-        reached = kernels.profile.efficiency
-        seconds = price(size, ranks, link, efficiency=reached.link, launch_s=reached.launch_s)
-        return Priced(np.maximum(seconds, floor), False, np.zeros(size.shape, dtype=np.bool_))
-    sizes = {"bytes": size}
-    seconds = found.seconds(collective_work(sent_bytes(kind, size, ranks)), sizes, 0.0, link.bandwidth)
-    return Priced(np.maximum(seconds, floor), True, found.extrapolated(sizes))
+
+def collective_floor_s(kind: str, message: ArrayLike, ranks: int, link: Link) -> Floats:
+    """0.95 × the bytes that a rank must send over the link's bandwidth."""
+    return FLOOR * sent_bytes(kind, message, ranks) / link.bandwidth

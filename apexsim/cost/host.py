@@ -49,33 +49,33 @@ def _affine(fixed: float, each: float, count: int) -> Floats:
     return seconds
 
 
-STEPS_AND_SWEEPS = (
-    "serial terms and logit_bytes fitted together on mean TPOT of vllm-h100-open-loop (vLLM 0.15.1, 36 runs) and "
-    "median ITL of mlenergy-h100-dense (vLLM 0.11.1, 65 runs to 192 sequences)"
-)
-INTERCEPT = "entry + exit = 3.5 ms, what TTFT = 2.8 TPOT + 3.5 ms leaves in vllm-h100-open-loop"
-
+# Where the numbers come from. Asynchronous and synchronous vLLM: serial terms and logit_bytes were fitted together on
+# the mean TPOT of vllm-h100-open-loop (0.15.1, 36 runs) and the median ITL of mlenergy-h100-dense (0.11.1, 65 runs of
+# up to 192 sequences, without Gemma): median error 2.4 % and 3.0 %. The fit left asynchronous scheduling no serial
+# time: it does the same work beside the device, hence the same terms as a floor. vLLM before 0.8: fitted on the mean
+# ITL of apex-h100-llama70b (0.6.0, 30 light runs; what lies above the device is 4.2 to 8.7 ms at 1 to 14 sequences,
+# whatever the TP). entry + exit = 3.5 ms is what TTFT = 2.8 TPOT + 3.5 ms leaves in vllm-h100-open-loop; the split
+# is a guess. TensorRT-LLM samples greedily in its benchmarks; its host terms are vLLM's.
 HOSTS: tuple[HostModel, ...] = (
     HostModel(
         "vllm", (0, 0), serial_s=4.1e-3, serial_per_sequence_s=0.25e-3, floor_s=0.0, floor_per_sequence_s=0.0,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=256, graphs_with_prefill=False,
-        source=f"serial terms fitted on mean ITL of apex-h100-llama70b (vLLM 0.6.0, 30 light runs); {INTERCEPT}",
+        source="fitted on apex-h100-llama70b",
     ),
     HostModel(
         "vllm", (0, 8), serial_s=0.46e-3, serial_per_sequence_s=14e-6, floor_s=0.0, floor_per_sequence_s=0.0,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=512, graphs_with_prefill=True,
-        source=f"{STEPS_AND_SWEEPS}; {INTERCEPT}",
+        source="fitted on mlenergy-h100-dense and vllm-h100-open-loop",
     ),
-    # Asynchronous scheduling does the same work beside the device: the fit leaves nothing serial.
     HostModel(
         "vllm", (0, 14), serial_s=0.0, serial_per_sequence_s=0.0, floor_s=0.46e-3, floor_per_sequence_s=14e-6,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=512, graphs_with_prefill=True,
-        source=f"{STEPS_AND_SWEEPS}; {INTERCEPT}",
+        source="fitted on mlenergy-h100-dense and vllm-h100-open-loop",
     ),
     HostModel(
         "tensorrt-llm", (0, 0), serial_s=0.0, serial_per_sequence_s=0.0, floor_s=0.46e-3, floor_per_sequence_s=14e-6,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=12.0, largest_graph=512, graphs_with_prefill=False,
-        source="estimated",
+        source="estimated from vLLM's",
     ),
 )
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from apexsim.cost.coefficients import Fit, KernelFile, Law, load
+from apexsim.cost.collectives import collective_floor_s, collective_s, sent_bytes
 from apexsim.cost.floor import floor_s
 from apexsim.cost.laws import DecodeLaw, ExpertLaw, GemmLaw, PrefillLaw, Sizes
 from apexsim.cost.operators import AttentionOp, GroupedGemm
@@ -22,6 +23,7 @@ from apexsim.cost.precision import INPUT_BYTES, compute_dtype, sixteen_bit
 from apexsim.cost.shapes import (
     QUERY_TILE,
     Work,
+    collective_work,
     decode_work,
     expert_sizes,
     expert_work,
@@ -30,6 +32,7 @@ from apexsim.cost.shapes import (
     touched_experts,
 )
 from apexsim.spec.catalog import profile_folder
+from apexsim.spec.cluster import Link
 from apexsim.spec.dtypes import ComputeDtype, WeightDtype, weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 
@@ -86,6 +89,10 @@ class KernelModel(Protocol):
         """``kernels`` elementwise kernels that read and write ``moved`` bytes together."""
         ...
 
+    def collective(self, kind: str, message: ArrayLike, ranks: int, link: Link) -> Priced:
+        """An ``all_reduce`` or ``all_gather`` of ``message`` bytes over ``ranks`` that ``link`` joins."""
+        ...
+
 
 class AnalyticKernels:
     """Rooflines at the efficiencies that the profile states. Nothing is calibrated, and every price says so."""
@@ -132,6 +139,12 @@ class AnalyticKernels:
         (size,) = _floats(moved)
         reached = self.profile.efficiency
         return _analytic(kernels * reached.launch_s + size / (self.profile.memory_bandwidth * reached.memory))
+
+    def collective(self, kind: str, message: ArrayLike, ranks: int, link: Link) -> Priced:
+        size = np.maximum(np.asarray(message, dtype=np.float64), 1.0)
+        reached = self.profile.efficiency
+        seconds = collective_s(kind, size, ranks, link, efficiency=reached.link, launch_s=reached.launch_s)
+        return _analytic(np.maximum(seconds, collective_floor_s(kind, size, ranks, link)))
 
     def _gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
         reached = self.profile.efficiency
@@ -221,6 +234,16 @@ class CalibratedKernels(AnalyticKernels):
             return super().prefill_past(tokens, op)
         seconds = _past_seconds(self.profile, min(fit.law.compute, 1.0), chunk, op)
         return Priced(seconds, True, np.ones_like(seconds, dtype=np.bool_))
+
+    def collective(self, kind: str, message: ArrayLike, ranks: int, link: Link) -> Priced:
+        """Measured on scale-up links and for some numbers of ranks only."""
+        fit = self.find(kind, "bf16", ranks) if link.link_class == "scaleup" else None
+        if fit is None or fit.variant != ranks:
+            return super().collective(kind, message, ranks, link)
+        size = np.maximum(np.asarray(message, dtype=np.float64), 1.0)
+        seconds = fit.seconds(collective_work(sent_bytes(kind, size, ranks)), {"bytes": size}, 0.0, link.bandwidth)
+        floor = collective_floor_s(kind, size, ranks, link)
+        return Priced(np.maximum(seconds, floor), True, fit.extrapolated({"bytes": size}))
 
     def _fitted(
         self, fit: Fit, compute: ComputeDtype, work: Work, sizes: Sizes, scale: Floats | float = 1.0, known: bool = True

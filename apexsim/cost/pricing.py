@@ -1,7 +1,7 @@
 """Operators times sizes: ledgers and attention tables of one device, kept for reuse between plans.
 
-A ``Pricer`` stands for a device, an engine and a link. A search asks it for the same operators again and again, with
-other schedulers and replicas, so each (operator, sizes) is priced once.
+A ``Pricer`` stands for a device, an engine, a link and a cost model of the registry. A search asks it for the same
+operators again and again, with other schedulers and replicas, so each (operator, sizes) is priced once.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.cost.collectives import collective
+from apexsim import registry
 from apexsim.cost.host import HostModel, graph_sizes, padded
-from apexsim.cost.kernels import CalibratedKernels, Priced
+from apexsim.cost.kernels import KernelModel, Priced
 from apexsim.cost.ledger import (
     ATTENTION,
     CALIBRATED,
@@ -70,9 +70,9 @@ def executed(sizes: Sizes) -> NDArray[np.int64]:
 class Pricer:
     """Prices of one device under one engine; ``link`` joins the ranks of a tensor parallel group."""
 
-    def __init__(self, profile: HardwareProfile, engine: str, link: Link) -> None:
+    def __init__(self, profile: HardwareProfile, engine: str, link: Link, costs: str) -> None:
         self.profile = profile
-        self.kernels = CalibratedKernels(profile, engine)
+        self.kernels: KernelModel = registry.load("costs", costs)(profile, engine)
         self.link = link
         self.power = power_model(profile)
         self.ledger = lru_cache(maxsize=PRICES_KEPT)(self._ledger)
@@ -110,7 +110,7 @@ class Pricer:
             return GEMM, self.kernels.memory_bound(rows * op.token_bytes, op.kernels), none, rows * op.token_bytes
         if isinstance(op, Collective):
             message = rows * op.token_bytes
-            price = collective(self.kernels, op.kind, message, op.ranks, self.link)
+            price = self.kernels.collective(op.kind, message, op.ranks, self.link)
             return COMMUNICATION, price, none, 2.0 * message
         return ATTENTION, self._launch(op, rows), none, none
 
@@ -120,8 +120,8 @@ class Pricer:
         one = float(min(price.seconds, self.kernels.prefill_attention(1, 1, op).seconds))
         return Priced(np.full_like(rows, one), price.calibrated, np.zeros(rows.shape, dtype=np.bool_))
 
-    def _prefill(self, op: AttentionOp, max_tokens: int) -> tuple[Floats, Floats, bool]:
-        """([N] seconds of a chunk, [N] seconds per past token, calibrated) at the token knots, ``count`` runs."""
+    def _prefill(self, op: AttentionOp, max_tokens: int) -> tuple[Priced, Floats]:
+        """([N] price of a chunk, [N] seconds per past token) at the token knots, ``count`` runs."""
         chunk = np.maximum(token_knots(max_tokens), 1).astype(np.float64)
         together = np.maximum(1.0, SHARED_TOKENS / chunk)
         price = self.kernels.prefill_attention(together, chunk, op)
@@ -129,10 +129,10 @@ class Pricer:
         own = np.maximum.accumulate(np.maximum(price.seconds - launch, 0.0) / together)
         past = np.maximum.accumulate(self.kernels.prefill_past(chunk, op).seconds)
         own[0] = past[0] = 0.0
-        return op.count * own, op.count * past, price.calibrated
+        return Priced(op.count * own, price.calibrated, price.extrapolated), op.count * past
 
-    def _decode(self, op: AttentionOp, max_num_seqs: int, knots: tuple[float, ...]) -> tuple[Floats, bool]:
-        """([M + 1, J] seconds by sequences and mean context, calibrated), ``count`` runs; row 0 costs nothing."""
+    def _decode(self, op: AttentionOp, max_num_seqs: int, knots: tuple[float, ...]) -> Priced:
+        """[M + 1, J] price by sequences and mean context, ``count`` runs; row 0 costs nothing."""
         sequences = np.maximum(np.arange(max_num_seqs + 1.0), 1.0)[:, None]
         context = np.maximum(np.array(knots), 1.0)[None, :]
         price = self.kernels.decode_attention(sequences, context, op)
@@ -140,10 +140,10 @@ class Pricer:
         table = np.maximum(price.seconds - launch, 0.0)
         table = np.maximum.accumulate(np.maximum.accumulate(table, axis=0), axis=1)
         table[0] = 0.0
-        return op.count * table, price.calibrated
+        return Priced(op.count * table, price.calibrated, price.extrapolated)
 
 
 @lru_cache(maxsize=64)
-def pricer(profile: HardwareProfile, engine: str, link: Link) -> Pricer:
-    """The pricer of a device, an engine and a link; one for all plans that share them."""
-    return Pricer(profile, engine, link)
+def pricer(profile: HardwareProfile, engine: str, link: Link, costs: str) -> Pricer:
+    """The pricer of a device, an engine, a link and a registered cost model; one for all plans that share them."""
+    return Pricer(profile, engine, link, costs)

@@ -65,6 +65,7 @@ def compile_pool(
     max_num_batched_tokens: int,
     max_num_seqs: int,
     max_chunk_tokens: int | None = None,
+    costs: str = "calibrated",
 ) -> CompiledPool | DoesNotFit:
     """Step tables of one pool of a plan, or why it cannot run.
 
@@ -73,6 +74,7 @@ def compile_pool(
         max_num_seqs: most sequences of an iteration; the tables' M.
         max_chunk_tokens: longest chunk of a prompt that one iteration may take, where that is more than
             ``max_num_batched_tokens`` (a scheduler without chunking takes whole prompts).
+        costs: registered cost model that prices the operators.
     """
     reason = check_pool(model, pool)
     if reason is not None:
@@ -85,11 +87,11 @@ def compile_pool(
     if isinstance(memory, DoesNotFit):
         return memory
     host = host_model(engine, engine_version)
-    prices = pricer(profile, engine, cluster.link(profile, pool.tp))
+    prices = pricer(profile, engine, cluster.link(profile, pool.tp), costs)
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, max_num_seqs)
     parts = _Parts(model, cut, prices, host, most_tokens, max_num_seqs, memory.max_model_len)
     tables = StepTables(
-        token_dense=min(TOKEN_DENSE, most_tokens),
+        token_dense=TOKEN_DENSE,
         token_stride=TOKEN_STRIDE,
         mixed_s=np.stack([seconds(ledger) for ledger in parts.mixed]),
         decode_s=np.stack([seconds(ledger) for ledger in parts.decode]),
@@ -136,18 +138,21 @@ class _Parts:
         self.decode_attention_s = np.zeros((stages, 2, max_num_seqs + 1, len(knots)))
         self.prefill_s = np.zeros((stages, 2, tokens))
         self.prefill_past_s = np.zeros((stages, 2, tokens))
+        self.prefill_extrapolated = np.zeros(tokens, dtype=np.bool_)
+        self.decode_extrapolated = np.zeros((max_num_seqs + 1, len(knots)), dtype=np.bool_)
         for stage, operators in enumerate(self.stages):
             for op in operators:
                 if not isinstance(op, AttentionOp):
                     continue
                 kind = WINDOWED if op.window else FULL
-                own, past, prefill_calibrated = prices.prefill(op, most_tokens)
-                decode, decode_calibrated = prices.decode(op, max_num_seqs, knots)
-                self.prefill_s[stage, kind] += own
+                (prefill, past), decode = prices.prefill(op, most_tokens), prices.decode(op, max_num_seqs, knots)
+                self.prefill_s[stage, kind] += prefill.seconds
                 self.prefill_past_s[stage, kind] += past
-                self.decode_attention_s[stage, kind] += decode
-                self.attention_calibrated[0] &= prefill_calibrated
-                self.attention_calibrated[1] &= decode_calibrated
+                self.decode_attention_s[stage, kind] += decode.seconds
+                self.prefill_extrapolated |= prefill.extrapolated
+                self.decode_extrapolated |= decode.extrapolated
+                self.attention_calibrated[0] &= prefill.calibrated
+                self.attention_calibrated[1] &= decode.calibrated
 
 
 def context_knots(max_context: int) -> tuple[float, ...]:
@@ -196,6 +201,8 @@ def _accounting(
         sampled_flops=cut.tp * sum(_token_flops(op) for op in parts.head_ops),
         attention=(kinds[FULL], kinds[WINDOWED]),
         attention_calibrated=(parts.attention_calibrated[0], parts.attention_calibrated[1]),
+        prefill_extrapolated=parts.prefill_extrapolated, decode_extrapolated=parts.decode_extrapolated,
+        context_knots=tables.context_knots,
         peak_flops=profile.peak_flops[compute_dtype(profile, cut.experts if model.is_moe else cut.mlp)],
         memory_bandwidth=profile.memory_bandwidth, power=prices.power,
     )
@@ -221,10 +228,12 @@ def _confidence(parts: _Parts, prices: Pricer, host: HostModel, model: ModelSpec
         known[op.name] = known.get(op.name, True) and measured
     calibrated = tuple(sorted(name for name, measured in known.items() if measured))
     analytic = tuple(sorted(name for name, measured in known.items() if not measured))
-    notes = [f"host time: {host.engine} {host.since[0]}.{host.since[1]} and later, {host.source}"]
+    notes = [f"host time of {host.engine} {host.since[0]}.{host.since[1]} and later: {host.source}"]
     if not calibrated:
         profile = prices.profile
         notes.append(f"{profile.name}: nothing measured, analytic rooflines ({profile.efficiency.source})")
+    if parts.attention_calibrated[0]:
+        notes.append("attention over cached tokens (chunks after the first) follows the rate of whole prompts")
     if model.window:
         notes.append(f"layers with a window of {model.window} tokens hold KV for the whole context")
     if model.is_moe:
