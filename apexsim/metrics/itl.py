@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.engine.jit import kernel
+from apexsim.engine.jit import entry_kernel, kernel
 from apexsim.engine.result import ItlRuns
 from apexsim.metrics.distribution import PERCENTILES, Distribution, linear_ranks
 
@@ -139,7 +139,7 @@ def _element(start: float, slope: float, first: int, length: int, i: int) -> flo
     return start + (first + (i if slope >= 0 else length - 1 - i)) * slope
 
 
-@kernel
+@entry_kernel
 def _survey(
     start: Floats, slope: Floats, first: Ints, length: Ints, weight: Ints
 ) -> tuple[int, float, float, float]:
@@ -170,7 +170,7 @@ def _first_beyond(
     return begin
 
 
-@kernel
+@entry_kernel
 def _histogram(
     start: Floats, slope: Floats, first: Ints, length: Ints, weight: Ints, low: float, high: float
 ) -> Ints:
@@ -188,7 +188,7 @@ def _histogram(
     return gaps
 
 
-@kernel
+@entry_kernel
 def _touches(
     start: Floats, slope: Floats, first: Ints, length: Ints, weight: Ints, low: float, high: float,
     wanted: Ints,
@@ -206,7 +206,7 @@ def _touches(
     return touched
 
 
-@kernel
+@entry_kernel
 def _clip(
     start: Floats, slope: Floats, first: Ints, length: Ints, weight: Ints, low: float, high: float,
     bin_: int,
@@ -222,7 +222,7 @@ def _clip(
     return clipped_first, clipped_length
 
 
-@kernel
+@entry_kernel
 def _count_at_most(
     start: Floats, slope: Floats, first: Ints, length: Ints, weight: Ints, limit: float
 ) -> int:
