@@ -1,0 +1,106 @@
+"""The bound on goodput, over all the lengths that a goodput run can have.
+
+Goodput at rate R is measured on enough copies k of the trace for 300 s of arrivals at R, so a higher rate
+means more copies. For each k the bound b_k of ``bounds.py`` holds for the rates that use k copies,
+
+    most_{k−1} < R ≤ most_k,        most_k = (k · n − 1) / 300,
+
+and the plan's bound is the largest min(b_k, most_k) with b_k > most_{k−1}. Where to stop: of k copies at
+least q = k − ⌈0.1 k⌉ are counted whole, during at most q + 1 copies' time, and at least share − (1 − share)/q
+of their requests meet the SLO. The bound β_q from these alone falls with q, so beyond the k where β_q drops
+below most_{k−1} no rate is possible. From there the exact b_k are tried downwards.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from apexsim.metrics.goodput import MIN_REQUESTS, MIN_SPAN_S, WARMUP, goodput_trace
+from apexsim.search.bounds import SLACK, Due, Load, due_to_meet, goodput_bound
+from apexsim.search.work import Lengths, Work, lengths_of
+from apexsim.spec.slo import SLO
+from apexsim.workload.trace import Trace
+
+
+class GoodputLoads:
+    """The loads that goodput runs of one trace offer, by the number of copies; made when first asked for."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._loads: dict[int, Load] = {}
+        self.requests = len(trace)
+        self.fewest = max(1, -(-MIN_REQUESTS // self.requests))
+        self.lengths: Lengths = lengths_of(trace)
+        self.one_copy = self.lengths.number()
+
+    def most_rps(self, copies: int) -> float:
+        """The highest rate that is tested on so many copies; 0 below the fewest."""
+        return (copies * self.requests - 1) / MIN_SPAN_S if copies >= self.fewest else 0.0
+
+    def requests_at(self, rate_rps: float) -> int:
+        """Requests of a goodput run at this rate."""
+        enough = max(MIN_REQUESTS, math.ceil(MIN_SPAN_S * rate_rps) + 1)
+        return -(-enough // self.requests) * self.requests
+
+    def of(self, copies: int) -> Load:
+        """What is counted of a goodput run on so many copies (at least the fewest)."""
+        if copies not in self._loads:
+            trace = goodput_trace(self._trace, self.most_rps(copies) * (1 - 1e-9))
+            first, last = trace.arrival_s[0], trace.arrival_s[-1]
+            counted = trace.arrival_s >= first + WARMUP * (last - first)
+            which = np.tile(self.lengths.which, copies)[counted]
+            number = np.bincount(which, minlength=len(self.one_copy))
+            arrivals_s = float(last - trace.arrival_s[counted][0])
+            self._loads[copies] = Load(number, arrivals_s, trace.rate_rps)
+        return self._loads[copies]
+
+
+class GoodputBound:
+    """The highest goodput of one kind of replica, by their number; ``work`` is of ``loads.lengths``."""
+
+    def __init__(self, loads: GoodputLoads, slo: SLO, work: Work) -> None:
+        self._loads = loads
+        self._servers = work.servers
+        self._dues: tuple[Due, ...] = due_to_meet(work, loads.lengths, slo)
+
+    def of(self, replicas: int) -> tuple[float, str]:
+        """(requests/s that no run of so many replicas exceeds, the server that says so); inf, "" for none."""
+        for copies in range(self._most_copies(replicas), self._loads.fewest - 1, -1):
+            rate, server = goodput_bound(self._dues, self._loads.of(copies), replicas)
+            if math.isinf(rate):
+                return rate, ""
+            if rate > self._loads.most_rps(copies - 1):
+                return min(rate, self._loads.most_rps(copies)), self._servers[server]
+        return 0.0, "KV memory"  # too few of the requests fit into the KV cache at all
+
+    def _most_copies(self, replicas: int) -> int:
+        """A number of copies beyond which no rate meets the SLO (the fewest, where nothing bounds the rate)."""
+        loads, low = self._loads, self._loads.fewest
+        if not math.isfinite(self._relaxed(1 << 30, replicas)):
+            return low
+        high = low
+        while self._relaxed(high + 1, replicas) > loads.most_rps(high):
+            low, high = high + 1, 2 * high
+        while low < high:
+            middle = (low + high) // 2
+            if self._relaxed(middle + 1, replicas) > loads.most_rps(middle):
+                low = middle + 1
+            else:
+                high = middle
+        return high
+
+    def _relaxed(self, copies: int, replicas: int) -> float:
+        """β_q: no rate above this that is tested on ``copies`` or more copies meets the SLO."""
+        whole = copies - math.ceil(WARMUP * copies)
+        if whole < 1:
+            return float("inf")
+        best = float("inf")
+        for due in self._dues:
+            share = max(0.0, due.share - (1 - due.share) / whole)
+            busy_s, _ = due.busiest(self._loads.one_copy, share)
+            room_s = whole * busy_s / replicas - due.drain_s
+            rate = (whole + 1) * self._loads.requests / room_s if room_s > 0 else float("inf")
+            best = min(best, rate)
+        return best * (1 + SLACK)

@@ -1,0 +1,31 @@
+"""When no plan is feasible: which came nearest, and what it lacks."""
+
+from __future__ import annotations
+
+from apexsim.search.outcome import Dropped
+from apexsim.search.run import SearchResult
+from apexsim.spec.units import format_bytes
+
+
+def nearest_miss(result: SearchResult) -> str:
+    """One line: the plan that came nearest to being feasible, and what binds it."""
+    problem = result.problem
+    heading = f"no feasible plan for {problem.model.name} on {problem.cluster}"
+    missed = _nearest(result, "slo")
+    if missed is not None:
+        return f"{heading} under {problem.slo}: the nearest is {missed.id}: {missed.reason}"
+    short = _nearest(result, "memory")
+    if short is not None:
+        lacking = format_bytes(short.miss)
+        return (
+            f"{heading}: memory is short by {lacking} per device on the best attempt, {short.id}: {short.reason}"
+        )
+    illegal = _nearest(result, "illegal") or _nearest(result, "failed")
+    if illegal is not None:
+        return f"{heading}: {illegal.id}: {illegal.reason}"
+    return f"{heading}: the space holds no plan for {problem.cluster.devices} devices"
+
+
+def _nearest(result: SearchResult, cause: str) -> Dropped | None:
+    misses = [dropped for dropped in result.dropped if dropped.cause == cause]
+    return min(misses, key=lambda dropped: (dropped.miss, dropped.id), default=None)

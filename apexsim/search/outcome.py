@@ -1,0 +1,107 @@
+"""What a search knows about a plan, before and after it has replayed it. Values only.
+
+A plan is a ``Candidate`` once it fits; it ends as an ``Evaluation`` (it meets the SLO: it is ranked) or as
+``Dropped`` (with the reason, never as a NaN or a zero).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from apexsim.spec.plan import Plan
+
+Cause = Literal["illegal", "memory", "bound", "slo", "failed"]
+"""Why a plan is not ranked: it is no valid plan, does not fit, cannot be better, misses the SLO, crashed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The best that a plan can possibly reach, proven from its step tables; no replay is better than this."""
+
+    attainment: float = 1.0  # share of requests at the search's rate, at most
+    goodput_rps: float = float("inf")  # requests/s, at most
+    latency_s: float = 0.0  # median E2E at the search's rate, at least
+    j_per_output_token: float | None = 0.0  # at goodput, at least; None where the profile knows no power
+    usd_per_million_output_tokens: float | None = 0.0  # at goodput, at least; None where no price is known
+    binds: str = ""  # the resource that sets the bound on goodput
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A plan that fits its devices, with what it can reach at best."""
+
+    plan: Plan
+    bounds: Bounds
+
+    @property
+    def id(self) -> str:
+        return self.plan.id
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A plan that is not ranked. ``miss`` tells how near it came: smaller is nearer, within one cause.
+
+    For ``memory`` it is the bytes that a device lacks, for ``slo`` target − attainment.
+    """
+
+    plan: Plan
+    cause: Cause
+    reason: str
+    miss: float = 0.0
+    requests_simulated: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.plan.id
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of ``pruned`` in the search's JSON."""
+        return {"plan": self.plan.model_dump(mode="json"), "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A plan that meets the SLO at the search's rate, as it was replayed.
+
+    Attributes:
+        goodput_rps: the largest rate (requests/s) at which the SLO is met.
+        censored: the SLO was still met at the highest rate that was tried: goodput is at least this.
+        at_goodput: attainment, j_per_output_token and usd_per_million_output_tokens of the replay at goodput.
+        summary: the summary JSON of the replay at the search's rate.
+        binds: the resource that keeps goodput from being higher, ``why`` the line that explains it.
+        requests_simulated: requests of all replays of this plan.
+    """
+
+    plan: Plan
+    goodput_rps: float
+    censored: bool
+    at_goodput: dict[str, float | None]
+    summary: dict[str, Any]
+    binds: str
+    why: str
+    requests_simulated: int = field(default=0)
+
+    @property
+    def id(self) -> str:
+        return self.plan.id
+
+    @property
+    def goodput_rps_per_device(self) -> float:
+        return self.goodput_rps / self.plan.devices
+
+    def to_dict(self, rank: int) -> dict[str, Any]:
+        """The entry of ``plans`` in the search's JSON."""
+        return {
+            "rank": rank,
+            "id": self.id,
+            "plan": self.plan.model_dump(mode="json"),
+            "goodput_rps": self.goodput_rps,
+            "goodput_rps_per_device": self.goodput_rps_per_device,
+            "censored": self.censored,
+            "at_goodput": self.at_goodput,
+            "binds": self.binds,
+            "why": self.why,
+            "summary": self.summary,
+        }

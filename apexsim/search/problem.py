@@ -1,0 +1,154 @@
+"""What is asked: a model, a cluster, a load, an SLO and an objective. A value, without plans or results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from apexsim.errors import UsageError
+from apexsim.search.objectives import Objective, objective_named
+from apexsim.search.space import Space, default_space, load_space
+from apexsim.spec import catalog
+from apexsim.spec.cluster import Cluster
+from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.model import ModelSpec
+from apexsim.spec.slo import SLO
+from apexsim.workload.trace import Trace
+from apexsim.workload.transform import at_rate
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One search's question.
+
+    Attributes:
+        model_name: as the user wrote it; plans carry it.
+        trace: the load at the rate of the search.
+        price_usd_per_hour: of one device; None where nobody knows one.
+        carbon_g_per_kwh: intensity of the electricity; None where not given.
+        seed: of everything drawn at random (routers).
+    """
+
+    model_name: str
+    model: ModelSpec
+    cluster: Cluster
+    profile: HardwareProfile
+    trace: Trace
+    slo: SLO
+    objective: Objective
+    space: Space
+    price_usd_per_hour: float | None
+    carbon_g_per_kwh: float | None
+    seed: int = 0
+
+    @property
+    def rate_rps(self) -> float:
+        """The rate (requests/s) at which a plan must meet the SLO to be ranked."""
+        return self.trace.rate_rps
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits of all that the answer depends on; equal questions have the same."""
+        digest = hashlib.sha256()
+        for column in (self.trace.arrival_s, self.trace.input_tokens, self.trace.output_tokens):
+            digest.update(column.tobytes())
+        words = {
+            "model": self.model.model_dump(mode="json"),
+            "cluster": self.cluster.model_dump(mode="json"),
+            "profile": self.profile.model_dump(mode="json"),
+            "slo": str(self.slo),
+            "objective": self.objective.name,
+            "space": self.space.model_dump(mode="json"),
+            "price": self.price_usd_per_hour,
+            "carbon": self.carbon_g_per_kwh,
+            "seed": self.seed,
+        }
+        digest.update(json.dumps(words, sort_keys=True).encode())
+        return digest.hexdigest()[:8]
+
+    @property
+    def run_name(self) -> str:
+        """The default name of the folder of results."""
+        cluster = str(self.cluster).replace("+", "-")
+        return f"{self.model.name}-{cluster}-{self.fingerprint}"
+
+
+def make_problem(
+    model: str,
+    cluster: Cluster,
+    trace: Trace,
+    slo: SLO,
+    *,
+    objective: str = "goodput",
+    rate_rps: float | None = None,
+    price_usd_per_hour: float | None = None,
+    carbon_g_per_kwh: float | None = None,
+    space: Path | str | Space | None = None,
+    seed: int = 0,
+) -> Problem:
+    """The question, with the model, the device and the space looked up and every figure checked.
+
+    Args:
+        rate_rps: offer the trace at this rate instead of its own.
+        space: the lists to search, or a YAML file with them; where None, those of ``default_space``.
+
+    Raises:
+        UsageError: an unknown name, a figure that is not positive, an objective that lacks its price.
+        InputError: a model or space file that cannot be read.
+    """
+    _check_positive("--rate", rate_rps)
+    _check_positive("--price", price_usd_per_hour)
+    _check_positive("--carbon", carbon_g_per_kwh)
+    if len(cluster.groups) > 1:
+        raise UsageError(f"cluster {cluster}: this release searches one group of equal devices, not several")
+    spec, profile = catalog.model(model), catalog.device(cluster.device)
+    price = profile.price_usd_per_hour if price_usd_per_hour is None else price_usd_per_hour
+    wanted = objective_named(objective)
+    _check_figures(wanted, profile, price, carbon_g_per_kwh)
+    if not isinstance(space, Space):
+        usual = default_space(spec, profile, cluster)
+        space = usual if space is None else load_space(space, usual)
+    return Problem(
+        model_name=model,
+        model=spec,
+        cluster=cluster,
+        profile=profile,
+        trace=_offered(trace, rate_rps),
+        slo=slo,
+        objective=wanted,
+        space=space,
+        price_usd_per_hour=price,
+        carbon_g_per_kwh=carbon_g_per_kwh,
+        seed=seed,
+    )
+
+
+def _offered(trace: Trace, rate_rps: float | None) -> Trace:
+    """The trace at the search's rate; goodput needs one that can be scaled."""
+    if trace.span_s <= 0:
+        raise UsageError(
+            f"{trace.name}: all requests arrive at once, so there is no rate to search over "
+            "(`apexsim simulate` takes such a trace)"
+        )
+    return trace if rate_rps is None else at_rate(trace, rate_rps)
+
+
+def _check_positive(flag: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{flag} {value:g}: must be more than 0")
+
+
+def _check_figures(
+    objective: Objective, profile: HardwareProfile, price: float | None, carbon: float | None
+) -> None:
+    """An objective whose figure nobody knows would rank by nothing."""
+    if objective.name == "cost" and price is None:
+        raise UsageError(f"objective cost: {profile.name} has no price; give --price, USD per device-hour")
+    if objective.name == "carbon" and carbon is None:
+        raise UsageError("objective carbon: give --carbon, the g CO2e per kWh of your electricity")
+    if objective.name in ("energy", "carbon") and profile.idle_w is None:
+        raise UsageError(f"objective {objective.name}: the power of {profile.name} is not known")

@@ -1,0 +1,197 @@
+"""The search itself: screen, ask, evaluate, tell, rank.
+
+    families of plans → screen (executor)  → candidates | dropped: illegal, memory, slo
+    strategy.ask      → evaluate (executor) → evaluations | dropped: slo, failed    → journal, strategy.tell
+    rank              → best first; the Pareto front; the rest with their reasons
+
+Results are keyed by plan, never by who finished first, so any executor gives the same answer. Ctrl-C ends the
+search early: what is done by then is ranked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from apexsim.search.evaluate import evaluate_all
+from apexsim.search.executors import Executor
+from apexsim.search.journal import Journal
+from apexsim.search.outcome import Candidate, Dropped, Evaluation
+from apexsim.search.pareto import front, rank
+from apexsim.search.problem import Problem
+from apexsim.search.prune import Context, families, screen
+from apexsim.search.space import plans
+from apexsim.search.strategies import Strategy, strategy
+
+KEEP = 30
+"""So many of the best plans are exact, whatever else is dropped by its bound."""
+
+FAMILIES_AT_ONCE, PLANS_AT_ONCE = 8, 2
+"""Items of one task for a worker: enough to outweigh the message, few enough to share out evenly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search is: ``done`` of ``total`` in this stage, and the best plan so far."""
+
+    stage: str
+    done: int
+    total: int
+    best: Evaluation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The answer. ``ranked`` is best first; ``dropped`` in the order of the space."""
+
+    problem: Problem
+    ranked: tuple[Evaluation, ...]
+    dropped: tuple[Dropped, ...]
+    pareto: tuple[str, ...]
+    wall_s: float
+    interrupted: bool
+
+    @property
+    def considered(self) -> int:
+        return len(self.ranked) + len(self.dropped)
+
+    @property
+    def requests_simulated(self) -> int:
+        ranked = sum(evaluation.requests_simulated for evaluation in self.ranked)
+        return ranked + sum(dropped.requests_simulated for dropped in self.dropped)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The search JSON (design §7)."""
+        return {
+            "plans": [evaluation.to_dict(place) for place, evaluation in enumerate(self.ranked, start=1)],
+            "pruned": [dropped.to_dict() for dropped in self.dropped],
+            "pareto": list(self.pareto),
+            "simulation": {
+                "wall_s": self.wall_s,
+                "plans_considered": self.considered,
+                "plans_evaluated": len(self.ranked) + sum(d.requests_simulated > 0 for d in self.dropped),
+                "requests_simulated": self.requests_simulated,
+            },
+        }
+
+
+def search(
+    problem: Problem,
+    executor: Executor,
+    *,
+    strategy_name: str = "auto",
+    keep: int = KEEP,
+    journal: Journal | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> SearchResult:
+    """Rank the plans of the problem's space.
+
+    Args:
+        keep: so many of the best plans, and the Pareto front, are those of an exhaustive search.
+        journal: gets a line for each plan that is done.
+        on_progress: is called after each result.
+    """
+    began = time.perf_counter()
+    state = _Search(problem, executor, journal, on_progress)
+    chosen, interrupted = strategy(strategy_name), False
+    try:
+        with executor:
+            state.screen()
+            state.evaluate(chosen(state.candidates, problem.objective, keep))
+    except KeyboardInterrupt:
+        interrupted = True
+    ranked = rank(state.evaluations, problem.objective)
+    wall_s = time.perf_counter() - began
+    return SearchResult(problem, ranked, state.in_order(state.dropped), front(ranked), wall_s, interrupted)
+
+
+class _Search:
+    """What is known so far."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        executor: Executor,
+        journal: Journal | None,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._context = Context.of(problem)
+        self._executor = executor
+        self._journal = journal
+        self._report = on_progress
+        self._order: dict[str, int] = {}
+        self.candidates: list[Candidate] = []
+        self.evaluations: list[Evaluation] = []
+        self.dropped: list[Dropped] = []
+
+    def in_order(self, outcomes: Sequence[Dropped]) -> tuple[Dropped, ...]:
+        """In the order of the space."""
+        return tuple(sorted(outcomes, key=lambda outcome: self._order[outcome.id]))
+
+    def screen(self) -> None:
+        """Every plan of the space becomes a candidate or is dropped."""
+        problem = self._context.problem
+        space = list(plans(problem.space, problem.model_name, problem.cluster))
+        self._order = {plan.id: place for place, plan in enumerate(space)}
+        batches = _batches(families(space), FAMILIES_AT_ONCE)
+        done = 0
+        for screened in self._executor.run(partial(_screen_batch, self._context), batches):
+            for outcome in screened:
+                if isinstance(outcome, Candidate):
+                    self.candidates.append(outcome)
+                else:
+                    self._drop(outcome)
+            done += len(screened)
+            self._report(Progress("screened", done, len(space)))
+        self.candidates.sort(key=lambda candidate: self._order[candidate.id])
+
+    def evaluate(self, asked: Strategy) -> None:
+        """Replay what the strategy asks for, until it asks for nothing more."""
+        total, done = len(self.candidates), 0
+        candidates = {candidate.id: candidate for candidate in self.candidates}
+        while wave := asked.ask():
+            # the longest replays first, so that no worker is left with one at the end
+            by_length = sorted(wave, key=lambda candidate: (-candidate.plan.pools[0].pp, candidate.id))
+            reached: dict[str, Evaluation | None] = {}
+            for outcome in self._outcomes(by_length):
+                reached[outcome.id] = outcome if isinstance(outcome, Evaluation) else None
+                done += 1
+                self._report(Progress("replayed", done, total - len(asked.dropped), self._best()))
+            asked.tell({candidate.id: reached[candidate.id] for candidate in wave})
+        for name, reason in asked.dropped.items():
+            self._drop(Dropped(candidates[name].plan, "bound", reason))
+
+    def _outcomes(self, wave: Sequence[Candidate]) -> Iterator[Evaluation | Dropped]:
+        """Of each plan, as it is done and written down."""
+        task = partial(evaluate_all, self._context)
+        for outcomes in self._executor.run(task, _batches(wave, PLANS_AT_ONCE)):
+            for outcome in outcomes:
+                if isinstance(outcome, Evaluation):
+                    self.evaluations.append(outcome)
+                    self._note({"evaluated": outcome.to_dict(rank=0)})
+                else:
+                    self._drop(outcome)
+                yield outcome
+
+    def _drop(self, outcome: Dropped) -> None:
+        self.dropped.append(outcome)
+        self._note({"dropped": {"id": outcome.id, "cause": outcome.cause, **outcome.to_dict()}})
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        if self._journal is not None:
+            self._journal.write(entry)
+
+    def _best(self) -> Evaluation | None:
+        ranked = rank(self.evaluations, self._context.problem.objective)
+        return ranked[0] if ranked else None
+
+
+def _screen_batch(context: Context, batch: Sequence[Sequence[Any]]) -> list[Candidate | Dropped]:
+    return [outcome for family in batch for outcome in screen(context, family)]
+
+
+def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,133 @@
+"""The plans that a search looks at: a list of values for each knob, and their combinations, one at a time.
+
+The lists have defaults that follow from the model, the device and the cluster; a YAML file may replace any
+of them (``--space``), for example
+
+    tp: [2, 4, 8]
+    weights: [fp8]
+    max_num_seqs: [128, 256, 512]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from apexsim.spec.base import Strict, load_yaml, parse
+from apexsim.spec.cluster import Cluster
+from apexsim.spec.dtypes import KvDtype, WeightDtype, weight_bytes
+from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.model import ModelSpec
+from apexsim.spec.plan import Plan, Pool, Scheduler
+
+MAX_NUM_BATCHED_TOKENS = (2048, 8192)
+MAX_NUM_SEQS = (128, 256, 512)
+MEMORY_SHARE = 0.9
+"""Memory of a device that weights can take at most: ``gpu_memory_utilization`` of a plan."""
+
+
+class Space(Strict):
+    """Values for each knob of a colocated plan; every combination that the cluster can hold is a plan."""
+
+    tp: tuple[int, ...] = Field(strict=False, description="tensor parallel degrees")
+    pp: tuple[int, ...] = Field(strict=False, description="pipeline stages")
+    ep: tuple[int, ...] = Field((1,), strict=False, description="expert parallel degrees; each divides tp")
+    replicas: tuple[int, ...] = Field(strict=False, description="copies of the model")
+    weights: tuple[WeightDtype, ...] = Field(strict=False, description="dtypes of the weights")
+    kv_cache: tuple[KvDtype, ...] = Field(strict=False, description="dtypes of the KV cache")
+    preset: tuple[str, ...] = Field(("vllm",), strict=False, description="scheduler presets")
+    max_num_batched_tokens: tuple[int, ...] = Field(
+        MAX_NUM_BATCHED_TOKENS, strict=False, description="tokens of one iteration"
+    )
+    max_num_seqs: tuple[int, ...] = Field(
+        MAX_NUM_SEQS, strict=False, description="requests that run at once in a replica"
+    )
+    prefix_caching: bool = Field(False, description="reuse KV blocks of equal prefixes, in every plan")
+    router: str = Field("least-loaded", description="how every plan spreads requests over its replicas")
+
+    @field_validator("*")
+    @classmethod
+    def _some_values_once(cls, values: object, info: ValidationInfo) -> object:
+        if not isinstance(values, tuple):
+            return values
+        if not values:
+            raise ValueError(f"{info.field_name} needs at least one value")
+        if any(isinstance(value, int) and value < 1 for value in values):
+            raise ValueError(f"{info.field_name} allows whole numbers from 1")
+        return tuple(dict.fromkeys(values))
+
+
+def default_space(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> Space:
+    """Every sensible value of each knob; a checkpoint's own quantisation is kept."""
+    devices = cluster.devices
+    return Space(
+        tp=_tensor_degrees(model, profile, cluster),
+        pp=tuple(degree for degree in _degrees(devices) if degree <= model.layers),
+        replicas=tuple(range(1, devices + 1)),
+        weights=_weights(model, profile),
+        kv_cache=_kv_caches(profile),
+    )
+
+
+def load_space(path: Path | str, default: Space) -> Space:
+    """The default space with the lists of a YAML file in place of its own.
+
+    Raises:
+        InputError: the file is missing, not YAML, or holds an unknown key or a value that is not allowed.
+    """
+    return parse(Space, default.model_dump() | load_yaml(path), source=str(path))
+
+
+def plans(space: Space, model: str, cluster: Cluster) -> Iterator[Plan]:
+    """Every combination that needs no more devices than the cluster has, always in the same order."""
+    for tp, pp, replicas in product(space.tp, space.pp, space.replicas):
+        if tp * pp * replicas > cluster.devices:
+            continue
+        for ep in (degree for degree in space.ep if tp % degree == 0):
+            for pool in _pools(space, Pool(replicas=replicas, tp=tp, pp=pp, ep=ep)):
+                yield Plan(model=model, cluster=cluster, pools=(pool,), router=space.router)
+
+
+def _pools(space: Space, pool: Pool) -> Iterator[Pool]:
+    """``pool`` in every precision and with every scheduler of the space."""
+    limits = product(space.preset, space.max_num_batched_tokens, space.max_num_seqs)
+    for weights, kv_cache, (preset, tokens, seqs) in product(space.weights, space.kv_cache, limits):
+        scheduler = Scheduler(
+            preset=preset,
+            max_num_batched_tokens=tokens,
+            max_num_seqs=seqs,
+            prefix_caching=space.prefix_caching,
+        )
+        yield pool.model_copy(update={"weights": weights, "kv_cache": kv_cache, "scheduler": scheduler})
+
+
+def _degrees(devices: int) -> tuple[int, ...]:
+    """Powers of two and divisors up to ``devices``, ascending."""
+    return tuple(
+        degree for degree in range(1, devices + 1) if degree & (degree - 1) == 0 or devices % degree == 0
+    )
+
+
+def _tensor_degrees(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> tuple[int, ...]:
+    """Degrees that divide the heads; beyond one node only where the smallest weights do not fit in one."""
+    smallest = min(weight_bytes(dtype) for dtype in _weights(model, profile)) * model.parameters
+    fits_a_node = smallest <= MEMORY_SHARE * profile.memory_bytes * cluster.devices_per_node
+    most = cluster.devices_per_node if fits_a_node else cluster.devices
+    heads = [group.attention.heads for group in model.groups]
+    return tuple(degree for degree in _degrees(most) if all(count % degree == 0 for count in heads)) or (1,)
+
+
+def _weights(model: ModelSpec, profile: HardwareProfile) -> tuple[WeightDtype, ...]:
+    """The checkpoint's own dtype; an unquantised one also as fp8 where the device multiplies in it."""
+    if model.quantization is not None:
+        return (model.quantization,)
+    own: WeightDtype = "fp16" if model.dtype == "fp16" else "bf16"
+    return (own, "fp8") if profile.supports("fp8") else (own,)
+
+
+def _kv_caches(profile: HardwareProfile) -> tuple[KvDtype, ...]:
+    sixteen_bit: KvDtype = "bf16" if profile.supports_kv("bf16") else "fp16"
+    return (sixteen_bit, "fp8") if profile.supports_kv("fp8") else (sixteen_bit,)

@@ -1,0 +1,106 @@
+"""In which order plans are replayed, and which never are. A seam: one class, one line in the registry.
+
+A strategy is asked for the next plans and told what they reached, until it asks for none. It decides by what
+it was told and by the candidates' bounds, never by who finished first: waves have a fixed size, whatever the
+number of workers. ``apexsim.testing.strategy`` holds the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from apexsim import registry
+from apexsim.search.objectives import Objective
+from apexsim.search.outcome import Candidate, Evaluation
+from apexsim.search.pareto import losses, may_join_front
+
+WAVE = 64
+"""Plans that are asked for at once: enough for the workers of a large machine, few enough to prune soon."""
+
+
+class Strategy(Protocol):
+    """Made of all candidates, the objective, and how many of the best plans (``keep``) must be exact."""
+
+    def __init__(self, candidates: Sequence[Candidate], objective: Objective, keep: int) -> None: ...
+
+    def ask(self) -> Sequence[Candidate]:
+        """The next plans to replay, each at most once in a search; empty where the search is over."""
+        ...
+
+    def tell(self, reached: Mapping[str, Evaluation | None]) -> None:
+        """What the plans of the last ``ask`` reached, by plan id; None for one that misses the SLO."""
+        ...
+
+    @property
+    def dropped(self) -> Mapping[str, str]:
+        """Plan id -> reason, of the plans that need no replay."""
+        ...
+
+
+class Grid:
+    """Every plan, the most promising bound first, but for those that provably cannot matter.
+
+    A plan is dropped where its bound on the objective is worse than the value of ``keep`` plans that were
+    replayed, and one replayed plan beats it on every axis of the Pareto comparison. So the first ``keep``
+    ranks and the Pareto front are those of an exhaustive search.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate], objective: Objective, keep: int) -> None:
+        self._objective = objective
+        self._keep = keep
+        self._open = sorted(candidates, key=lambda c: (self._best_loss(c), -c.bounds.goodput_rps, c.id))
+        self._reached: list[Evaluation] = []
+        self._dropped: dict[str, str] = {}
+
+    @property
+    def dropped(self) -> Mapping[str, str]:
+        return self._dropped
+
+    def ask(self) -> Sequence[Candidate]:
+        self._drop_hopeless()
+        wave, self._open = self._open[:WAVE], self._open[WAVE:]
+        return wave
+
+    def tell(self, reached: Mapping[str, Evaluation | None]) -> None:
+        self._reached.extend(evaluation for evaluation in reached.values() if evaluation is not None)
+
+    def _best_loss(self, candidate: Candidate) -> float:
+        return self._objective.loss(self._objective.bound(candidate.bounds))
+
+    def _drop_hopeless(self) -> None:
+        if len(self._reached) < self._keep:
+            return
+        values = sorted(self._objective.loss(self._objective.value(e)) for e in self._reached)
+        worst_kept = values[self._keep - 1]
+        points = np.array([losses(evaluation) for evaluation in self._reached])
+        still_open = []
+        for candidate in self._open:
+            hopeless = self._best_loss(candidate) > worst_kept
+            if hopeless and not may_join_front(candidate.bounds, candidate.plan.devices, points):
+                self._dropped[candidate.id] = self._reason(candidate, worst_kept)
+            else:
+                still_open.append(candidate)
+        self._open = still_open
+
+    def _reason(self, candidate: Candidate, worst_kept: float) -> str:
+        objective = self._objective
+        sign = -1 if objective.highest_wins else 1
+        reach = "at most" if objective.highest_wins else "at least"
+        by = f" (by its {candidate.bounds.binds})" if candidate.bounds.binds else ""
+        return (
+            f"{objective.label} {reach} {objective.bound(candidate.bounds):.4g} {objective.unit}{by}, "
+            f"worse than the best {self._keep} plans ({sign * worst_kept:.4g} or better)"
+        )
+
+
+def strategy(name: str) -> type[Strategy]:
+    """The strategy class of that name; ``auto`` is the grid until a search needs more.
+
+    Raises:
+        UsageError: nobody registered the name.
+    """
+    chosen: type[Strategy] = registry.load("strategies", "grid" if name == "auto" else name)
+    return chosen

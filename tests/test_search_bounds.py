@@ -1,0 +1,105 @@
+"""No replay is ever better than the bounds: random tables, traces and schedulers against the engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from apexsim.cost.tables import token_knots
+from apexsim.metrics.attainment import attainment
+from apexsim.metrics.goodput import WARMUP
+from apexsim.metrics.latency import latencies
+from apexsim.search.bounds import Load, attainment_bound, due_to_meet, goodput_bound, median_e2e_bound
+from apexsim.search.work import Lengths, lengths_of
+from apexsim.spec.slo import SLO, parse_slo
+from apexsim.workload.trace import Trace
+from apexsim.workload.transform import at_rate
+from tests.search_worlds import World, random_world
+
+SLOS = (
+    "ttft=1s,tpot=100ms@0.9",
+    "ttft=500ms@0.95",
+    "e2e=3s@0.8",
+    "ttft=1s,itl=200ms@0.9",
+    "ttft:p90<=1s;tpot:p80<=50ms",
+    "e2e:p50<=2s",
+)
+
+
+def load_of(trace: Trace, lengths: Lengths, warmup: float = 0.0) -> Load:
+    counted = trace.arrival_s >= trace.arrival_s[0] + warmup * trace.span_s
+    arrivals_s = float(trace.arrival_s[-1] - trace.arrival_s[counted][0])
+    return Load(lengths.number(counted), arrivals_s, trace.rate_rps)
+
+
+def highest_rate(world: World, slo: SLO, replicas: int | None = None) -> float:
+    """The bound on the rates at which the world's own trace meets the SLO after the warm-up."""
+    lengths = lengths_of(world.trace)
+    dues = due_to_meet(world.work(lengths), lengths, slo)
+    return goodput_bound(dues, load_of(world.trace, lengths, WARMUP), replicas or world.replicas)[0]
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("text", SLOS)
+def test_no_rate_above_the_bound_meets_the_slo(text, seed):
+    world, slo = random_world(seed), parse_slo(text)
+    bound = highest_rate(world, slo)
+    for rate in (bound * 1.0001, bound * 1.5):
+        if 0 < rate < np.inf:
+            assert not attainment(world.run(at_rate(world.trace, rate)), slo, WARMUP).met
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("rate", [None, 30.0])
+def test_no_replay_is_better_than_its_attainment_and_latency_bounds(seed, rate):
+    world = random_world(seed)
+    trace = world.trace if rate is None else at_rate(world.trace, rate)
+    lengths = lengths_of(trace)
+    load, work, result = load_of(trace, lengths), world.work(lengths), world.run(trace)
+    for slo in map(parse_slo, SLOS):
+        reached = attainment(result, slo).attainment
+        assert reached <= attainment_bound(work, lengths, load, slo, world.replicas)
+    e2e_s = latencies(result.requests).e2e_s
+    assert np.isfinite(e2e_s).sum() == load.number[work.served].sum()
+    assert np.nanmedian(e2e_s) >= median_e2e_bound(work, load.number)
+
+
+def test_the_bound_is_tight_where_only_work_counts():
+    """Equal requests, costs per token and nothing else: no batch is cheaper than another."""
+    world, slo = random_world(seed=1, n=6000), parse_slo("ttft=5s,e2e=20s@0.99")
+    tables, alike = world.tables, np.full(6000, 20)
+    tokens = token_knots(1024, dense=64, stride=16)[: tables.mixed_s.shape[1]]
+    tables = tables._replace(
+        mixed_s=1e-4 * tokens[None, :].astype(float),
+        decode_s=1e-4 * np.arange(len(tables.head_s))[None, :].astype(float),
+        decode_attention_s=tables.decode_attention_s[:1] * 0,
+        prefill_s=tables.prefill_s[:1] * 0,
+        prefill_past_s=tables.prefill_past_s[:1] * 0,
+        head_s=tables.head_s * 0,
+        host_floor_s=tables.host_floor_s * 0,
+        host_serial_s=tables.host_serial_s * 0,
+    )
+    trace = world.trace.with_columns(input_tokens=10 * alike, output_tokens=alike)
+    world = replace(world, tables=tables, trace=trace, limits=replace(world.limits, kv_blocks=1 << 20))
+    bound = highest_rate(world, slo)
+    assert attainment(world.run(at_rate(world.trace, 0.8 * bound)), slo, WARMUP).met
+
+
+def test_a_longer_run_tightens_the_bound():
+    """The drain after the last arrival is then a smaller part of the run."""
+    slo = parse_slo("ttft=1s,tpot=100ms@0.9")
+    short, long = (highest_rate(random_world(seed=1, n=n), slo, replicas=1) for n in (300, 3000))
+    assert long < short
+
+
+def test_more_replicas_raise_the_bound_at_least_as_much():
+    world, slo = random_world(seed=2, n=2000), parse_slo("ttft=1s@0.9")
+    one, two = (highest_rate(world, slo, replicas) for replicas in (1, 2))
+    assert 2 * one <= two
+
+
+def test_a_tpot_limit_alone_bounds_nothing():
+    """Such requests may wait for ever before their first token, so no rate is too high."""
+    assert highest_rate(random_world(seed=2), parse_slo("tpot=50ms")) == np.inf
