@@ -9,7 +9,7 @@ may overlap, and the critical path, can be read from the graph. Kernels run one 
 from __future__ import annotations
 
 from functools import lru_cache
-from math import ceil
+from math import ceil, lcm
 from typing import NamedTuple
 
 import networkx as nx
@@ -24,7 +24,7 @@ PARTS: tuple[Part, ...] = ("attention", "mlp", "experts", "shared_experts")
 """Parts of a layer that have a weight dtype of their own, in the order of the fields of ``Cut``."""
 
 VOCAB_PADDING = 64
-"""Engines pad the vocabulary to a multiple of this, then to a multiple of the ranks."""
+"""Engines pad the vocabulary to a multiple of this and of the ranks."""
 
 
 SAMPLING_KERNELS = 4
@@ -98,7 +98,7 @@ def head_operators(model: ModelSpec, cut: Cut, logit_bytes: float) -> tuple[Oper
 
 def padded_vocab(vocab_size: int, tp: int) -> int:
     """Vocabulary after the engines' padding, a multiple of ``tp``."""
-    unit = VOCAB_PADDING * tp
+    unit = lcm(VOCAB_PADDING, tp)
     return ceil(vocab_size / unit) * unit
 
 
