@@ -20,6 +20,7 @@ class Cost:
 
 
 def cost(usd_per_device_hour: float | None, devices: int, duration_s: float, output_tokens: int) -> Cost:
+    """What ``devices`` cost for ``duration_s``, busy or idle; nothing is known without a price."""
     if usd_per_device_hour is None:
         return Cost()
     usd_per_hour = usd_per_device_hour * devices

@@ -29,6 +29,7 @@ class Carbon:
 
 
 def energy(total_j: float | None, output_tokens: int, duration_s: float) -> Energy:
+    """``total_j`` of all devices, idle included, spread over output tokens (J) and time (W)."""
     if total_j is None or duration_s <= 0:
         return Energy()
     return Energy(total_j, total_j / output_tokens if output_tokens else None, total_j / duration_s)

@@ -32,6 +32,7 @@ class Throughput:
 
 
 def count_requests(requests: RequestColumns) -> RequestCounts:
+    """How many requests ended in each way; the counts sum to ``total``."""
     by_status = np.bincount(requests.status, minlength=4)
     return RequestCounts(
         total=len(requests.status),
@@ -49,6 +50,7 @@ def completed_tokens(requests: RequestColumns) -> tuple[int, int]:
 
 
 def throughput(requests: RequestColumns, duration_s: float, devices: int) -> Throughput:
+    """Completed requests and their tokens per second of the run, drain included."""
     if duration_s <= 0:
         return Throughput()
     inputs, outputs = completed_tokens(requests)

@@ -40,10 +40,12 @@ class Confidence:
 
 
 def kv_peak_fraction(counters: Counters) -> float | None:
+    """The most KV blocks of a replica in use at once ÷ the blocks that it has."""
     return counters.kv_peak_blocks / counters.kv_blocks if counters.kv_blocks else None
 
 
 def busy_fraction(counters: Counters, replicas: int, duration_s: float) -> float | None:
+    """Share of all replicas' time in which an iteration runs."""
     return counters.busy_s / (replicas * duration_s) if duration_s > 0 else None
 
 

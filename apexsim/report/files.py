@@ -39,10 +39,12 @@ def json_text(data: Any) -> str:
 
 
 def write_json(path: Path | str, data: Any) -> None:
+    """The text of ``json_text``, written atomically. Raises UsageError where it cannot be written."""
     write_atomically(path, json_text(data))
 
 
 def write_parquet(path: Path | str, table: pd.DataFrame) -> None:
+    """The table without its index, written atomically. Raises UsageError where it cannot be written."""
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     write_atomically(path, buffer.getvalue())

@@ -85,6 +85,7 @@ def figures_table(summary: Summary) -> Table:
 
 
 def requests_table(summary: Summary) -> Table:
+    """How many requests ended in each way."""
     counts = summary.requests
     row = ("requests", *(f"{n:,}" for n in (
         counts.total, counts.completed, counts.rejected, counts.failed, counts.in_flight

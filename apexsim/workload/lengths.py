@@ -58,7 +58,7 @@ class LogNormal:
 
     def at(self, u: Floats) -> Ints:
         # u = 0 would be minus infinity.
-        z = ndtri(np.clip(u, 1e-12, 1.0 - 1e-12))
+        z: Floats = ndtri(np.clip(u, 1e-12, 1.0 - 1e-12))
         return np.clip(np.rint(np.exp(self.mu + self.sigma * z)), 1, self.most).astype(np.int64)
 
 
