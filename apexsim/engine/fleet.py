@@ -14,6 +14,8 @@ import numpy as np
 import simpy
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.jit import exact
+from apexsim.engine.law import exact_tables
 from apexsim.engine.pool import advance_all, offer_one, run_closed, run_open
 from apexsim.engine.replica import NEEDS_ROOM
 from apexsim.engine.routers import Choice, Offered, PlugInRouter, ReplicaView, RequestView
@@ -26,7 +28,7 @@ class PoolProcess:
     def __init__(self, env: simpy.Environment, state: State, tables: StepTables, limits: Limits) -> None:
         self.env = env
         self.state = state
-        self.tables = tables
+        self.tables = exact_tables(tables)
         self.limits = limits
 
     def to_the_end(self, kernel: Callable[..., int], *arguments: Any) -> None:
@@ -37,7 +39,7 @@ class PoolProcess:
 
     def open_loop(self, choice: Choice) -> Generator[simpy.Event, None, None]:
         """All arrivals and replicas in one compiled run."""
-        self.to_the_end(run_open, choice.candidates, choice.load, np.zeros(1, np.int64), np.inf)
+        self.to_the_end(run_open, exact(choice.candidates, np.int64), choice.load, np.zeros(1, np.int64), np.inf)
         yield self.env.timeout(0)
 
     def closed_loop(
@@ -45,7 +47,8 @@ class PoolProcess:
     ) -> Generator[simpy.Event, None, None]:
         """``concurrency`` requests in flight, in one compiled run."""
         cursor = np.zeros(2, np.int64)
-        self.to_the_end(run_closed, choice.candidates, choice.load, cursor, concurrency, delay_s, np.inf)
+        candidates = exact(choice.candidates, np.int64)
+        self.to_the_end(run_closed, candidates, choice.load, cursor, concurrency, float(delay_s), np.inf)
         yield self.env.timeout(0)
 
     def routed_by(self, router: PlugInRouter, offered: Offered) -> Generator[simpy.Event, None, None]:

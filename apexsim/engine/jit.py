@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,28 +53,41 @@ CACHE_FOLDER = _cache_folder()
 
 def kernel(function: F) -> F:
     """Compile ``function`` as a part of other kernels, inlined: passing the state costs more than most of them do."""
-    return _compiled(function, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return _part(function, forceinline=True)
 
 
 def rare_kernel(function: F) -> F:
     """A part of other kernels that runs seldom: called, not inlined, which keeps the time to compile them down."""
-    return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return _part(function, forceinline=False)
+
+
+def _part(function: F, *, forceinline: bool) -> F:
+    decorate = numba.njit(
+        nogil=True, error_model="numpy", forceinline=forceinline, no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )
+    compiled: F = decorate(function)
+    return compiled
 
 
 def entry_kernel(function: F) -> F:
-    """A kernel that Python calls. It is compiled at its first call and kept for the next process."""
-    return _compiled(function, no_cfunc_wrapper=True)
+    """A kernel that Python calls, with all its parts; compiled at its first call and kept for the next process.
 
-
-def _compiled(function: F, **options: bool) -> F:
+    Its arguments must always have the same types: Numba numbers the cached overloads of a function, and two processes
+    that compile different ones at once would each overwrite the other's machine code. See ``exact``.
+    """
     # Numba reads CACHE_DIR when the decorator runs; it is put back so that other users of Numba keep theirs.
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE_FOLDER)
     try:
-        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
         return compiled
     finally:
         numba.config.CACHE_DIR = before
+
+
+def exact(array: Any, dtype: type) -> Any:
+    """The array as an entry kernel takes it: this dtype, contiguous, writable. Copied only where it is not."""
+    return np.require(array, dtype, ["C", "A", "W"])
 
 
 def is_compiled() -> bool:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.tables import FULL, WINDOWED, StepTables
-from apexsim.engine.jit import borrow, kernel
+from apexsim.engine.jit import borrow, exact, kernel
 
 NEVER = 1 << 62
 """A number of iterations that no run reaches."""
+
+
+def exact_tables(tables: StepTables) -> StepTables:
+    """The tables with exactly the types that the compiled kernels take."""
+    values: dict[str, Any] = {
+        name: exact(value, np.float64) if isinstance(value, np.ndarray) else int(value)
+        for name, value in tables._asdict().items()
+    }
+    return tables._replace(**values)
 
 
 @kernel

@@ -65,9 +65,10 @@ def simulate_pool(
     if concurrency is not None and concurrency < 1:
         raise UsageError(f"concurrency {concurrency} (at least 1 request must be in flight)")
     rules = Limits(
-        max_num_batched_tokens=policy.max_num_batched_tokens, max_num_seqs=policy.max_num_seqs, mix=policy.mix,
-        chunked=policy.chunked, prefill_first=policy.prefill_first, reserve=policy.reserve,
-        kv_blocks=limits.kv_blocks, block_size=limits.block_size, max_model_len=limits.max_model_len,
+        max_num_batched_tokens=int(policy.max_num_batched_tokens), max_num_seqs=int(policy.max_num_seqs),
+        mix=bool(policy.mix), chunked=bool(policy.chunked), prefill_first=bool(policy.prefill_first),
+        reserve=bool(policy.reserve), kv_blocks=int(limits.kv_blocks), block_size=int(limits.block_size),
+        max_model_len=int(limits.max_model_len),
     )  # fmt: skip
     arrival_s = trace.arrival_s if concurrency is None else np.zeros(len(trace))
     state = new_state(
