@@ -1,6 +1,6 @@
 """From measured kernels to the coefficient files of a device.
 
-    python -m apexsim.calibration.fit --data ../shared/data/kernels --device h100-sxm
+    apexsim calibrate fit --data ../shared/data/kernels --device h100-sxm
 
 reads the tables, fits a law and a grid for each recipe on 80 % of the shapes, measures the error on the other 20 %,
 and writes ``hardware_profiles/<device>/kernels/*.json``. Equal tables give equal files.
@@ -8,11 +8,8 @@ and writes ``hardware_profiles/<device>/kernels/*.json``. Equal tables give equa
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +97,8 @@ def fit_device(data: Path, device: str, fitted: str) -> tuple[KernelFile, ...]:
     made = [fit_recipe(data, device, recipe, fitted) for recipe in RECIPES]
     files = tuple(file for file in made if file is not None)
     if not files:
-        raise UsageError(f"{data}: holds no kernel tables of {device} (known: {', '.join(r.table for r in RECIPES)})")
+        tables = ", ".join(sorted({f"{recipe.table}.parquet" for recipe in RECIPES}))
+        raise UsageError(f"{data}: holds no kernel tables of {device} (known: {tables})")
     return files
 
 
@@ -198,21 +196,3 @@ def summary_lines(files: Iterable[KernelFile]) -> list[str]:
                 f"{e['median']:>7.1%} {e['p90']:>6.1%} {e['worst']:>6.0%}"
             )
     return lines
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The module's command line; the table goes to stdout."""
-    parser = argparse.ArgumentParser(prog="python -m apexsim.calibration.fit", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of Parquet tables")
-    parser.add_argument("--device", required=True, help="device profile, such as h100-sxm")
-    parser.add_argument("--date", default=date.today().isoformat(), help="date that the files carry; today if left out")
-    parser.add_argument("--out", type=Path, help="folder to write to; the device's own where left out")
-    options = parser.parse_args(arguments)
-    files = fit_device(options.data, options.device, options.date)
-    write_fits(files, options.out or catalog.profile_folder(options.device) / "kernels")
-    sys.stdout.write("\n".join(summary_lines(files)) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
