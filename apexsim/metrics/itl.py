@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.engine.jit import entry_kernel, kernel
+from apexsim.engine.jit import entry_kernel, exact, kernel
 from apexsim.engine.result import ItlRuns
 from apexsim.metrics.distribution import PERCENTILES, Distribution, linear_ranks
 
@@ -59,7 +59,7 @@ def itl_percentiles(runs: ItlRuns, percentiles: tuple[float, ...]) -> tuple[floa
 
 def gaps_at_most(runs: ItlRuns, limit_s: float) -> int:
     """How many gaps are no longer than ``limit_s``."""
-    return int(_count_at_most(*_stretches(runs), limit_s))
+    return int(_count_at_most(*_stretches(runs), float(limit_s)))
 
 
 def total_gaps(runs: ItlRuns) -> int:
@@ -68,8 +68,14 @@ def total_gaps(runs: ItlRuns) -> int:
 
 
 def _stretches(runs: ItlRuns) -> _Stretches:
-    whole = _Stretches(runs.start_s, runs.slope_s, np.zeros_like(runs.count), runs.count, runs.sequences)
     held = (runs.count > 0) & (runs.sequences > 0)
+    whole = _Stretches(
+        start=exact(runs.start_s, np.float64),
+        slope=exact(runs.slope_s, np.float64),
+        first=np.zeros(len(held), np.int64),
+        length=exact(runs.count, np.int64),
+        weight=exact(runs.sequences, np.int64),
+    )
     return whole if held.all() else _take(whole, held)
 
 
