@@ -1,0 +1,267 @@
+"""Calibration: it finds what generated the rows, its files are whole, and the committed ones keep their word."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from apexsim.calibration.fit import fit_device, fit_problem, fit_recipe, held_out_error, write_fits
+from apexsim.calibration.problems import Problem, problems, window_factor
+from apexsim.calibration.regression import error_summary, fit_grid
+from apexsim.calibration.rows import RECIPES, SYSTEMS, Recipe, Rows, held_out, read_rows
+from apexsim.cli.main import app
+from apexsim.cost.coefficients import load, parse
+from apexsim.cost.floor import floor_s
+from apexsim.cost.kernels import AnalyticKernels, CalibratedKernels
+from apexsim.cost.laws import GemmLaw
+from apexsim.cost.operators import AttentionOp
+from apexsim.cost.shapes import gemm_work
+from apexsim.errors import InputError, UsageError
+from apexsim.spec import catalog
+from tests.cost_worlds import shared
+
+KERNELS = catalog.profile_folder("h100-sxm") / "kernels"
+TRUE = GemmLaw(0.72, 0.81, 3.0, 4e-6, 0.4, 90.0, 128, 128, 132)
+
+
+def gemm_rows(law: GemmLaw = TRUE, noise: float = 0.0, seed: int = 1) -> Rows:
+    """Rows that ``law`` would measure on an H100, a grid of shapes, sorted as ``read_rows`` sorts them."""
+    m, n, k = (axis.ravel() for axis in np.meshgrid(
+        2.0 ** np.arange(15), [256.0, 1024, 3072, 4096, 8192, 16384], [256.0, 1024, 4096, 8192, 14336], indexing="ij",
+    ))  # fmt: skip
+    profile = catalog.device("h100-sxm")
+    sizes = {"m": m, "n": n, "k": k}
+    seconds = law.seconds(gemm_work(m, n, k, 2.0, 2.0), sizes, profile.peak_flops["bf16"], profile.memory_bandwidth)
+    return Rows(sizes, seconds * np.exp(noise * np.random.default_rng(seed).standard_normal(m.size)), "1.0")
+
+
+def gemm_problem(rows: Rows) -> Problem:
+    (problem,) = problems(RECIPES[0], rows, catalog.device("h100-sxm"))
+    return problem
+
+
+def test_a_fit_finds_the_law_that_made_the_rows() -> None:
+    fit = fit_problem("gemm", gemm_problem(gemm_rows()), 132)
+    assert isinstance(fit.law, GemmLaw)
+    assert fit.law.compute == pytest.approx(TRUE.compute, rel=0.02)
+    assert fit.law.memory == pytest.approx(TRUE.memory, rel=0.02)
+    assert fit.law.latency_s == pytest.approx(TRUE.latency_s, rel=0.02)
+    assert (fit.law.tile_m, fit.law.tile_n) == (128, 128)
+    assert fit.held_out["p90"] < 0.01
+
+
+def test_noise_is_not_learnt() -> None:
+    """With 5 % of noise no fit can be better than 3.4 % in the median; the bias stays away."""
+    fit = fit_problem("gemm", gemm_problem(gemm_rows(noise=0.05)), 132)
+    assert 0.02 < fit.held_out["median"] < 0.05
+    assert abs(fit.held_out["bias"]) < 0.02
+
+
+def test_rows_that_beat_the_roofline_take_no_part_and_are_counted() -> None:
+    rows = gemm_rows()
+    impossible = rows.seconds.copy()
+    impossible[::50] *= 0.05
+    problem = gemm_problem(Rows(rows.sizes, impossible, "1.0"))
+    below = int((problem.seconds < problem.floor).sum())
+    fit = fit_problem("gemm", problem, 132)
+    assert fit.beyond_roofline == below > 0
+    assert fit.held_out["p90"] < 0.01
+    predicted = fit.seconds(problem.work, problem.sizes, problem.peak, problem.bandwidth)
+    assert (predicted > 3 * problem.seconds)[problem.seconds < problem.floor].all()
+
+
+def test_a_grid_takes_what_the_law_misses() -> None:
+    size = 2.0 ** np.linspace(0, 12, 400)
+    wave = 0.3 * np.sin(np.log2(size))
+    grid = fit_grid({"m": (size, 25)}, wave, 0.05)
+    assert np.abs(np.log(grid.factor([size])) - wave).max() < 0.03
+    outside = grid.factor([np.array([1e-3, 1.0, 2.0**12, 1e9])])
+    assert outside[0] == outside[1]  # the roofline's slope is all that is left beyond the outer knots
+    assert outside[2] == outside[3]
+
+
+def test_a_fifth_of_the_shapes_is_held_out_always_the_same() -> None:
+    chosen = held_out(30_000)
+    assert chosen.mean() == pytest.approx(0.2, abs=0.01)
+    assert (chosen == held_out(30_000)).all()
+
+
+def test_error_summary_by_hand() -> None:
+    found = error_summary(np.array([1.1, 0.9, 1.0, 2.0, 1.3]), np.ones(5))
+    assert found["n"] == 5
+    assert found["median"] == pytest.approx(0.1)
+    assert found["worst"] == pytest.approx(1.0)
+    assert found["bias"] == pytest.approx(0.1)
+
+
+def test_window_factor_is_the_median_over_equal_shapes() -> None:
+    """Past a window of 128 a row took 1.2 × the full one of 128 tokens; before it, the same."""
+    sizes = {
+        "batch": np.array([1.0, 1, 1, 2, 2]), "kv_tokens": np.array([128.0, 512, 64, 128, 4096]),
+        "q_heads": np.full(5, 8.0), "kv_heads": np.ones(5), "head_dim": np.full(5, 64.0),
+        "window_tokens": np.array([0.0, 128, 128, 0, 128]),
+    }
+    rows = Rows(sizes, np.array([10e-6, 12e-6, 99e-6, 20e-6, 24e-6]), "1.0")
+    assert window_factor(rows, 64) == pytest.approx(1.2)
+    assert window_factor(rows, 128) == 1.0
+
+
+def test_repeated_shapes_are_merged_into_their_median_and_only_the_newest_version_counts(tmp_path: Path) -> None:
+    columns = {
+        "system": ["h100_sxm"] * 5, "backend_version": ["1.0.0rc9", "1.0.0rc10", "1.0.0rc10", "1.0.0rc10", "1.0.0rc10"],
+        "dtype": ["bfloat16"] * 5, "m": [1, 1, 1, 1, 2], "n": [32] * 5, "k": [32] * 5,
+        "latency_ms": [9.0, 1.0, 3.0, 2.0, 7.0],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "gemm.parquet")
+    rows = read_rows(tmp_path, RECIPES[0], "h100_sxm")
+    assert rows is not None
+    assert rows.version == "1.0.0rc10"
+    np.testing.assert_allclose(rows.seconds, [2e-3, 7e-3])
+    assert read_rows(tmp_path, RECIPES[0], "l40s") is None
+    assert read_rows(tmp_path, RECIPES[-1], "h100_sxm") is None
+
+
+def test_bad_tables_and_unknown_devices_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "gemm.parquet").write_bytes(b"PAR1 this is none")
+    with pytest.raises(InputError, match=r"gemm\.parquet"):
+        read_rows(tmp_path, RECIPES[0], "h100_sxm")
+    with pytest.raises(UsageError, match="did you mean 'h100-sxm'"):
+        fit_device(tmp_path, "h100sxm", "2026-11-20")
+    with pytest.raises(UsageError, match=r"holds no kernel tables .*gemm\.parquet"):
+        fit_device(tmp_path / "nowhere", "h100-sxm", "2026-11-20")
+
+
+def test_the_command_fits_writes_and_prints(tmp_path: Path) -> None:
+    rows = gemm_rows(noise=0.02)
+    columns = {name: size.astype(np.int32) for name, size in rows.sizes.items()}
+    count = rows.seconds.size
+    table = pa.table({
+        "system": ["h100_sxm"] * count, "backend_version": ["0.24.0"] * count, "dtype": ["bfloat16"] * count,
+        **columns, "latency_ms": rows.seconds * 1e3,
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "gemm.parquet")
+    arguments = ["calibrate", "fit", "--data", str(tmp_path), "--device", "h100-sxm", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*arguments, "--date", "2026-11-20"])
+    assert done.exit_code == 0, done.output
+    assert "gemm-bf16-vllm" in done.output
+    file = load(tmp_path / "out" / "gemm-bf16-vllm.json")
+    assert (file.engine_version, file.fitted, file.fits[0].rows) == ("0.24.0", "2026-11-20", count)
+
+
+def test_a_kernel_file_survives_its_journey() -> None:
+    for path in sorted(KERNELS.glob("*.json")):
+        file = parse(json.loads(path.read_text()))
+        assert file.name == path.stem
+        assert file.to_json() == path.read_text()
+
+
+@pytest.mark.parametrize("damage", ["cut", "key", "grid", "word"])
+def test_a_damaged_kernel_file_is_one_line(damage: str, tmp_path: Path) -> None:
+    text = (KERNELS / "all_reduce-bf16-vllm.json").read_text()
+    data = json.loads(text)
+    if damage == "key":
+        del data["fits"][0]["law"]["latency_s"]
+    elif damage == "grid":
+        data["fits"][0]["grid"] = data["fits"][0]["grid"][1:]
+    elif damage == "word":
+        data["operator"] = "alltoall"
+    path = tmp_path / "x.json"
+    path.write_text(text[: len(text) // 2] if damage == "cut" else json.dumps(data))
+    with pytest.raises(InputError, match=r"x\.json") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_committed_files_carry_their_provenance() -> None:
+    files = [load(path) for path in sorted(KERNELS.glob("*.json"))]
+    assert {file.operator for file in files} >= {"gemm", "prefill_attention", "decode_attention", "all_reduce"}
+    assert set(catalog.device("h100-sxm").kernels) == {file.name for file in files}
+    for file in files:
+        assert "AIConfigurator" in file.source
+        assert file.engine_version
+        assert file.fitted.count("-") == 2
+        for fit in file.fits:
+            assert fit.rows > fit.beyond_roofline >= 0
+            assert set(fit.measured) == set(fit.grid.axes)
+            assert fit.held_out["n"] > 0
+
+
+BOUNDS = {"gemm": 0.05, "prefill_attention": 0.06, "decode_attention": 0.06, "grouped_gemm": 0.10, "all_reduce": 0.08}
+"""Largest held-out median error of a committed vLLM fit. Windows at head dimension 256 are outside: 487 rows."""
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.engine == "vllm"], ids=lambda recipe: recipe.name)
+def test_committed_fits_err_on_held_out_shapes_as_they_say(recipe: Recipe) -> None:
+    rows = read_rows(shared("data/kernels"), recipe, SYSTEMS["h100-sxm"])
+    assert rows is not None
+    by_variant = {
+        (problem.variant, problem.windowed): problem
+        for problem in problems(recipe, rows, catalog.device("h100-sxm"))
+    }
+    for fit in load(KERNELS / f"{recipe.name}.json").fits:
+        again = held_out_error(fit, by_variant[fit.variant, fit.windowed])
+        for name in ("n", "median", "p90"):
+            assert again[name] == pytest.approx(fit.held_out[name], abs=2e-3), (recipe.name, fit.variant, name)
+        if not (fit.windowed and (fit.variant == 256 or recipe.dtype == "fp8")):
+            assert again["median"] <= BOUNDS[recipe.operator], (recipe.name, fit.variant)
+
+
+def test_committed_files_are_what_the_command_makes() -> None:
+    """The two smallest recipes; the whole device takes ten seconds."""
+    for recipe in RECIPES:
+        if recipe.operator in ("all_reduce", "all_gather"):
+            committed = load(KERNELS / f"{recipe.name}.json")
+            again = fit_recipe(shared("data/kernels"), "h100-sxm", recipe, committed.fitted)
+            assert again is not None
+            assert again.to_json() == committed.to_json()
+
+
+def test_engines_take_their_own_measurements_first() -> None:
+    profile = catalog.device("h100-sxm")
+    vllm, trtllm, other = (CalibratedKernels(profile, engine) for engine in ("vllm", "tensorrt-llm", "sglang"))
+    assert vllm.gemm(64, 8192, 8192, "bf16").seconds != trtllm.gemm(64, 8192, 8192, "bf16").seconds
+    assert other.gemm(64, 8192, 8192, "bf16").seconds == vllm.gemm(64, 8192, 8192, "bf16").seconds
+    assert vllm.gemm(64, 8192, 8192, "fp8-block").calibrated  # TensorRT-LLM's rows: vLLM's were timed without graphs
+    assert vllm.gemm(64, 8192, 8192, "fp16").seconds == vllm.gemm(64, 8192, 8192, "bf16").seconds
+
+
+def test_outside_the_measured_range_the_roofline_goes_on_and_says_so() -> None:
+    kernels = CalibratedKernels(catalog.device("h100-sxm"))
+    inside, outside = kernels.gemm(4096, 8192, 8192, "bf16"), kernels.gemm(65_536, 8192, 8192, "bf16")
+    assert not inside.extrapolated
+    assert outside.extrapolated
+    assert outside.seconds == pytest.approx(2 * kernels.gemm(32_768, 8192, 8192, "bf16").seconds, rel=0.03)
+    odd = AttentionOp("attention", 8, 8, 80, 80, 0, "bf16", 1)
+    assert kernels.decode_attention(8, 500, odd).extrapolated
+    assert kernels.prefill_past(512, replace(odd, qk_dim=128, v_dim=128)).extrapolated
+
+
+def test_what_nobody_measured_is_analytic_and_says_so() -> None:
+    profile = catalog.device("h100-sxm")
+    analytic, calibrated = AnalyticKernels(profile), CalibratedKernels(profile)
+    price = calibrated.gemm(64, 4096, 4096, "w4a16")
+    assert not price.calibrated
+    assert price.seconds == analytic.gemm(64, 4096, 4096, "w4a16").seconds
+    assert not CalibratedKernels(catalog.device("mi300x")).gemm(64, 4096, 4096, "bf16").calibrated
+
+
+def test_gemm_floor_by_hand() -> None:
+    """m = 8: 2 · 8192² bytes of weights at 3.35 TB/s are 40 us; m = 8192: 1.1 TFLOP at 989.4 TFLOP/s are 1.11 ms."""
+    profile = catalog.device("h100-sxm")
+    small = floor_s(profile, "bf16", 2.0 * 8 * 8192**2, 2.0 * (8192**2 + 2 * 8 * 8192))
+    large = floor_s(profile, "bf16", 2.0 * 8192**3, 2.0 * 3 * 8192**2)
+    assert small == pytest.approx(0.95 * 40.14e-6, rel=1e-3)
+    assert large == pytest.approx(0.95 * 1.1113e-3, rel=1e-3)
+
+
+def test_files_are_written_where_asked(tmp_path: Path) -> None:
+    file = load(KERNELS / "all_reduce-bf16-vllm.json")
+    (path,) = write_fits([file], tmp_path / "deep" / "kernels")
+    assert path.read_text() == file.to_json()
