@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import matplotlib as mpl
 
 mpl.use("Agg")
@@ -95,7 +97,7 @@ def test_a_run_in_which_nothing_completed_can_still_be_shown():
 
 def test_notebook_and_terminal_show_the_same_cells(report):
     html = report._repr_html_()
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115  # closed with the test
+    console = Console(width=140, record=True, file=io.StringIO())
     console.print(report)
     text = console.export_text()
     for cell in ("TTFT", "SLO met", "g CO2e", "60"):
