@@ -51,7 +51,7 @@ def test_a_guess_saves_evaluations():
 
 
 def test_a_dip_below_the_answer_is_not_looked_for():
-    """Attainment need not be monotone: the convention is the bracket that the factors of two find."""
+    """Attainment need not be monotone: the convention is the bracket that the growing steps find."""
     found = goodput(lambda rate: 0.0 if 10 < rate < 11 or rate > 90 else 1.0, 0.9, 128.0, guess_rps=8.0)
     assert found.rps == pytest.approx(90, rel=0.01)
 

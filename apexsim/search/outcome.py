@@ -6,7 +6,7 @@ A plan is a ``Candidate`` once it fits; it ends as an ``Evaluation`` (it meets t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from apexsim.spec.plan import Plan
@@ -71,6 +71,7 @@ class Evaluation:
         at_goodput: attainment, j_per_output_token and usd_per_million_output_tokens of the replay at goodput.
         summary: the summary JSON of the replay at the search's rate.
         binds: the resource that keeps goodput from being higher, ``why`` the line that explains it.
+        tested: (rate in requests/s, attainment) of each replay on the way to the goodput, in order.
         requests_simulated: requests of all replays of this plan.
     """
 
@@ -81,7 +82,8 @@ class Evaluation:
     summary: dict[str, Any]
     binds: str
     why: str
-    requests_simulated: int = field(default=0)
+    tested: tuple[tuple[float, float], ...] = ()
+    requests_simulated: int = 0
 
     @property
     def id(self) -> str:

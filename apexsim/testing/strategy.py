@@ -62,7 +62,7 @@ def toy(seed: int) -> Toy:
             usd_per_million_output_tokens=dollars / loose[4],
             binds="device",
         )
-        at_goodput = {
+        at_goodput: dict[str, float | None] = {
             "attainment": 0.9, "j_per_output_token": joules, "usd_per_million_output_tokens": dollars
         }  # fmt: skip
         summary = {"slo": {"attainment": attainment}, "e2e_s": {"p50": latency}}

@@ -1,0 +1,121 @@
+"""``apexsim search``: the best plans for a model, a cluster, a load and an SLO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apexsim.cli.terminal import print_rich, put_json, say, say_when_compiling
+
+if TYPE_CHECKING:
+    from apexsim.report.search_results import SearchReport
+    from apexsim.search.run import Progress
+
+INTERRUPTED = 130
+
+
+def search(
+    model: Annotated[str, typer.Option(help="Model name, or the path of a config.json.", show_default=False)],
+    cluster: Annotated[str, typer.Option(help="8xh100-sxm, 4x8xh100-sxm, or a file.", show_default=False)],
+    trace: Annotated[str, typer.Option(help="Trace file, or the name of a bundled trace.", show_default=False)],
+    slo: Annotated[
+        str, typer.Option(help="ttft=2s,tpot=100ms@0.9, or 'ttft:p99<=500ms;tpot:p95<=50ms'.", show_default=False)
+    ],
+    objective: Annotated[
+        str, typer.Option(help="goodput, attainment, energy, cost, latency or carbon.")
+    ] = "goodput",
+    strategy: Annotated[str, typer.Option(help="How to go through the plans: auto or grid.")] = "auto",
+    rate: Annotated[
+        float | None, typer.Option(help="Requests/s at which the SLO must be met.", show_default="the trace's own")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(help="USD per device-hour.", show_default="the profile's")
+    ] = None,
+    carbon: Annotated[float | None, typer.Option(help="Carbon intensity, g CO2e per kWh.")] = None,
+    space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML lists that replace the default ones (tp, weights, …).")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Plans in the table.")] = 30,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the files go.", show_default="results/NAME")
+    ] = None,
+    json: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Write the result as JSON; - prints only that.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="all processors")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="Who runs the workers: process.")] = "process",
+    seed: Annotated[int, typer.Option(help="Of the router's draws.")] = 0,
+) -> None:
+    """Find the best plans: which meet the SLO, at what goodput, joules and dollars, and what binds them."""
+    from apexsim.report.files import require_writable
+    from apexsim.report.search_results import search_for
+    from apexsim.report.search_tables import defaults_line
+    from apexsim.report.simulation import as_trace
+    from apexsim.search.problem import make_problem
+    from apexsim.spec import catalog
+
+    problem = make_problem(
+        model, catalog.cluster(cluster), as_trace(trace), catalog.slo(slo), objective=objective, rate_rps=rate,
+        price_usd_per_hour=price, carbon_g_per_kwh=carbon, space=space, seed=seed,
+    )  # fmt: skip
+    folder = out if out is not None else Path("results") / problem.run_name
+    require_writable(folder / "result.json")
+    if json not in (None, "-"):
+        require_writable(str(json))
+    say(defaults_line(problem))
+    say_when_compiling()
+    with _progress_bar() as on_progress:
+        report = search_for(
+            problem, strategy=strategy, top=top, out=folder, workers=workers, backend=backend,
+            on_progress=on_progress,
+        )  # fmt: skip
+    files = report.save(folder)
+    _answer(report, json)
+    say(f"written: {', '.join(path.name for path in files)} in {folder}; {report.result.wall_s:.1f} s")
+    if report.result.interrupted:
+        say("interrupted: the table holds what was finished")
+        raise typer.Exit(INTERRUPTED)
+    _ = report.best  # raises where nothing is feasible
+
+
+def _answer(report: SearchReport, json: str | None) -> None:
+    from rich.text import Text
+
+    if json is not None:
+        put_json(json, report.to_dict())
+    if json != "-" and report.result.ranked:
+        print_rich(Text(report.heading, style="bold"), report, Text(f"best: {report.best.id}: {report.best.why}"))
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr: plans done, best so far, time left. Nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns: tuple[Any, ...] = (
+        TextColumn("plans {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[best]}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("screened", total=None, best="")
+        stage = "screened"
+
+        def show(progress: Progress) -> None:
+            nonlocal stage
+            if progress.stage != stage:
+                stage = progress.stage
+                bar.reset(task)
+            best = progress.best
+            words = "" if best is None else f"best {best.id} ({best.goodput_rps:.2f} req/s)"
+            bar.update(task, description=stage, completed=progress.done, total=progress.total, best=words)
+
+        yield show

@@ -1,0 +1,86 @@
+"""Pictures of a search. Every function draws into the Axes that it is given, or into new ones."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from apexsim.search.outcome import Evaluation
+
+FRONT = "#d95f02"
+SHAPES = 6
+"""Curves in one picture; more cannot be told apart."""
+
+
+def pareto(ranked: Sequence[Evaluation], front: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Energy against goodput per device, one dot a plan; up is dearer, to the right is faster."""
+    ax = _axes(ax, (7, 4.2))
+    plans = [e for e in ranked if e.at_goodput["j_per_output_token"] is not None]
+    x = [e.goodput_rps_per_device for e in plans]
+    y = [e.at_goodput["j_per_output_token"] or 0.0 for e in plans]
+    devices = [e.plan.devices for e in plans]
+    if plans:
+        dots = ax.scatter(x, y, c=devices, cmap="viridis_r", s=26, alpha=0.8, linewidths=0)
+        whole = sorted(set(devices))
+        ax.figure.colorbar(dots, ax=ax, label="devices of the plan", ticks=whole)
+    best = [(a, b, e) for a, b, e in zip(x, y, plans, strict=True) if e.id in front]
+    if best:
+        ax.scatter([a for a, _, _ in best], [b for _, b, _ in best], s=90, facecolors="none", edgecolors=FRONT,
+                   linewidths=1.6, label=f"Pareto front ({len(best)})")  # fmt: skip
+        ax.legend(frameon=False, loc="upper right")
+        right, low, first = best[0]
+        ax.annotate(first.id, (right, low), xytext=(-8, -4), textcoords="offset points", ha="right", va="top",
+                    fontsize=8)  # fmt: skip
+    ax.set_xlabel("goodput per device, requests/s")
+    ax.set_ylabel("energy at goodput, J per output token")
+    ax.set_title(f"{len(plans)} feasible plans: fast and frugal is bottom right")
+    ax.set_ylim(bottom=0)
+    ax.grid(alpha=0.3)
+    return ax
+
+
+def attainment(ranked: Sequence[Evaluation], target: float, ax: Axes | None = None) -> Axes:
+    """SLO attainment at each rate that was tested, a curve for the best plan of each (replicas, tp, pp)."""
+    ax = _axes(ax, (7, 4.2))
+    for evaluation in _best_of_each_shape(ranked)[:SHAPES]:
+        tested = sorted(evaluation.tested)
+        rates, shares = [rate for rate, _ in tested], [share for _, share in tested]
+        (line,) = ax.plot(rates, shares, marker=".", linewidth=1.2, label=evaluation.id)
+        ax.plot([evaluation.goodput_rps], [target], marker="o", markersize=7, color=line.get_color())
+    ax.axhline(target, color="#666666", linestyle="--", linewidth=1)
+    ax.set_xscale("log")
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set_ylim(0, 1.03)
+    ax.set_xlabel("offered rate, requests/s")
+    ax.set_ylabel("SLO attainment")
+    ax.set_title(f"Goodput: where attainment falls below {target:.0%}")
+    ax.grid(alpha=0.3, which="both")
+    if ranked:
+        ax.legend(frameon=False, fontsize=8, loc="lower left")
+    return ax
+
+
+def png(ax: Axes) -> bytes:
+    """The picture that ``ax`` is in; the figure is closed."""
+    buffer = io.BytesIO()
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": ""})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _best_of_each_shape(ranked: Sequence[Evaluation]) -> list[Evaluation]:
+    best: dict[tuple[int, int, int], Evaluation] = {}
+    for evaluation in ranked:
+        pool = evaluation.plan.pools[0]
+        best.setdefault((pool.replicas, pool.tp, pool.pp), evaluation)
+    return list(best.values())
+
+
+def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax

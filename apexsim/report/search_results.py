@@ -1,0 +1,234 @@
+"""``ax.search``: the best plans for a model, a cluster, a load and an SLO, and what a notebook wants of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from apexsim.errors import NoFeasiblePlan
+from apexsim.report import search_plots
+from apexsim.report.console import render
+from apexsim.report.files import write_json, write_parquet
+from apexsim.report.markup import tables_html
+from apexsim.report.search_tables import search_tables
+from apexsim.report.simulation import Conditions, SimulationReport, as_trace, simulate_under
+from apexsim.search.evaluate import prepare_candidate
+from apexsim.search.executors import executor
+from apexsim.search.journal import Journal
+from apexsim.search.miss import nearest_miss
+from apexsim.search.outcome import Evaluation
+from apexsim.search.problem import Problem, make_problem
+from apexsim.search.run import KEEP, Progress, SearchResult
+from apexsim.search.run import search as run_search
+from apexsim.search.space import Space
+from apexsim.spec import catalog
+from apexsim.spec.cluster import Cluster
+from apexsim.spec.files import write_atomically
+from apexsim.spec.slo import SLO
+from apexsim.workload.trace import Trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.console import Group
+
+TOP = 10
+"""Plans that a table shows where nobody asks for more."""
+
+JOURNAL = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """Ranked plans. ``result`` holds everything, ``to_dict()`` is the JSON of ``apexsim search``."""
+
+    result: SearchResult
+    top: int = TOP
+
+    @property
+    def best(self) -> Evaluation:
+        """The plan of rank 1.
+
+        Raises:
+            NoFeasiblePlan: there is none; the message holds the nearest miss and what binds it.
+        """
+        if not self.result.ranked:
+            raise NoFeasiblePlan(nearest_miss(self.result))
+        return self.result.ranked[0]
+
+    @property
+    def heading(self) -> str:
+        problem, result = self.result.problem, self.result
+        return (
+            f"{problem.model.name} on {problem.cluster} under {len(problem.trace):,} requests of "
+            f"{problem.trace.name} at {problem.rate_rps:.4g} req/s: {result.considered} plans, "
+            f"{len(result.ranked)} feasible, {result.requests_simulated:,} requests simulated"
+            f"{' (interrupted: not all plans were looked at)' if result.interrupted else ''}"
+        )
+
+    @cached_property
+    def best_run(self) -> SimulationReport:
+        """The best plan replayed once more on the full trace at the search's rate, ITL percentiles included."""
+        problem = self.result.problem
+        conditions = Conditions(
+            problem.slo, price=problem.price_usd_per_hour, carbon=problem.carbon_g_per_kwh, seed=problem.seed
+        )
+        return simulate_under(prepare_candidate(self.best.plan), problem.trace, conditions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The search JSON (design §7)."""
+        return self.result.to_dict()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a ranked plan, best first: knobs, goodput, what it costs there, latencies (s) at the rate."""
+        front = set(self.result.pareto)
+        return pd.DataFrame([_flat(place, e, e.id in front) for place, e in enumerate(self.result.ranked, start=1)])
+
+    def plot_pareto(self, ax: Axes | None = None) -> Axes:
+        """Energy against goodput per device, coloured by price; the Pareto front is drawn out."""
+        return search_plots.pareto(self.result.ranked, self.result.pareto, ax)
+
+    def plot_goodput(self, ax: Axes | None = None) -> Axes:
+        """SLO attainment over the offered rate, as it was tested, of the best plan of each shape."""
+        return search_plots.attainment(self.result.ranked, self.result.problem.slo.target, ax)
+
+    def save(self, folder: Path | str) -> tuple[Path, ...]:
+        """Write result.json, plans.parquet, the pictures, and requests.parquet of the best plan.
+
+        Raises:
+            UsageError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        written = [folder / "result.json"]
+        write_json(written[0], self.to_dict())
+        if self.result.ranked:
+            written += [folder / "plans.parquet", folder / "requests.parquet"]
+            write_parquet(written[1], self.to_pandas())
+            write_parquet(written[2], self.best_run.to_pandas())
+            for name, draw in (("pareto.png", self.plot_pareto), ("goodput.png", self.plot_goodput)):
+                write_atomically(folder / name, search_plots.png(draw()))
+                written.append(folder / name)
+        return tuple(written)
+
+    def __rich__(self) -> Group:
+        return render(search_tables(self.result, self.top))
+
+    def _repr_html_(self) -> str:
+        return tables_html(self.heading, search_tables(self.result, self.top))
+
+
+def search(
+    model: str,
+    cluster: Cluster | str,
+    trace: Trace | str | Path,
+    slo: SLO | str,
+    *,
+    objective: str = "goodput",
+    strategy: str = "auto",
+    rate: float | None = None,
+    price: float | None = None,
+    carbon: float | None = None,
+    space: Space | Path | str | None = None,
+    top: int = TOP,
+    out: Path | str | None = None,
+    workers: int | None = None,
+    backend: str = "process",
+    seed: int = 0,
+) -> SearchReport:
+    """The best plans to serve ``model`` on ``cluster`` under ``trace``, so that ``slo`` is met.
+
+        report = ax.search("Llama-3.1-70B", "8xh100-sxm", "burstgpt-day", "ttft=2s,tpot=100ms@0.9")
+        report.best.plan, report.best.goodput_rps
+
+    Args:
+        model: a name of ``apexsim list models``, an alias, or the path of a config.json.
+        cluster: ``8xh100-sxm``, ``4x8xh100-sxm``, or a file.
+        trace: a trace, the path of one, or the name of a bundled one.
+        objective: goodput, attainment, energy, cost, latency or carbon.
+        rate: requests/s at which a plan must meet the SLO to be ranked; the trace's own where None.
+        price: USD per device-hour; the profile's where None. carbon: g CO2e per kWh.
+        space: lists of knobs to search, or a YAML file with some of them.
+        out: folder for the journal and, once done, the results; nothing is written where None.
+        workers: processes; as many as there are processors where None.
+
+    Raises:
+        UsageError, InputError: a name, an SLO or a file that cannot be.
+        NoFeasiblePlan: not raised here but by ``report.best``: a search without a winner is an answer, too.
+    """
+    problem = make_problem(
+        model,
+        catalog.cluster(cluster) if isinstance(cluster, str) else cluster,
+        as_trace(trace),
+        catalog.slo(slo) if isinstance(slo, str) else slo,
+        objective=objective,
+        rate_rps=rate,
+        price_usd_per_hour=price,
+        carbon_g_per_kwh=carbon,
+        space=space,
+        seed=seed,
+    )
+    report = search_for(problem, strategy=strategy, top=top, out=out, workers=workers, backend=backend)
+    if out is not None:
+        report.save(out)
+    return report
+
+
+def search_for(
+    problem: Problem,
+    *,
+    strategy: str = "auto",
+    top: int = TOP,
+    out: Path | str | None = None,
+    workers: int | None = None,
+    backend: str = "process",
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> SearchReport:
+    """The same with the question resolved, and nothing but the journal written: what the command line calls."""
+    with nullcontext() if out is None else Journal(Path(out) / JOURNAL) as journal:
+        result = run_search(
+            problem,
+            executor(backend, workers),
+            strategy_name=strategy,
+            keep=max(top, KEEP),
+            journal=journal,
+            on_progress=on_progress,
+        )
+    return SearchReport(result, top)
+
+
+def _flat(place: int, evaluation: Evaluation, on_front: bool) -> dict[str, Any]:
+    pool, summary = evaluation.plan.pools[0], evaluation.summary
+    latencies = {
+        f"{name}_{statistic}_s": summary[f"{name}_s"][statistic]
+        for name in ("ttft", "tpot", "e2e", "queue")
+        for statistic in ("mean", "p50", "p90", "p99")
+    }
+    return {
+        "rank": place,
+        "id": evaluation.id,
+        "devices": evaluation.plan.devices,
+        "replicas": pool.replicas,
+        "tp": pool.tp,
+        "pp": pool.pp,
+        "weights": pool.weights,
+        "kv_cache": pool.kv_cache,
+        "preset": pool.scheduler.preset,
+        "max_num_batched_tokens": pool.scheduler.max_num_batched_tokens,
+        "max_num_seqs": pool.scheduler.max_num_seqs,
+        "goodput_rps": evaluation.goodput_rps,
+        "goodput_rps_per_device": evaluation.goodput_rps_per_device,
+        "censored": evaluation.censored,
+        **{f"{key}_at_goodput": value for key, value in evaluation.at_goodput.items()},
+        "attainment": summary["slo"]["attainment"],
+        **latencies,
+        "kv_peak_fraction": summary["memory"]["kv_peak_fraction"],
+        "preemptions": summary["preemptions"],
+        "on_pareto_front": on_front,
+        "binds": evaluation.binds,
+        "why": evaluation.why,
+    }

@@ -1,0 +1,90 @@
+"""The tables of a search: the ranking, and what was left out and why. Rows of text, computed from the result."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from apexsim.report.tables import UNDEFINED, Table
+from apexsim.search.objectives import OBJECTIVES
+from apexsim.search.outcome import Cause, Evaluation
+from apexsim.search.problem import Problem
+from apexsim.search.run import SearchResult
+from apexsim.spec.plan import Plan
+
+CAUSES: dict[Cause, str] = {
+    "illegal": "not legal or not simulated",
+    "memory": "does not fit in memory",
+    "slo": "misses the SLO",
+    "bound": "cannot be among the best",
+    "failed": "crashed",
+}
+
+
+def search_tables(result: SearchResult, top: int) -> tuple[Table, ...]:
+    """The ranking and, where there are any, the plans that are not in it."""
+    return (ranking_table(result, top), *((dropped_table(result),) if result.dropped else ()))
+
+
+def ranking_table(result: SearchResult, top: int) -> Table:
+    """One row a plan, best first; latencies in seconds at the search's rate, the rest at goodput."""
+    problem = result.problem
+    header = ("#", "plan", "devices", "req/s", "per device", "TTFT p50", "p99", "TPOT p50", "p99", "J/tok",
+              "USD/Mtok", "binds")  # fmt: skip
+    rows = tuple(_row(place, plan) for place, plan in enumerate(result.ranked[:top], start=1))
+    title = (
+        f"{len(rows)} of {len(result.ranked)} feasible plans by {OBJECTIVES[problem.objective.name].label} "
+        f"(goodput, joules and dollars at {problem.slo}; latency in ms at {problem.rate_rps:.4g} req/s)"
+    )
+    return Table(title, header, rows, frozenset({"plan", "binds"}))
+
+
+def _row(place: int, evaluation: Evaluation) -> tuple[str, ...]:
+    ttft, tpot = evaluation.summary["ttft_s"], evaluation.summary["tpot_s"]
+    at_goodput = evaluation.at_goodput
+    return (
+        str(place),
+        evaluation.id,
+        str(evaluation.plan.devices),
+        f"{'≥' if evaluation.censored else ''}{evaluation.goodput_rps:.2f}",
+        f"{evaluation.goodput_rps_per_device:.3f}",
+        *(_milliseconds(value) for value in (ttft["p50"], ttft["p99"], tpot["p50"], tpot["p99"])),
+        _figure(at_goodput["j_per_output_token"]),
+        _figure(at_goodput["usd_per_million_output_tokens"]),
+        evaluation.binds,
+    )
+
+
+def dropped_table(result: SearchResult) -> Table:
+    """How many plans fell to which cause, with the one that came nearest."""
+    counts = Counter(dropped.cause for dropped in result.dropped)
+    rows = []
+    for cause, words in CAUSES.items():
+        if counts[cause]:
+            nearest = min((d for d in result.dropped if d.cause == cause), key=lambda d: (d.miss, d.id))
+            rows.append((words, str(counts[cause]), f"{nearest.id}: {nearest.reason}"))
+    return Table("Plans that are not ranked", ("", "plans", "for example"), tuple(rows), frozenset({"for example"}))
+
+
+def defaults_line(problem: Problem) -> str:
+    """The values in force that a plan's name does not show, and the lists that were searched."""
+    space = problem.space
+    some = Plan.model_validate({"model": problem.model_name, "cluster": problem.cluster, "pools": [{}]})
+    pool = some.pools[0]
+    price = "unknown" if problem.price_usd_per_hour is None else f"{problem.price_usd_per_hour:g} USD/device-hour"
+    lists = ", ".join(
+        f"{name}={'|'.join(map(str, getattr(space, name)))}"
+        for name in ("tp", "pp", "replicas", "weights", "kv_cache", "max_num_batched_tokens", "max_num_seqs")
+    )
+    return (
+        f"defaults in force: router={space.router}, engine={some.engine}, preset={'|'.join(space.preset)}, "
+        f"prefix_caching={space.prefix_caching}, gpu_memory_utilization={pool.gpu_memory_utilization:g}, "
+        f"block_size={pool.block_size}, price={price}; searched {lists}"
+    )
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return UNDEFINED if seconds is None else f"{1e3 * seconds:.4g}"
+
+
+def _figure(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:.3g}"
