@@ -7,10 +7,14 @@ import re
 import sys
 import tomllib
 
+import pulp
+
 from tests.house import ROOT, sources
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 IMPORTED_AS = {"pyyaml": "yaml"}
+PARTS = {"pydantic_core"}
+"""Packages that are a half of a declared one and come in its version."""
 TEST_TOOLS = {"pytest", "hypothesis"}
 """What ``apexsim.testing`` may import: who runs a contract suite has them."""
 
@@ -48,4 +52,15 @@ def imported(folder: str) -> set[str]:
 
 def test_nothing_is_imported_that_is_not_declared():
     declared = {name: IMPORTED_AS.get(name, name) for name in (r.partition(">=")[0] for r in PROJECT["dependencies"])}
-    assert imported("apexsim") - set(declared.values()) - TEST_TOOLS == set()
+    assert imported("apexsim") - set(declared.values()) - PARTS - TEST_TOOLS == set()
+
+
+def test_the_solver_of_integer_programs_works_as_we_call_it():
+    """The one way that PuLP 3.3 and 4 share; PuLP 4 has neither ``LpVariable.dicts`` nor a solver of its own."""
+    weight, value = (3, 4, 5), (4, 5, 7)
+    knapsack = pulp.LpProblem("knapsack", pulp.LpMaximize)
+    taken = knapsack.add_variable_dicts("taken", range(3), lowBound=0, upBound=1, cat="Integer")
+    knapsack += pulp.lpSum(value[i] * taken[i] for i in range(3))
+    knapsack += pulp.lpSum(weight[i] * taken[i] for i in range(3)) <= 8
+    knapsack.solve(pulp.HiGHS(msg=False, timeLimit=10, gapRel=0.0))
+    assert [round(pulp.value(taken[i])) for i in range(3)] == [1, 0, 1]
