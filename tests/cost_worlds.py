@@ -36,22 +36,25 @@ def table(relative: str) -> list[dict[str, str]]:
 
 def compiled(
     model: str = "Llama-3.1-70B", device: str = "h100-sxm", tokens: int = 8192, seqs: int = 256,
-    cluster: str | None = None, costs: str = "calibrated", engine_version: str | None = None, **pool: Any,
+    cluster: str | None = None, costs: str = "calibrated", engine_version: str | None = None, engine: str = "vllm",
+    **pool: Any,
 ) -> CompiledPool:
     """A pool that fits, compiled."""
-    found = attempt(model, device, tokens, seqs, cluster, costs, engine_version, **pool)
+    found = attempt(model, device, tokens, seqs, cluster, costs, engine_version, engine, **pool)
     assert isinstance(found, CompiledPool), found
     return found
 
 
 def attempt(
     model: str = "Llama-3.1-70B", device: str = "h100-sxm", tokens: int = 8192, seqs: int = 256,
-    cluster: str | None = None, costs: str = "calibrated", engine_version: str | None = None, **pool: Any,
+    cluster: str | None = None, costs: str = "calibrated", engine_version: str | None = None, engine: str = "vllm",
+    **pool: Any,
 ) -> CompiledPool | DoesNotFit:
     """The same, whether it fits or not."""
     return compile_pool(
         catalog.model(model), catalog.device(device), Cluster.model_validate(cluster or f"8x{device}"), Pool(**pool),
-        max_num_batched_tokens=tokens, max_num_seqs=seqs, engine_version=engine_version, costs=costs,
+        max_num_batched_tokens=tokens, max_num_seqs=seqs, engine=engine,
+        engine_version=engine_version, costs=costs,
     )
 
 

@@ -16,7 +16,8 @@ from tests.cost_worlds import compiled
 
 
 def counters(
-    pool: CompiledPool, mixed: dict[int, int] | None = None, decode: dict[int, int] | None = None, context: float = 500.0,
+    pool: CompiledPool, mixed: dict[int, int] | None = None, decode: dict[int, int] | None = None,
+    context: float = 500.0,
 ) -> Counters:
     """Counters of iterations that hold one whole prompt of their tokens, or only decodes of a mean context."""
     t, seqs = pool.tables, len(pool.tables.head_s)
@@ -33,7 +34,8 @@ def counters(
     for sequences, count in decode.items():
         by_sequences[sequences] += count
         sampled[sequences] += count
-        attention = sum(float(np.interp(context, t.context_knots, row[sequences])) for row in t.decode_attention_s[:, 0])
+        rows = t.decode_attention_s[:, 0, sequences]
+        attention = sum(float(np.interp(context, t.context_knots, row)) for row in rows)
         decode_s += count * attention
         busy_s += count * float(t.decode_s[:, sequences].max() + attention + t.head_s[sequences])
     decoded = sum(n * count for n, count in decode.items())

@@ -96,7 +96,8 @@ def test_decode_power() -> None:
         if isinstance(pool, DoesNotFit):
             continue
         context = float(row["input_tokens"]) + float(row["output_tokens"]) / 2
-        pairs.append((decode_power_w(pool, sequences, context, float(row["itl_p50_s"])), float(row["power_w_per_device"])))
+        watts = decode_power_w(pool, sequences, context, float(row["itl_p50_s"]))
+        pairs.append((watts, float(row["power_w_per_device"])))
     errors = errors_of(pairs)
     assert len(errors) >= 20
     assert np.median(np.abs(errors)) < 0.12, errors

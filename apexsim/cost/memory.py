@@ -1,11 +1,13 @@
-"""What of a device's memory goes where, and how many KV blocks are left: as vLLM computes it.
+"""What of a device's memory goes where, and how many KV blocks are left: as the engines compute it.
 
-    available = gpu_memory_utilization · memory − weights − activation peak − engine
-    blocks    = floor(available / bytes of a block)
+    vLLM            available = gpu_memory_utilization · memory − weights − activation peak − engine
+    TensorRT-LLM    available = gpu_memory_utilization · (memory − weights − activation peak − engine)
+                    blocks    = floor(available / bytes of a block)
 
 ``memory`` is what the driver reports. The activation peak is that of the engine's profile run with a full batch;
 ``engine`` is the CUDA context, communication buffers and what the allocator cannot use. The fullest pipeline stage
-decides. Layers with a sliding window hold KV for every token, as vLLM does without its hybrid allocator.
+decides. Engines without a rule of their own here take vLLM's. Layers with a sliding window hold KV for every token,
+as vLLM does without its hybrid allocator.
 """
 
 from __future__ import annotations
@@ -35,6 +37,10 @@ COMMUNICATION_BYTES = 0.24e9
 LOGITS_BYTES = 45
 """Bytes of a logit at the peak of the sampler's profile run, which sorts: 32-bit logits, sorted copies, 64-bit
 indices, probabilities, cumulative sums."""
+
+
+SHARE_OF_FREE = ("tensorrt-llm",)
+"""Engines that give the KV cache a share of what is free, not of the whole (``kv_cache_free_gpu_mem_fraction``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +107,20 @@ def activation_bytes(model: ModelSpec, cut: Cut, stage: int, max_num_batched_tok
 
 
 def plan_memory(
-    model: ModelSpec, profile: HardwareProfile, pool: Pool, cut: Cut, max_num_batched_tokens: int, max_num_seqs: int
+    model: ModelSpec, profile: HardwareProfile, pool: Pool, cut: Cut, max_num_batched_tokens: int, max_num_seqs: int,
+    engine_name: str = "vllm",
 ) -> MemoryPlan | DoesNotFit:
     """Memory of the fullest stage, and the KV blocks that the stage with the least room leaves to all."""
-    budget = pool.gpu_memory_utilization * profile.memory_bytes
+    share_of_free = engine_name in SHARE_OF_FREE
+    budget = profile.memory_bytes * (1.0 if share_of_free else pool.gpu_memory_utilization)
     engine = CONTEXT_BYTES + (COMMUNICATION_BYTES if cut.tp * cut.pp > 1 else 0.0)
     weights, peaks, kv = [], [], []
     for stage in range(cut.pp):
         weights.append(stage_weight_bytes(model, cut, stage))
         peaks.append(activation_bytes(model, cut, stage, max_num_batched_tokens, max_num_seqs))
         kv.append(stage_kv_token_bytes(model, cut, stage))
-    room = [budget - w - a - engine for w, a in zip(weights, peaks, strict=True)]
+    share = pool.gpu_memory_utilization if share_of_free else 1.0
+    room = [share * (budget - w - a - engine) for w, a in zip(weights, peaks, strict=True)]
     blocks = min(floor(free / (each * pool.block_size)) for free, each in zip(room, kv, strict=True))
     tightest = min(range(cut.pp), key=lambda stage: room[stage] / kv[stage])
     if blocks < 1:

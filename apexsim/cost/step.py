@@ -83,7 +83,7 @@ def compile_pool(
     if reason is not None:
         return DoesNotFit("dtype", 0.0, 0.0, 0.0, reason)
     cut = cut_of(model, pool)
-    memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs)
+    memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine)
     if isinstance(memory, DoesNotFit):
         return memory
     host = host_model(engine, engine_version)
