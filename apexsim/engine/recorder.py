@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from apexsim.engine.result import Counters, ItlRuns, RequestColumns, Timeline
-from apexsim.engine.state import DECODE, MIXED, NONE, SAMPLED, SCHEDULED, Limits, State
+from apexsim.engine.state import DECODE, MIXED, SAMPLED, SCHEDULED, Limits, State
+from apexsim.workload.trace import Trace
 
 
-def request_columns(state: State, *, entry_s: float, exit_s: float) -> RequestColumns:
+def request_columns(state: State, trace: Trace, *, entry_s: float, exit_s: float) -> RequestColumns:
     """Columns per request; ``entry_s`` and ``exit_s`` turn the engine's clock into the client's."""
     requests = state.requests
     return RequestColumns(
@@ -16,11 +17,11 @@ def request_columns(state: State, *, entry_s: float, exit_s: float) -> RequestCo
         start_s=requests.start_s.copy(),
         first_token_s=requests.first_token_s + exit_s,
         finish_s=requests.finish_s + exit_s,
-        input_tokens=requests.prompt.copy(),
-        output_tokens=requests.output.copy(),
+        input_tokens=trace.input_tokens,
+        output_tokens=trace.output_tokens,
         status=requests.status.copy(),
         reason=requests.reason.copy(),
-        replica=np.where(requests.group == NONE, NONE, requests.group // state.stages).astype(np.int32),
+        replica=requests.group // np.int32(state.stages),  # NONE stays: it is -1
         preemptions=requests.preemptions.copy(),
         cached_tokens=np.zeros(len(requests), np.int64),
         itl_max_s=requests.itl_max_s.copy(),

@@ -81,7 +81,7 @@ def simulate_pool(
         concurrency=concurrency, delay_s=limits.entry_s + limits.exit_s,
     )  # fmt: skip
     return SimulationResult(
-        requests=recorder.request_columns(state, entry_s=limits.entry_s, exit_s=limits.exit_s),
+        requests=recorder.request_columns(state, trace, entry_s=limits.entry_s, exit_s=limits.exit_s),
         itl=recorder.itl_runs(state),
         pools=(recorder.counters(state, rules),),
         replicas=(replicas,),

@@ -29,37 +29,48 @@ IDLE, RUNNING, READY = 0, 1, 2
 
 NONE = -1
 
+LONGEST = 1 << 29
+"""Tokens beyond which all prompts and outputs are alike: too long."""
+
 MIXED, DECODE, SAMPLED, SCHEDULED = 0, 1, 2, 3
 """Rows of ``State.histograms``; see ``result.Counters``."""
 
 REQUEST = np.dtype(
     [
         ("arrival_s", "f8"),  # when the engine sees it
-        ("prompt", "i8"),
-        ("output", "i8"),
-        ("phase", "i8"),
-        ("group", "i8"),
         ("start_s", "f8"),
         ("first_token_s", "f8"),
         ("finish_s", "f8"),
-        ("generated", "i8"),  # tokens yielded when the request last began to decode or was preempted
-        ("computed", "i8"),  # tokens in the KV cache: of the prefill so far, then at the start of decoding
-        ("blocks", "i8"),  # KV blocks held while prefilling, or reserved for good
+        ("last_token_s", "f8"),  # the last token before a preemption
+        ("itl_max_s", "f8"),
         ("entry_step", "i8"),  # the group's step when decoding began
         ("finish_step", "i8"),  # the group's step at which the last token is out
         ("window_step", "i8"),  # the group's step at which a growing sequence fills the sliding window
         ("gap", "i8"),  # index of the first gap between tokens that this request sees
-        ("itl_max_s", "f8"),
-        ("last_token_s", "f8"),  # the last token before a preemption
-        ("follower", "i8"),  # next in the waiting list
-        ("older", "i8"),  # neighbours in the group's running list, by time of admission
-        ("younger", "i8"),
+        ("prompt", "i4"),
+        ("output", "i4"),
+        ("generated", "i4"),  # tokens yielded when the request last began to decode or was preempted
+        ("computed", "i4"),  # tokens in the KV cache: of the prefill so far, then at the start of decoding
+        ("blocks", "i4"),  # KV blocks held while prefilling, or reserved for good
+        ("group", "i4"),
+        ("follower", "i4"),  # next in the waiting list
+        ("older", "i4"),  # neighbours in the group's running list, by time of admission
+        ("younger", "i4"),
         ("preemptions", "i4"),
+        ("phase", "i1"),
         ("status", "i1"),
         ("reason", "i1"),
     ],
     align=True,
 )
+"""Two cache lines a request."""
+
+NEW_REQUEST = np.zeros((), REQUEST)
+for _name in ("group", "window_step", "follower", "older", "younger"):
+    NEW_REQUEST[_name] = NONE
+for _name in ("start_s", "first_token_s", "finish_s", "itl_max_s", "last_token_s"):
+    NEW_REQUEST[_name] = np.nan
+NEW_REQUEST["status"] = IN_FLIGHT
 
 REPLICA = np.dtype(
     [
@@ -179,17 +190,15 @@ def new_state(
 ) -> State:  # fmt: skip
     """An empty fleet of ``replicas`` before the first arrival."""
     n, groups, seqs = len(arrival_s), replicas * stages, limits.max_num_seqs
-    requests, fleet, batches = rows(REQUEST, n), rows(REPLICA, replicas), rows(GROUP, groups)
-    requests.arrival_s, requests.prompt, requests.output = arrival_s, prompt, output
-    for name in ("group", "window_step", "follower", "older", "younger"):
-        requests[name] = NONE
-    for name in ("start_s", "first_token_s", "finish_s", "itl_max_s", "last_token_s"):
-        requests[name] = np.nan
-    requests.status = IN_FLIGHT
+    requests, fleet, batches = np.full(n, NEW_REQUEST).view(np.recarray), rows(REPLICA, replicas), rows(GROUP, groups)
+    # Clipped, a length that no context holds stays one, and the sum of two fits its type.
+    requests.arrival_s, requests.prompt, requests.output = arrival_s, prompt.clip(max=LONGEST), output.clip(max=LONGEST)
     fleet.waiting_head = fleet.waiting_tail = NONE
     batches.end_s = np.inf
     batches.youngest = NONE
-    longest = max(limits.max_num_batched_tokens, 0 if limits.chunked else int((prompt + output).max()))
+    longest = limits.max_num_batched_tokens
+    if not limits.chunked:
+        longest = max(longest, min(limits.max_model_len, int((prompt + output).max())))
     room = 4 * n + 4 * seqs + 1024
     return State(
         requests=requests, replicas=fleet, groups=batches, stage_free_s=np.full((replicas, stages), -np.inf),

@@ -1,0 +1,146 @@
+"""How fast the engine replays: requests per second of one core, and how the cost grows. Prints Markdown; asserts nothing.
+
+    python benchmarks/replay.py [TRACE]        default: ../shared/data/traces/azure2023_conv_first_half.csv.gz,
+                                               else the bundled burstgpt-day
+
+Llama-3.1-8B on one H100 a replica. The engine is compiled before the clock starts; each figure is the best of three.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from apexsim.engine.result import SimulationResult
+from apexsim.engine.simulate import ReplicaLimits, simulate_pool
+from apexsim.scenario import Prepared, prepare
+from apexsim.spec.cluster import Cluster
+from apexsim.spec.plan import Plan, Pool, Scheduler
+from apexsim.workload.read import read_trace
+from apexsim.workload.trace import Trace
+from apexsim.workload.transform import at_rate, head, repeat
+
+ROOT = Path(__file__).parents[1]
+AZURE = ROOT.parent / "shared/data/traces/azure2023_conv_first_half.csv.gz"
+MILLION = 1_360_000
+RUNS = 3
+
+
+def prepared_plan() -> Prepared:
+    plan = Plan(
+        model="Llama-3.1-8B", cluster=Cluster.model_validate("8xh100-sxm"), pools=(Pool(scheduler=Scheduler()),)
+    )
+    prepared = prepare(plan)
+    assert isinstance(prepared, Prepared), prepared
+    return prepared
+
+
+def replay(
+    prepared: Prepared, trace: Trace, replicas: int = 1, router: str = "round-robin"
+) -> tuple[float, SimulationResult]:
+    """Best wall seconds of the engine, state set-up and result columns included, and what came out."""
+    memory = prepared.compiled.memory
+    limits = ReplicaLimits(memory.kv_blocks, memory.block_size, memory.max_model_len)
+    best = float("inf")
+    for _ in range(RUNS):
+        begin = time.perf_counter()
+        result = simulate_pool(
+            trace, prepared.compiled.tables, limits, prepared.policy, replicas=replicas, router=router
+        )
+        best = min(best, time.perf_counter() - begin)
+    return best, result
+
+
+def row(*cells: object) -> None:
+    print("| " + " | ".join(str(cell) for cell in cells) + " |")
+
+
+def heading(title: str, *columns: str) -> None:
+    print(f"\n### {title}\n")
+    row(*columns)
+    row(*("---" for _ in columns))
+
+
+def throughput(prepared: Prepared, trace: Trace) -> None:
+    heading("Rate", "replicas", "router", "requests", "iterations", "seconds", "requests/s", "iterations/s")
+    for replicas, router, rate in (
+        (1, "round-robin", trace.rate_rps), (1, "round-robin", 20.0), (8, "join-shortest-queue", 8 * 5.5),
+        (8, "least-loaded", 8 * 5.5), (8, "power-of-two", 8 * 5.5),
+    ):  # fmt: skip
+        load = at_rate(trace, rate)
+        seconds, result = replay(prepared, load, replicas, router)
+        iterations = result.pools[0].iterations
+        row(
+            replicas, f"{router}, {rate:.3g} req/s", f"{len(load):,}", f"{iterations:,}", f"{seconds:.2f}",
+            f"{len(load) / seconds:,.0f}", f"{iterations / seconds:,.0f}",
+        )  # fmt: skip
+
+
+def growth_with_requests(prepared: Prepared, trace: Trace) -> None:
+    heading("Growth with requests (one replica)", "requests", "seconds", "ns a request")
+    for n in (len(trace) // 16, len(trace) // 8, len(trace) // 4, len(trace) // 2, len(trace)):
+        seconds, _ = replay(prepared, head(trace, n))
+        row(f"{n:,}", f"{seconds:.3f}", f"{seconds / n * 1e9:.0f}")
+
+
+def growth_with_output(prepared: Prepared) -> None:
+    heading(
+        "Growth with output length at constant batch changes", "output tokens each", "iterations", "batch changes",
+        "seconds", "iterations/s",
+    )  # fmt: skip
+    n, prompt = 200_000, 100
+    for length in (10, 100, 1000, 10_000):
+        # Arrivals stretch with the outputs, so that as many requests meet in the batch at every length.
+        arrival_s = np.arange(n) * 0.005 * length
+        trace = Trace("fixed", arrival_s, np.full(n, prompt), np.full(n, length))
+        seconds, result = replay(prepared, trace)
+        runs = len(result.itl.count)
+        iterations = result.pools[0].iterations
+        row(f"{length:,}", f"{iterations:,}", f"{runs:,}", f"{seconds:.3f}", f"{iterations / seconds:,.0f}")
+
+
+def whole_process(trace: Trace) -> None:
+    heading("Whole process: `apexsim simulate` on a CSV", "rows", "CSV MB", "first run s", "again s", "peak GiB")
+    with tempfile.TemporaryDirectory() as folder:
+        table, plan = Path(folder, "trace.csv"), Path(folder, "plan.yaml")
+        columns = np.column_stack([trace.arrival_s, trace.input_tokens, trace.output_tokens])
+        np.savetxt(
+            table, columns, fmt=("%.6f", "%d", "%d"), delimiter=",", header="arrival_s,input_tokens,output_tokens",
+            comments="",
+        )  # fmt: skip
+        plan.write_text("model: Llama-3.1-8B\ncluster: 8xh100-sxm\npools: [{tp: 1}]\n")
+        command = [sys.executable, "-m", "apexsim", "simulate", str(plan), "--trace", str(table), "--json", "-"]
+        seconds = []
+        for _ in range(2):
+            begin = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            seconds.append(time.perf_counter() - begin)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        size = table.stat().st_size / 1e6
+        row(f"{len(trace):,}", f"{size:.0f}", f"{seconds[0]:.1f}", f"{seconds[1]:.1f}", f"{peak:.2f}")
+
+
+def main() -> None:
+    source = sys.argv[1] if len(sys.argv) > 1 else str(AZURE) if AZURE.exists() else "burstgpt-day"
+    trace = read_trace(source)
+    million = head(repeat(trace, copies=-(-MILLION // len(trace))), MILLION)
+    prepared = prepared_plan()
+    replay(prepared, head(trace, 100))
+    print(f"## Replay of {Path(source).name}, repeated to {len(million):,} requests")
+    print(f"\nPython {platform.python_version()}, {os.cpu_count()} cores ({platform.machine()}), one of them used.")
+    throughput(prepared, million)
+    growth_with_requests(prepared, million)
+    growth_with_output(prepared)
+    whole_process(million)
+
+
+if __name__ == "__main__":
+    main()
