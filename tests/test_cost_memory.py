@@ -59,7 +59,7 @@ def test_the_context_limit_is_the_pools_or_the_models() -> None:
 
 
 def test_tensorrt_llm_takes_a_share_of_what_is_free() -> None:
-    """70B in fp8 on one H100: 71 GB of weights leave vLLM's 0.9 of the memory almost nothing; 0.9 of the rest is 10 GB."""
+    """70B in fp8 on one H100: 71 GB of weights leave vLLM's 0.9 of the memory little; 0.9 of the rest is 10 GB."""
     narrow = {"tp": 1, "weights": "fp8", "kv_cache": "fp8", "tokens": 2048, "seqs": 64}
     vllm, trtllm = (compiled("Llama-3.3-70B", engine=engine, **narrow) for engine in ("vllm", "tensorrt-llm"))
     assert 0 < 2 * vllm.memory.kv_capacity_tokens < trtllm.memory.kv_capacity_tokens < 80_000

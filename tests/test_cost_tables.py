@@ -111,6 +111,15 @@ def test_decode_iterations_are_padded_to_a_cuda_graph() -> None:
     assert t.decode_s[0, 17] > t.decode_s[0, 16]
 
 
+def test_without_a_graph_an_iteration_waits_for_its_launches() -> None:
+    """vLLM 0.6 ran prefills eagerly: 12 kernels a layer and two for the embedding, at 31 us each."""
+    old, new = (compiled(tp=8, engine_version=version).tables for version in ("0.6.0", "0.15.1"))
+    assert old.mixed_s[0, 1] == old.mixed_s[0, 64] == pytest.approx((12 * 80 + 2) * 31e-6)
+    assert old.decode_s[0, 64] < 0.5 * old.mixed_s[0, 64]
+    assert new.mixed_s[0, 64] == new.decode_s[0, 64]  # piecewise graphs since
+    assert old.mixed_s[0, -1] > 0.1  # a full batch keeps the device busier than the host
+
+
 def test_graph_sizes_are_vllms() -> None:
     sizes = graph_sizes(host_model("vllm", "0.11.0"), 256)
     assert sizes.tolist()[:6] == [1, 2, 4, 8, 16, 24]

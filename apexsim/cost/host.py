@@ -2,6 +2,7 @@
 
 An iteration of n scheduled sequences lasts ``max(device, floor(n)) + serial(n)``: ``serial`` is what no device work
 hides (scheduling, input preparation and sampling of a synchronous engine), ``floor`` what runs beside the device.
+One that replays no CUDA graph also lasts no less than the launches of its kernels.
 A request pays ``entry_s`` before the engine sees it (API, tokeniser) and ``exit_s`` after its last iteration.
 
 Each preset says where its numbers come from. They are global terms by engine version, never per model or run.
@@ -32,6 +33,7 @@ class HostModel:
     logit_bytes: float  # memory traffic of the sampler, bytes a logit: sorting for top-p moves hundreds
     largest_graph: int  # most tokens of a captured CUDA graph; 0 = none are used
     graphs_with_prefill: bool  # whether iterations that hold prefill tokens are padded to a graph too
+    eager_kernel_s: float  # host seconds to launch one kernel where no graph is replayed
     source: str
 
     def serial(self, max_num_seqs: int) -> Floats:
@@ -49,33 +51,36 @@ def _affine(fixed: float, each: float, count: int) -> Floats:
     return seconds
 
 
-# Where the numbers come from. Asynchronous and synchronous vLLM: serial terms and logit_bytes were fitted together on
-# the mean TPOT of vllm-h100-open-loop (0.15.1, 36 runs) and the median ITL of mlenergy-h100-dense (0.11.1, 65 runs of
-# up to 192 sequences, without Gemma): median error 2.4 % and 3.0 %. The fit left asynchronous scheduling no serial
-# time: it does the same work beside the device, hence the same terms as a floor. vLLM before 0.8: fitted on the mean
-# ITL of apex-h100-llama70b (0.6.0, 30 light runs; what lies above the device is 4.2 to 8.7 ms at 1 to 14 sequences,
-# whatever the TP). entry + exit = 3.5 ms is what TTFT = 2.8 TPOT + 3.5 ms leaves in vllm-h100-open-loop; the split
-# is a guess. TensorRT-LLM samples greedily in its benchmarks; its host terms are vLLM's.
+# Where the numbers come from.
+# vLLM from 0.8: serial terms and logit_bytes were fitted together on the mean TPOT of vllm-h100-open-loop (0.15.1, 36
+# runs) and the median ITL of mlenergy-h100-dense (0.11.1, 65 runs of up to 192 sequences, without Gemma): median error
+# 2.4 % and 3.0 %. The fit left asynchronous scheduling (0.14) no serial time: it does the same work beside the device,
+# hence the same terms as a floor.
+# vLLM before 0.8: fitted on the mean ITL of apex-h100-llama70b (0.6.0, 30 light runs; what lies above the device is
+# 4.2 to 8.7 ms at 1 to 14 sequences, whatever the TP). Its launch time is what TTFT of the short prompts leaves at
+# TP8, 960 kernels in 30 ms; that of the other presets is a guess.
+# entry + exit = 3.5 ms is what TTFT = 2.8 TPOT + 3.5 ms leaves in vllm-h100-open-loop; the split is a guess.
+# TensorRT-LLM samples greedily in its benchmarks; its host terms are vLLM's.
 HOSTS: tuple[HostModel, ...] = (
     HostModel(
         "vllm", (0, 0), serial_s=4.1e-3, serial_per_sequence_s=0.25e-3, floor_s=0.0, floor_per_sequence_s=0.0,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=256, graphs_with_prefill=False,
-        source="fitted on apex-h100-llama70b",
+        eager_kernel_s=31e-6, source="fitted on apex-h100-llama70b",
     ),
     HostModel(
         "vllm", (0, 8), serial_s=0.46e-3, serial_per_sequence_s=14e-6, floor_s=0.0, floor_per_sequence_s=0.0,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=512, graphs_with_prefill=True,
-        source="fitted on mlenergy-h100-dense and vllm-h100-open-loop",
+        eager_kernel_s=10e-6, source="fitted on mlenergy-h100-dense and vllm-h100-open-loop",
     ),
     HostModel(
         "vllm", (0, 14), serial_s=0.0, serial_per_sequence_s=0.0, floor_s=0.46e-3, floor_per_sequence_s=14e-6,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=512, graphs_with_prefill=True,
-        source="fitted on mlenergy-h100-dense and vllm-h100-open-loop",
+        eager_kernel_s=10e-6, source="fitted on mlenergy-h100-dense and vllm-h100-open-loop",
     ),
     HostModel(
         "tensorrt-llm", (0, 0), serial_s=0.0, serial_per_sequence_s=0.0, floor_s=0.46e-3, floor_per_sequence_s=14e-6,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=12.0, largest_graph=512, graphs_with_prefill=False,
-        source="estimated from vLLM's",
+        eager_kernel_s=10e-6, source="estimated from vLLM's",
     ),
 )
 

@@ -42,10 +42,6 @@ Bools = NDArray[np.bool_]
 ANALYTIC_UNITS = 128
 """Parallel units assumed of a device that nobody measured (an H100 has 132 multiprocessors, an A100 108)."""
 
-EXPERT_KERNELS = 6
-"""Launches of a fused expert block: top-k, sorting, two grouped GEMMs, activation, weighted sum."""
-
-
 ATTENTION_KERNELS = 4
 """Launches' worth of fixed time of an attention kernel (10 us of FlashAttention-3 on an H100 against 2.5 us)."""
 
@@ -154,7 +150,7 @@ class AnalyticKernels:
     def _grouped_gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
         """The small terms (seconds an expert and a token) are those of vLLM's fused kernels on an H100."""
         reached = self.profile.efficiency
-        law = ExpertLaw(reached.gemm[compute], reached.memory, 2.0, EXPERT_KERNELS * reached.launch_s, 2e-8, 1e-8)
+        law = ExpertLaw(reached.gemm[compute], reached.memory, 2.0, GroupedGemm.kernels * reached.launch_s, 2e-8, 1e-8)
         return self._analytic_price(law, compute, work, sizes)
 
     def _attention(self, operator: str, op: AttentionOp, work: Work, sizes: Sizes) -> Priced:

@@ -1,12 +1,14 @@
 """The operators of a serving step with their real shapes on one rank.
 
 Plain frozen values: they are hashed to reuse prices between plans. ``count`` says how many times a stage runs the
-operator in one iteration. ``apexsim.cost.graph`` makes them from a model and a pool.
+operator in one iteration, ``kernels`` how many launches a run takes. ``apexsim.cost.graph`` makes them from a model
+and a pool.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from apexsim.spec.dtypes import KvDtype, WeightDtype, kv_bytes
 
@@ -20,6 +22,8 @@ class Gemm:
     k: int
     weights: WeightDtype
     count: int
+
+    kernels: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class GroupedGemm:
     gated: bool
     weights: WeightDtype
     count: int
+
+    kernels: ClassVar[int] = 6  # top-k, sorting, two grouped GEMMs, activation, weighted sum
 
     @property
     def expert_parameters(self) -> int:
@@ -55,6 +61,8 @@ class AttentionOp:
     count: int
     latent: int = 0  # kv_lora_rank + rope_head_dim
     latent_v: int = 0  # kv_lora_rank
+
+    kernels: ClassVar[int] = 1
 
     @property
     def kv_token_bytes(self) -> float:
@@ -93,6 +101,8 @@ class Collective:
     token_bytes: float
     ranks: int
     count: int
+
+    kernels: ClassVar[int] = 1
 
 
 Operator = Gemm | GroupedGemm | AttentionOp | Elementwise | Collective

@@ -42,7 +42,7 @@ SHARED_TOKENS = 1024
 """Short chunks share the launch and the idle units of an attention kernel with others: a chunk of fewer tokens costs
 its share of a batch of equal chunks that holds this many."""
 
-PRICES_KEPT = 4096
+PRICES_KEPT = 1024
 """Priced (operator, sizes) pairs that a pricer keeps."""
 
 
@@ -65,6 +65,14 @@ def executed(sizes: Sizes) -> NDArray[np.int64]:
         return padded(np.arange(sizes.limit + 1, dtype=np.int64), graphs)
     knots = token_knots(sizes.limit)
     return padded(knots, graphs) if sizes.host.graphs_with_prefill else knots
+
+
+def eager(sizes: Sizes) -> NDArray[np.bool_]:
+    """Which iterations that hold prefill run without a CUDA graph; size 0 does not run."""
+    knots = token_knots(sizes.limit)
+    graphs = graph_sizes(sizes.host, sizes.max_num_seqs)
+    largest = int(graphs.max(initial=0)) if sizes.host.graphs_with_prefill else 0
+    return knots > largest
 
 
 class Pricer:

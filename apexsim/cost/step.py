@@ -19,7 +19,7 @@ from apexsim.cost.ledger import CALIBRATED, LINES, Ledger, seconds
 from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype
-from apexsim.cost.pricing import Pricer, Sizes, pricer
+from apexsim.cost.pricing import Pricer, Sizes, eager, pricer
 from apexsim.cost.tables import FULL, WINDOWED, StepTables, token_knots
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.hardware import HardwareProfile
@@ -93,7 +93,7 @@ def compile_pool(
     tables = StepTables(
         token_dense=TOKEN_DENSE,
         token_stride=TOKEN_STRIDE,
-        mixed_s=np.stack([seconds(ledger) for ledger in parts.mixed]),
+        mixed_s=np.maximum(np.stack([seconds(ledger) for ledger in parts.mixed]), parts.launches_s),
         decode_s=np.stack([seconds(ledger) for ledger in parts.decode]),
         context_knots=np.array(parts.context_knots),
         decode_attention_s=parts.decode_attention_s,
@@ -124,6 +124,7 @@ class _Parts:
         mixed = Sizes("mixed", most_tokens, host, max_num_seqs)
         decode = Sizes("decode", max_num_seqs, host, max_num_seqs)
         self.decode_sizes = decode
+        self.launches_s = np.stack([_launches_s(operators, mixed) for operators in self.stages])
         sampled = Sizes("sampled", max_num_seqs, host, max_num_seqs)
         self.mixed = [_sum(prices, operators, mixed) for operators in self.stages]
         self.decode = [_sum(prices, operators, decode) for operators in self.stages]
@@ -168,6 +169,12 @@ def _sum(prices: Pricer, operators: tuple[Operator, ...], sizes: Sizes) -> Ledge
     for op in operators:
         total = total + prices.ledger(op, sizes)
     return total
+
+
+def _launches_s(operators: tuple[Operator, ...], sizes: Sizes) -> Floats:
+    """[N] host seconds to launch the kernels of an iteration with prefill; 0 where a CUDA graph is replayed."""
+    kernels = sum(op.count * op.kernels for op in operators)
+    return np.where(eager(sizes), kernels * sizes.host.eager_kernel_s, 0.0)
 
 
 def _transfer_s(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, pool: Pool, most_tokens: int) -> Floats:
