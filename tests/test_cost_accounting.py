@@ -172,3 +172,17 @@ def test_an_empty_run_accounts_for_nothing() -> None:
     assert result.energy_j == 0.0
     assert result.mean_power_w is None
     assert result.mfu == result.mbu == result.calibrated_fraction == 0.0
+
+
+def test_attention_of_prompts_and_of_decoding_takes_energy() -> None:
+    built = compiled("Llama-3.1-8B")
+    for found in (counters(built, {8192: 10}), counters(built, {}, {64: 100}, context=8000.0)):
+        without = replace(found, prefill_attention_s=0.0, decode_attention_s=0.0)
+        duration = found.busy_s + 1.0
+        more = built.accounting.account(found, 1, duration).energy_j
+        less = built.accounting.account(without, 1, duration).energy_j
+        attention_s = found.prefill_attention_s + found.decode_attention_s
+        watts = (more - less) / attention_s
+        assert 100 < watts <= 590.0  # above idle, and at most up to the board's 700 W
+
+

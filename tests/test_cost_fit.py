@@ -25,6 +25,7 @@ from apexsim.cost.operators import AttentionOp
 from apexsim.cost.shapes import gemm_work
 from apexsim.errors import InputError, UsageError
 from apexsim.spec import catalog
+from apexsim.spec.cluster import Cluster
 from tests.cost_worlds import shared
 
 KERNELS = catalog.profile_folder("h100-sxm") / "kernels"
@@ -265,3 +266,22 @@ def test_files_are_written_where_asked(tmp_path: Path) -> None:
     file = load(KERNELS / "all_reduce-bf16-vllm.json")
     (path,) = write_fits([file], tmp_path / "deep" / "kernels")
     assert path.read_text() == file.to_json()
+
+
+def test_a_fit_that_beats_the_roofline_is_stopped_by_the_floor() -> None:
+    """A file may be wrong; a price may not be impossible."""
+    kernels = CalibratedKernels(catalog.device("h100-sxm"))
+    wrong = []
+    for file in kernels._files:
+        dreams = tuple(replace(fit, grid=replace(fit.grid, values=fit.grid.values - 20.0)) for fit in file.fits)
+        wrong.append(replace(file, fits=dreams))
+    kernels._files = tuple(wrong)
+    profile = kernels.profile
+    gemm = kernels.gemm(4096, 8192, 8192, "bf16")
+    assert gemm.calibrated
+    assert gemm.seconds == pytest.approx(0.95 * 2 * 4096 * 8192**2 / profile.peak_flops["bf16"])
+    op = AttentionOp("attention", 8, 1, 128, 128, 0, "bf16", 1)
+    read = 64 * (4096 * op.kv_token_bytes + 2 * 8 * 128 * 2)  # and queries and outputs
+    assert kernels.decode_attention(64, 4096, op).seconds == pytest.approx(0.95 * read / profile.memory_bandwidth)
+    link = Cluster.model_validate("8xh100-sxm").link(profile, 8)
+    assert kernels.collective("all_reduce", 1e9, 8, link).seconds == pytest.approx(0.95 * 1e9 / link.bandwidth)
