@@ -182,6 +182,14 @@ def test_a_pool_that_cannot_run_is_a_value_with_a_reason() -> None:
     assert "\n" not in dtype.reason + shape.reason + memory.reason
 
 
+def test_a_device_without_bf16_runs_fp16() -> None:
+    refused = attempt("Llama-3.1-8B", "v100-sxm2-32gb", tp=2)
+    assert refused.resource == "dtype"
+    assert "fp16 would run" in refused.reason
+    for weights in ("fp16", "w4a16"):  # the LM head of the second stays in 16 bits
+        assert compiled("Llama-3.1-8B", "v100-sxm2-32gb", tp=2, weights=weights).tables.head_s[1] > 0
+
+
 def test_confidence_says_what_was_measured() -> None:
     known = compiled(tp=4).confidence
     assert {"qkv_proj", "down_proj", "attention", "mlp_sum"} <= set(known.calibrated_operators)

@@ -20,8 +20,13 @@ def weights_of(model: ModelSpec, pool: Pool) -> WeightDtype:
 
 
 def compute_dtype(profile: HardwareProfile, weights: WeightDtype) -> ComputeDtype:
-    """Matrix units that multiply such weights. ``check_dtypes`` has said before whether there are any."""
+    """Matrix units that multiply such weights. ``check_dtypes`` has said before whether there are any.
+
+    Parts that a quantised checkpoint leaves in 16 bits run in the 16-bit format that the device has.
+    """
     found = profile.executes(weights)
+    if found is None and weights in ("bf16", "fp16"):
+        return sixteen_bit(profile)
     if found is None:
         raise ValueError(f"{profile.name} does not run {weights} weights; check_dtypes() tells before")
     return found
@@ -36,7 +41,9 @@ def check_dtypes(profile: HardwareProfile, model: ModelSpec, pool: Pool) -> str 
     """Why the device cannot run the pool's weights or KV cache, in one line; None where it can."""
     weights = weights_of(model, pool)
     if not profile.supports(weights):
-        return f"{profile.name} has no matrix units for {weights} weights (it has: {', '.join(profile.peak_flops)})"
+        hint = "; weights: fp16 would run" if weights == "bf16" and profile.supports("fp16") else ""
+        units = ", ".join(profile.peak_flops)
+        return f"{profile.name} has no matrix units for {weights} weights (it has: {units}){hint}"
     if not profile.supports_kv(pool.kv_cache):
         return f"{profile.name} does not read a {pool.kv_cache} KV cache (its units: {', '.join(profile.peak_flops)})"
     return None
