@@ -285,3 +285,15 @@ def test_a_fit_that_beats_the_roofline_is_stopped_by_the_floor() -> None:
     assert kernels.decode_attention(64, 4096, op).seconds == pytest.approx(0.95 * read / profile.memory_bandwidth)
     link = Cluster.model_validate("8xh100-sxm").link(profile, 8)
     assert kernels.collective("all_reduce", 1e9, 8, link).seconds == pytest.approx(0.95 * 1e9 / link.bandwidth)
+
+
+def test_a_profile_in_a_folder_of_its_own_brings_its_own_kernels(tmp_path: Path) -> None:
+    folder = tmp_path / "my-gpu"
+    (folder / "kernels").mkdir(parents=True)
+    text = (KERNELS.parent / "profile.yaml").read_text()
+    (folder / "profile.yaml").write_text(text.replace("name: h100-sxm", "name: my-gpu", 1))
+    (folder / "kernels" / "all_reduce-bf16-vllm.json").write_text((KERNELS / "all_reduce-bf16-vllm.json").read_text())
+    kernels = CalibratedKernels(catalog.device(folder))
+    link = Cluster.model_validate("8xh100-sxm").link(kernels.profile, 8)
+    assert kernels.collective("all_reduce", 1e6, 8, link).calibrated
+    assert not kernels.gemm(64, 4096, 4096, "bf16").calibrated

@@ -9,12 +9,13 @@ Every price is clamped to the physical floor of ``floor.py``.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from apexsim.cost.coefficients import Fit, KernelFile, Law, load
+from apexsim.cost.coefficients import Fit, Law, load
 from apexsim.cost.collectives import collective_floor_s, collective_s, sent_bytes
 from apexsim.cost.floor import floor_s
 from apexsim.cost.laws import DecodeLaw, ExpertLaw, GemmLaw, PrefillLaw, Sizes
@@ -176,10 +177,8 @@ class CalibratedKernels(AnalyticKernels):
 
     def __init__(self, profile: HardwareProfile, engine: str = "vllm") -> None:
         super().__init__(profile, engine)
-        self._files: tuple[KernelFile, ...] = ()
-        if profile.kernels:
-            folder = profile_folder(profile.name) / "kernels"
-            self._files = tuple(load(folder / f"{name}.json") for name in sorted(profile.kernels))
+        folder = (profile.folder or profile_folder(profile.name)) / "kernels" if profile.kernels else Path()
+        self._files = tuple(load(folder / f"{name}.json") for name in sorted(profile.kernels))
 
     def find(self, operator: str, dtype: str, variant: int = 0, windowed: bool = False) -> Fit | None:
         """The fit of an operator as this engine runs it, else as another engine was measured.

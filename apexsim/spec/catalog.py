@@ -192,7 +192,7 @@ def _load_profile(folder: Path) -> HardwareProfile:
     if profile.name != folder.name:
         raise InputError(f"{folder / 'profile.yaml'}: name = {profile.name!r}: must be its folder's, {folder.name!r}")
     kernels = tuple(sorted(path.stem for path in (folder / "kernels").glob("*.json")))
-    return profile.model_copy(update={"kernels": kernels})
+    return profile.model_copy(update={"kernels": kernels}).read_from(folder)
 
 
 def _looks_like_file(text: str) -> bool:

@@ -6,9 +6,10 @@ estimated and say so: reports show the share of estimated inputs.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from apexsim.spec.base import Strict
 from apexsim.spec.dtypes import ComputeDtype, KvDtype, WeightDtype
@@ -110,6 +111,19 @@ class HardwareProfile(Strict):
     kernels: tuple[str, ...] = Field((), strict=False, description="calibrated kernel tables in the profile's folder")
     provenance: Provenance = Field(description="where the datasheet figures come from")
 
+    _folder: Path | None = PrivateAttr(None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the profile was read from, with its calibrated kernels; None for one that was made in memory."""
+        return self._folder
+
+    def read_from(self, folder: Path) -> HardwareProfile:
+        """The same profile, which knows its folder."""
+        known = self.model_copy()
+        known._folder = folder
+        return known
+
     @model_validator(mode="after")
     def _sane(self) -> HardwareProfile:
         missing = sorted(set(self.peak_flops) - set(self.efficiency.gemm))
@@ -120,6 +134,10 @@ class HardwareProfile(Strict):
         if self.idle_w is not None and (self.tdp_w is None or self.idle_w >= self.tdp_w):
             raise ValueError(f"idle_w = {self.idle_w}: must be below tdp_w = {self.tdp_w}")
         return self
+
+    def __eq__(self, other: object) -> bool:
+        """By content, wherever it was read from."""
+        return isinstance(other, HardwareProfile) and dict(self) == dict(other)
 
     def __hash__(self) -> int:
         return hash(self.name)
