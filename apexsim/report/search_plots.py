@@ -52,13 +52,12 @@ def attainment(ranked: Sequence[Evaluation], target: float, ax: Axes | None = No
         (line,) = ax.plot(rates, shares, marker=".", linewidth=1.2, label=evaluation.id)
         ax.plot([evaluation.goodput_rps], [target], marker="o", markersize=7, color=line.get_color())
     ax.axhline(target, color="#666666", linestyle="--", linewidth=1)
-    ax.set_xscale("log")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.set_ylim(0, 1.03)
     ax.set_xlabel("offered rate, requests/s")
     ax.set_ylabel("SLO attainment")
     ax.set_title(f"Goodput: where attainment falls below {target:.0%}")
-    ax.grid(alpha=0.3, which="both")
+    ax.grid(alpha=0.3)
     if ranked:
         ax.legend(frameon=False, fontsize=8, loc="lower left")
     return ax

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 from apexsim.report.tables import UNDEFINED, Table
-from apexsim.search.objectives import OBJECTIVES
 from apexsim.search.outcome import Cause, Evaluation
 from apexsim.search.problem import Problem
 from apexsim.search.run import SearchResult
@@ -26,14 +25,14 @@ def search_tables(result: SearchResult, top: int) -> tuple[Table, ...]:
 
 
 def ranking_table(result: SearchResult, top: int) -> Table:
-    """One row a plan, best first; latencies in seconds at the search's rate, the rest at goodput."""
+    """One row a plan, best first; latencies in milliseconds at the search's rate, the rest at goodput."""
     problem = result.problem
-    header = ("#", "plan", "devices", "req/s", "per device", "TTFT p50", "p99", "TPOT p50", "p99", "J/tok",
-              "USD/Mtok", "binds")  # fmt: skip
+    header = ("#", "plan", "devices", "req/s", "per device", "TTFT ms", "TPOT ms", "J/tok", "USD/Mtok", "binds")
     rows = tuple(_row(place, plan) for place, plan in enumerate(result.ranked[:top], start=1))
     title = (
-        f"{len(rows)} of {len(result.ranked)} feasible plans by {OBJECTIVES[problem.objective.name].label} "
-        f"(goodput, joules and dollars at {problem.slo}; latency in ms at {problem.rate_rps:.4g} req/s)"
+        f"{len(rows)} of {len(result.ranked)} feasible plans by {problem.objective.label}. At goodput: req/s, per "
+        f"device, J and USD per output token and million of them.\nAt {problem.rate_rps:.4g} req/s: TTFT and "
+        "TPOT as p50 / p99."
     )
     return Table(title, header, rows, frozenset({"plan", "binds"}))
 
@@ -47,7 +46,8 @@ def _row(place: int, evaluation: Evaluation) -> tuple[str, ...]:
         str(evaluation.plan.devices),
         f"{'≥' if evaluation.censored else ''}{evaluation.goodput_rps:.2f}",
         f"{evaluation.goodput_rps_per_device:.3f}",
-        *(_milliseconds(value) for value in (ttft["p50"], ttft["p99"], tpot["p50"], tpot["p99"])),
+        f"{_milliseconds(ttft['p50'])} / {_milliseconds(ttft['p99'])}",
+        f"{_milliseconds(tpot['p50'])} / {_milliseconds(tpot['p99'])}",
         _figure(at_goodput["j_per_output_token"]),
         _figure(at_goodput["usd_per_million_output_tokens"]),
         evaluation.binds,
@@ -83,7 +83,7 @@ def defaults_line(problem: Problem) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-    return UNDEFINED if seconds is None else f"{1e3 * seconds:.4g}"
+    return UNDEFINED if seconds is None else f"{1e3 * seconds:.3g}"
 
 
 def _figure(value: float | None) -> str:

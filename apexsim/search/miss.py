@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from apexsim.search.outcome import Dropped
 from apexsim.search.run import SearchResult
-from apexsim.spec.units import format_bytes
 
 
 def nearest_miss(result: SearchResult) -> str:
@@ -16,10 +15,7 @@ def nearest_miss(result: SearchResult) -> str:
         return f"{heading} under {problem.slo}: the nearest is {missed.id}: {missed.reason}"
     short = _nearest(result, "memory")
     if short is not None:
-        lacking = format_bytes(short.miss)
-        return (
-            f"{heading}: memory is short by {lacking} per device on the best attempt, {short.id}: {short.reason}"
-        )
+        return f"{heading}: memory is short; the best attempt is {short.id}: {short.reason}"
     illegal = _nearest(result, "illegal") or _nearest(result, "failed")
     if illegal is not None:
         return f"{heading}: {illegal.id}: {illegal.reason}"

@@ -24,7 +24,9 @@ from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan, Pool, Scheduler
 
 MAX_NUM_BATCHED_TOKENS = (2048, 8192)
-MAX_NUM_SEQS = (128, 256, 512)
+MAX_NUM_SEQS = (128, 512)
+"""A cap that keeps batches, and so TPOT, small; and one that rarely binds."""
+
 MEMORY_SHARE = 0.9
 """Memory of a device that weights can take at most: ``gpu_memory_utilization`` of a plan."""
 
