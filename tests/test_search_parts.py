@@ -195,7 +195,7 @@ def test_a_torn_last_line_of_a_journal_is_left_out(tmp_path):
 
 def test_a_journal_that_cannot_be_written_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot write"):
+    with pytest.raises(UsageError, match="cannot be written"):
         Journal(tmp_path / "file" / "journal.jsonl")
 
 

@@ -28,7 +28,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         except OSError as error:
-            raise UsageError(f"{path}: cannot write the search's journal: {error.strerror}") from error
+            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append one line and wait until it is on the disk."""

@@ -1,0 +1,163 @@
+"""``apexsim search`` and ``ax.search``: the answer, the files, the exit codes, and what Ctrl-C leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import apexsim as ax
+from apexsim.cli.main import app
+from apexsim.search.journal import read
+from apexsim.workload.synthetic import poisson
+from apexsim.workload.write import write_trace
+
+SPACE = """
+tp: [2, 4]
+pp: [1]
+weights: [fp8]
+kv_cache: [bf16]
+max_num_batched_tokens: [8192]
+max_num_seqs: [256]
+"""
+SLO = "ttft=2s,tpot=100ms@0.9"
+BASE = ("--model", "Llama-3.1-70B", "--cluster", "4xh100-sxm", "--slo", SLO, "--workers", "1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a small trace and a small space."""
+    write_trace(poisson(2.0, 300, 600, 150, seed=4), tmp_path / "trace.csv")
+    (tmp_path / "space.yaml").write_text(SPACE)
+    return tmp_path
+
+
+def search(folder: Path, *more: str):
+    files = ("--trace", str(folder / "trace.csv"), "--space", str(folder / "space.yaml"))
+    out = () if "--out" in more else ("--out", str(folder / "out"))
+    return CliRunner().invoke(app, ["search", *BASE, *files, *out, *more])
+
+
+def test_the_answer_is_a_table_on_stdout_and_files_in_the_folder(folder):
+    result = search(folder)
+    assert result.exit_code == 0, result.stderr
+    assert "3 of 3 feasible plans by goodput" in result.stdout
+    assert "2xtp2-fp8-kvbf16" in result.stdout
+    assert "defaults in force: router=least-loaded" in result.stderr
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert names == {
+        "result.json", "plans.parquet", "requests.parquet", "journal.jsonl", "pareto.png", "goodput.png"
+    }  # fmt: skip
+    data = json.loads((folder / "out" / "result.json").read_text())
+    table = pd.read_parquet(folder / "out" / "plans.parquet")
+    assert table["id"].tolist() == [plan["id"] for plan in data["plans"]]
+    assert table["goodput_rps"].is_monotonic_decreasing
+    assert len(pd.read_parquet(folder / "out" / "requests.parquet")) == 300
+
+
+def test_json_goes_to_stdout_alone(folder):
+    result = search(folder, "--json", "-")
+    assert json.loads(result.stdout)["plans"][0]["rank"] == 1
+
+
+def test_equal_searches_write_equal_bytes(folder):
+    for name in ("one", "two"):
+        assert search(folder, "--out", str(folder / name)).exit_code == 0
+    one, two = (sorted((folder / name).iterdir()) for name in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        if a.name == "result.json":
+            first, second = (json.loads(path.read_text()) for path in (a, b))
+            assert first["simulation"].pop("wall_s") != second["simulation"].pop("wall_s")
+            assert first == second
+        else:
+            assert a.read_bytes() == b.read_bytes(), a.name
+
+
+@pytest.mark.parametrize("objective", ["attainment", "energy", "cost", "latency", "carbon"])
+def test_every_objective_ranks(folder, objective):
+    result = search(folder, "--objective", objective, "--carbon", "400", "--json", "-")
+    assert result.exit_code == 0, result.stderr
+    assert len(json.loads(result.stdout)["plans"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (("--objective", "speed"), 2, "unknown objective 'speed'"),
+        (("--strategy", "gird"), 2, "did you mean 'grid'"),
+        (("--backend", "ray"), 2, "unknown backend 'ray' (known: process)"),
+        (("--objective", "carbon"), 2, "--carbon"),
+        (("--cluster", "4xh1000"), 2, "h100"),
+        (("--model", "Llama-3.1-71B"), 2, "Llama-3.1-70B"),
+        (("--slo", "ttft=2"), 2, "ttft"),
+        (("--rate", "0"), 2, "--rate 0"),
+        (("--out", "/proc/nowhere/out"), 2, "cannot be written"),
+        (("--slo", "ttft=1ms@0.9"), 3, "the nearest is"),
+        (("--cluster", "1xh100-sxm"), 3, "holds no plan"),
+    ],
+)
+def test_mistakes_are_one_line_with_their_exit_code(folder, flags, code, words):
+    result = search(folder, *flags)
+    assert result.exit_code == code, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert words in last
+
+
+def test_a_truncated_space_is_a_bad_input(folder):
+    (folder / "space.yaml").write_text("tp: [1,")
+    assert search(folder).exit_code == 5
+
+
+def test_ctrl_c_leaves_the_finished_part(folder):
+    """A real interrupt, in the middle of a search over two worker processes."""
+    write_trace(poisson(2.0, 20_000, 600, 150, seed=4), folder / "trace.csv")
+    command = [sys.executable, "-m", "apexsim.cli.main", "search", *BASE[:-1], "2", "--trace",
+               str(folder / "trace.csv"), "--out", str(folder / "out")]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    journal = folder / "out" / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and b'"evaluated"' in journal.read_bytes()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    data = json.loads((folder / "out" / "result.json").read_text())
+    assert data["plans"]
+    assert "interrupted" in stdout
+    evaluated = {entry["evaluated"]["id"] for entry in read(journal) if "evaluated" in entry}
+    assert {plan["id"] for plan in data["plans"]} == evaluated
+
+
+def test_the_api_returns_what_the_command_writes(folder):
+    found = ax.search(
+        "Llama-3.1-70B", "4xh100-sxm", folder / "trace.csv", SLO, space=folder / "space.yaml", workers=1
+    )
+    assert found.best.id == found.to_pandas()["id"][0] == found.to_dict()["plans"][0]["id"]
+    assert found.best_run.summary.slo.met
+    assert "<table" in found._repr_html_()
+    assert found.plot_pareto().get_xlabel() == "goodput per device, requests/s"
+    assert found.plot_goodput().get_ylabel() == "SLO attainment"
+
+
+def test_a_search_without_a_winner_is_an_answer_and_its_best_an_error(folder):
+    found = ax.search(
+        "Llama-3.1-70B", "4xh100-sxm", folder / "trace.csv", "ttft=1ms", space=folder / "space.yaml", workers=1
+    )
+    assert found.to_dict()["plans"] == []
+    assert found.to_pandas().empty
+    with pytest.raises(ax.ApexsimError, match="the nearest is"):
+        _ = found.best
