@@ -17,9 +17,9 @@ from apexsim.cost.tables import StepTables
 from apexsim.engine.jit import exact
 from apexsim.engine.law import exact_tables
 from apexsim.engine.pool import advance_all, offer_one, run_closed, run_open
-from apexsim.engine.replica import NEEDS_ROOM
+from apexsim.engine.replica import NEEDS_RECORDS, THROUGH
 from apexsim.engine.routers import Choice, Offered, PlugInRouter, ReplicaView, RequestView
-from apexsim.engine.state import Limits, State, with_more_room
+from apexsim.engine.state import Limits, State, with_deeper_stack, with_longer_records
 
 
 class PoolProcess:
@@ -33,9 +33,8 @@ class PoolProcess:
 
     def to_the_end(self, kernel: Callable[..., int], *arguments: Any) -> None:
         """Call a resumable kernel until it is through, with longer record arrays each time it asks for them."""
-        while kernel(self.state, self.tables, self.limits, *arguments) == NEEDS_ROOM:
-            rows, stack = len(self.state.itl), self.state.stack.shape[1]
-            self.state = with_more_room(self.state, records=2 * rows, stack=2 * stack)
+        while (full := kernel(self.state, self.tables, self.limits, *arguments)) != THROUGH:
+            self.state = with_longer_records(self.state) if full == NEEDS_RECORDS else with_deeper_stack(self.state)
 
     def open_loop(self, choice: Choice) -> Generator[simpy.Event, None, None]:
         """All arrivals and replicas in one compiled run."""

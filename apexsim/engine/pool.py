@@ -14,12 +14,11 @@ from apexsim.engine.batch import blocks_of, wait_last
 from apexsim.engine.jit import entry_kernel, kernel
 from apexsim.engine.law import borrow_tables
 from apexsim.engine.replica import (
-    DONE_ADVANCING,
-    NEEDS_ROOM,
+    THROUGH,
     admission_blocks,
     advance,
     first_chunk,
-    has_room,
+    room,
     schedule,
     wake_groups,
 )
@@ -109,11 +108,12 @@ def advance_all(state: State, tables: StepTables, limits: Limits, until: float) 
 
 @kernel
 def advance_every(state: State, tables: StepTables, limits: Limits, until: float) -> int:
-    """Run every replica up to ``until``; NEEDS_ROOM as ``advance``."""
+    """Run every replica up to ``until``; returns as ``advance``."""
     for r in range(state.replicas.size):
-        if advance(state, tables, limits, r, until) == NEEDS_ROOM:
-            return NEEDS_ROOM
-    return DONE_ADVANCING
+        full = advance(state, tables, limits, r, until)
+        if full != THROUGH:
+            return full
+    return THROUGH
 
 
 @entry_kernel
@@ -130,10 +130,11 @@ def run_open(
         now = until if over else requests[i].arrival_s
         row = everyone if over else candidates[i if candidates.shape[0] > 1 else 0]
         for c in range(row.size):
-            if advance(state, tables, limits, row[c], now) == NEEDS_ROOM:
-                return NEEDS_ROOM
+            full = advance(state, tables, limits, row[c], now)
+            if full != THROUGH:
+                return full
         if over:
-            return DONE_ADVANCING
+            return THROUGH
         offer(state, tables, limits, choose(state, candidates, load, i), i, now)
         cursor[0] = i + 1
 
@@ -152,15 +153,16 @@ def release(state: State, cursor: NDArray[np.int64], concurrency: int, at_s: flo
 
 @kernel
 def begin_due(state: State, tables: StepTables, limits: Limits, now: float) -> int:
-    """Schedule every group that is at a boundary at ``now``; NEEDS_ROOM as ``advance``."""
+    """Schedule every group that is at a boundary at ``now``; returns as ``advance``."""
     groups = state.groups
     slack = INSTANT * abs(now)
     for g in range(groups.size):
         while groups[g].phase == READY and groups[g].end_s <= now + slack:
-            if not has_room(state, tables, g):
-                return NEEDS_ROOM
+            full = room(state, tables, g)
+            if full != THROUGH:
+                return full
             schedule(state, tables, limits, g, now)
-    return DONE_ADVANCING
+    return THROUGH
 
 
 @entry_kernel
@@ -180,14 +182,16 @@ def run_closed(
         if cursor[0] < cursor[1]:
             now = min(now, requests[cursor[0]].arrival_s)
         if now == np.inf or now > until:
-            return DONE_ADVANCING
-        if advance_every(state, tables, limits, now) == NEEDS_ROOM:
-            return NEEDS_ROOM
+            return THROUGH
+        full = advance_every(state, tables, limits, now)
+        if full != THROUGH:
+            return full
         release(state, cursor, concurrency, now + delay_s)
         while cursor[0] < cursor[1] and requests[cursor[0]].arrival_s <= now + INSTANT * abs(now):
             i = cursor[0]
             offer(state, tables, limits, choose(state, candidates, load, i), i, now)
             cursor[0] = i + 1
             release(state, cursor, concurrency, now + delay_s)
-        if begin_due(state, tables, limits, now) == NEEDS_ROOM:
-            return NEEDS_ROOM
+        full = begin_due(state, tables, limits, now)
+        if full != THROUGH:
+            return full

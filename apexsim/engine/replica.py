@@ -35,8 +35,8 @@ from apexsim.engine.jit import kernel
 from apexsim.engine.series import INSTANT, close_series, is_series, series_length, series_seconds
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
 
-DONE_ADVANCING, NEEDS_ROOM = 0, 1
-"""What ``advance`` returns: it got to ``until``, or the record arrays are full and it waits for longer ones."""
+THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
+"""What ``advance`` returns: it got to ``until``, or these arrays are full and it waits for longer ones."""
 
 
 @kernel
@@ -246,26 +246,27 @@ def wake_groups(state: State, r: int, now: float) -> None:
 
 
 @kernel
-def has_room(state: State, tables: StepTables, g: int) -> bool:
-    """True where the records take whatever one event can add."""
+def room(state: State, tables: StepTables, g: int) -> int:
+    """THROUGH where the arrays take whatever one event can add, else which of them are full."""
     groups = state.groups
     most = state.cohorts.shape[1] + state.begun.shape[1] + 4 * tables.context_knots.size
     if state.filled[0] + most > state.itl.size:
-        return False
+        return NEEDS_RECORDS
     if state.timeline.size > 0 and state.filled[1] + most > state.timeline.size:
-        return False
+        return NEEDS_RECORDS
     depth = state.stack.shape[1]
     if groups[g].stack + groups[g].cohorts + 1 > depth:
         make_room_for_gaps(state, g)
-        return 2 * (groups[g].stack + groups[g].cohorts + 1) <= depth
-    return True
+        if 2 * (groups[g].stack + groups[g].cohorts + 1) > depth:
+            return NEEDS_STACK
+    return THROUGH
 
 
 @kernel
 def advance(state: State, tables: StepTables, limits: Limits, r: int, until: float) -> int:
     """Run replica r up to the instant ``until``; what begins there is left for after its arrivals.
 
-    Returns NEEDS_ROOM where the record arrays must be made longer first; calling again goes on.
+    Returns what must be made longer first (NEEDS_RECORDS, NEEDS_STACK), if anything; calling again goes on.
     """
     groups = state.groups
     slack = INSTANT * abs(until) if np.isfinite(until) else 0.0
@@ -273,13 +274,14 @@ def advance(state: State, tables: StepTables, limits: Limits, r: int, until: flo
         g = next_group(state, r)
         now = groups[g].end_s
         if now > until + slack or now == np.inf:
-            return DONE_ADVANCING
-        if not has_room(state, tables, g):
-            return NEEDS_ROOM
+            return THROUGH
+        full = room(state, tables, g)
+        if full != THROUGH:
+            return full
         if groups[g].phase == RUNNING:
             complete(state, tables, limits, g)
             wake_groups(state, r, now)
         elif now >= until - slack:
-            return DONE_ADVANCING
+            return THROUGH
         else:
             schedule(state, tables, limits, g, now)

@@ -199,29 +199,32 @@ def new_state(
     longest = limits.max_num_batched_tokens
     if not limits.chunked:
         longest = max(longest, min(limits.max_model_len, int((prompt + output).max())))
-    room = 4 * n + 4 * seqs + 1024
+    room = 3 * n + 4 * seqs + 1024
     return State(
         requests=requests, replicas=fleet, groups=batches, stage_free_s=np.full((replicas, stages), -np.inf),
         begun=rows(CHUNK, groups, seqs + 1), finishes=rows(DUE, groups, 2 * seqs + 64),
-        windows=rows(DUE, groups, 2 * seqs + 64), cohorts=rows(COHORT, groups, seqs + 2), stack=rows(GAP, groups, 64),
+        windows=rows(DUE, groups, 2 * seqs + 64), cohorts=rows(COHORT, groups, seqs + 2), stack=rows(GAP, groups, 256),
         blocks=np.zeros((groups, limits.block_size), np.int64),
         histograms=np.zeros((4, longest + seqs + 2), np.int64), filled=np.zeros(2, np.int64),
         itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0),
     )  # fmt: skip
 
 
-def with_more_room(state: State, *, records: int, stack: int) -> State:
-    """The same state with record arrays of at least ``records`` rows and stacks of at least ``stack``."""
+def with_longer_records(state: State) -> State:
+    """The same state with more than twice the rows for gaps and, where it is wanted, the timeline."""
 
-    def longer(array: Rows, count: int) -> Rows:
-        if len(array) == 0 or len(array) >= count:
-            return array
-        grown = rows(array.dtype, count)
+    def longer(array: Rows) -> Rows:
+        grown = rows(array.dtype, 2 * len(array) + 1024)
         grown[: len(array)] = array
         return grown
 
-    deeper = state.stack
-    if stack > deeper.shape[1]:
-        deeper = rows(GAP, len(state.groups), stack)
-        deeper[:, : state.stack.shape[1]] = state.stack
-    return state._replace(itl=longer(state.itl, records), timeline=longer(state.timeline, records), stack=deeper)
+    timeline = longer(state.timeline) if len(state.timeline) else state.timeline
+    return state._replace(itl=longer(state.itl), timeline=timeline)
+
+
+def with_deeper_stack(state: State) -> State:
+    """The same state with twice the depth of the stacks."""
+    depth = state.stack.shape[1]
+    stack = rows(GAP, len(state.groups), 2 * depth)
+    stack[:, :depth] = state.stack
+    return state._replace(stack=stack)
