@@ -42,9 +42,9 @@ def put_json(target: str, data: Any) -> None:
         write_json(target, data)
 
 
-def say_when_compiling() -> None:
+def say_when_compiling(*, closed_loop: bool = False) -> None:
     """The first run of an installation compiles the engine, which takes longer than the run."""
     from apexsim.engine.jit import is_compiled
 
-    if not is_compiled():
+    if not is_compiled(closed_loop=closed_loop):
         say("compiling the engine (first run only) …")

@@ -16,6 +16,10 @@ from apexsim.cost.ledger import CALIBRATED, EXTRAPOLATED, JOULES, MOVED_BYTES, P
 from apexsim.cost.power import PowerModel
 
 
+NOISE = 1e-12
+"""Relative to a sum of many terms, what rounding alone leaves of a difference."""
+
+
 class Counted(Protocol):
     """What accounting reads of ``apexsim.engine.result.Counters`` (which lies above this package)."""
 
@@ -161,7 +165,8 @@ class Accounting:
         total = replicas * duration_s
         mean = {name: seconds / self.stages for name, seconds in parts.items()}
         if self.stages == 1:
-            host = max(0.0, counters.busy_s - sum(parts.values()))
+            beyond = counters.busy_s - sum(parts.values())
+            host = beyond if beyond > NOISE * counters.busy_s else 0.0
         else:
             size = min(len(self.host_serial_s), len(counters.scheduled))
             host = float(self.host_serial_s[:size] @ counters.scheduled[:size]) / self.stages

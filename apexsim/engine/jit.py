@@ -90,11 +90,12 @@ def exact(array: Any, dtype: type) -> Any:
     return np.require(array, dtype, ["C", "A", "W"])
 
 
-def is_compiled() -> bool:
+def is_compiled(*, closed_loop: bool = False) -> bool:
     """True where a run needs no compilation: the cache holds the outermost kernel, or compiling is off."""
     if numba.config.DISABLE_JIT:
         return True
-    return any(CACHE_FOLDER.glob("**/pool.run_*.nbi"))
+    entry = "run_closed" if closed_loop else "run_open"
+    return any(CACHE_FOLDER.glob(f"**/pool.{entry}-*.nbi"))
 
 
 def _borrow_in_machine_code(typingctx: Any, array: Any) -> Any:
