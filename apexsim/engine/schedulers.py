@@ -32,6 +32,13 @@ class Policy:
     reserve: bool = False
     about: str = ""
 
+    def __post_init__(self) -> None:
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise UsageError(
+                f"scheduler: max_num_batched_tokens {self.max_num_batched_tokens} is below max_num_seqs "
+                f"{self.max_num_seqs} (each running sequence takes a token of the budget)"
+            )
+
 
 PRESETS: dict[str, Policy] = {
     preset.preset: preset
@@ -58,17 +65,11 @@ def resolve(scheduler: Scheduler) -> Policy:
     if scheduler.preset not in PRESETS:
         raise UsageError(unknown_name("scheduler preset", scheduler.preset, PRESETS))
     preset = PRESETS[scheduler.preset]
-    policy = replace(
+    return replace(
         preset,
         max_num_batched_tokens=scheduler.max_num_batched_tokens or preset.max_num_batched_tokens,
         max_num_seqs=scheduler.max_num_seqs or preset.max_num_seqs,
     )
-    if policy.max_num_batched_tokens < policy.max_num_seqs:
-        raise UsageError(
-            f"scheduler: max_num_batched_tokens {policy.max_num_batched_tokens} is below max_num_seqs "
-            f"{policy.max_num_seqs} (each running sequence takes a token of the budget)"
-        )
-    return policy
 
 
 def preset_names() -> tuple[str, ...]:
