@@ -1,7 +1,7 @@
 """Queueing theory: where a replica degenerates to M/D/1, M/M/1 or M/M/c, its waiting times are the textbook's.
 
-Waiting times of a run of 200,000 requests scatter by about 1 % at these loads; the bound is 2 % on the mean of five seeds
-(M/D/1, M/M/1: Pollaczek-Khinchine; M/M/c: Erlang C).
+Waiting times of a run of 200,000 requests scatter by about 1 % at these loads; the bound is 2 % on the mean of five
+seeds (M/D/1, M/M/1: Pollaczek-Khinchine; M/M/c: Erlang C).
 """
 
 from __future__ import annotations
