@@ -1,4 +1,4 @@
-"""How fast the engine replays: requests per second of one core, and how the cost grows. Prints Markdown, asserts nothing.
+"""How fast the engine replays: requests per second of one core, and how the cost grows. Prints Markdown.
 
     python benchmarks/replay.py [TRACE]        default: ../shared/data/traces/azure2023_conv_first_half.csv.gz,
                                                else the bundled burstgpt-day

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from apexsim.cost.ledger import CALIBRATED, EXTRAPOLATED, JOULES, MOVED_BYTES, PARTS, Ledger
 from apexsim.cost.power import PowerModel
 
-
 NOISE = 1e-12
 """Relative to a sum of many terms, what rounding alone leaves of a difference."""
 
