@@ -85,6 +85,13 @@ def test_a_space_file_replaces_lists_and_is_strict(tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_a_space_may_be_a_mapping_and_is_as_strict():
+    space = load_space({"tp": [1, 2], "weights": ["fp8"]}, usual_space())
+    assert (space.tp, space.weights, space.pp) == ((1, 2), ("fp8",), (1, 2, 4, 8))
+    with pytest.raises(UsageError, match="space: .*tpp"):
+        load_space({"tpp": [1]}, usual_space())
+
+
 def test_goodput_ranks_by_rate_then_per_device_then_id():
     fast, small, large = evaluation(3.0, tp=8), evaluation(2.0, tp=2), evaluation(2.0, tp=4)
     twin = evaluation(2.0, tp=1, pp=2)

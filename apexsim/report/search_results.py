@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,7 +133,7 @@ def search(
     rate: float | None = None,
     price: float | None = None,
     carbon: float | None = None,
-    space: Space | Path | str | None = None,
+    space: Space | Mapping[str, Any] | Path | str | None = None,
     top: int = TOP,
     out: Path | str | None = None,
     workers: int | None = None,
@@ -152,7 +152,7 @@ def search(
         objective: goodput, attainment, energy, cost, latency or carbon.
         rate: requests/s at which a plan must meet the SLO to be ranked; the trace's own where None.
         price: USD per device-hour; the profile's where None. carbon: g CO2e per kWh.
-        space: lists of knobs to search, or a YAML file with some of them.
+        space: lists that replace the default ones, ``{"tp": [1, 2]}``, or a YAML file with them.
         out: folder for the journal and, once done, the results; nothing is written where None.
         workers: processes; as many as there are processors where None.
 

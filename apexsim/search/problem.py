@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from apexsim.errors import UsageError
 from apexsim.search.objectives import Objective, objective_named
@@ -87,14 +89,14 @@ def make_problem(
     rate_rps: float | None = None,
     price_usd_per_hour: float | None = None,
     carbon_g_per_kwh: float | None = None,
-    space: Path | str | Space | None = None,
+    space: Space | Mapping[str, Any] | Path | str | None = None,
     seed: int = 0,
 ) -> Problem:
     """The question, with the model, the device and the space looked up and every figure checked.
 
     Args:
         rate_rps: offer the trace at this rate instead of its own.
-        space: the lists to search, or a YAML file with them; where None, those of ``default_space``.
+        space: the lists to search, or those that differ from ``default_space`` as a mapping or a YAML file.
 
     Raises:
         UsageError: an unknown name, a figure that is not positive, an objective that lacks its price.

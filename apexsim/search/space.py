@@ -10,12 +10,14 @@ of them (``--space``), for example
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from apexsim.errors import UsageError
 from apexsim.spec.base import Strict, load_yaml, parse
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import KvDtype, WeightDtype, weight_bytes
@@ -74,13 +76,16 @@ def default_space(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) 
     )
 
 
-def load_space(path: Path | str, default: Space) -> Space:
-    """The default space with the lists of a YAML file in place of its own.
+def load_space(lists: Path | str | Mapping[str, Any], default: Space) -> Space:
+    """The default space with some lists in place of its own: a mapping, or a YAML file that holds one.
 
     Raises:
-        InputError: the file is missing, not YAML, or holds an unknown key or a value that is not allowed.
+        UsageError: a mapping with an unknown key or a value that is not allowed.
+        InputError: a file that has one, is missing, or is not YAML.
     """
-    return parse(Space, default.model_dump() | load_yaml(path), source=str(path))
+    if isinstance(lists, Mapping):
+        return parse(Space, default.model_dump() | dict(lists), source="space", error=UsageError)
+    return parse(Space, default.model_dump() | load_yaml(lists), source=str(lists))
 
 
 def plans(space: Space, model: str, cluster: Cluster) -> Iterator[Plan]:
