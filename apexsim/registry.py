@@ -50,6 +50,16 @@ SEAMS: dict[str, dict[str, str]] = {
     },
 }
 
+_SINGULAR = {
+    "routers": "router",
+    "formats": "trace format",
+    "metrics": "metric",
+    "techniques": "technique",
+    "costs": "cost model",
+    "strategies": "search strategy",
+}
+"""What a message calls one entry of a seam."""
+
 
 def names(seam: str) -> tuple[str, ...]:
     """All names of a seam, sorted; outside plug-ins included."""
@@ -64,7 +74,7 @@ def load(seam: str, name: str) -> Any:
     """
     targets = _targets(seam)
     if name not in targets:
-        raise UsageError(unknown_name(seam.rstrip("s"), name, targets))
+        raise UsageError(unknown_name(_SINGULAR[seam], name, targets))
     module, _, attribute = targets[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 

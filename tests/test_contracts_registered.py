@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from apexsim import registry
+from apexsim.errors import UsageError
 from apexsim.testing import SUITES
 from apexsim.testing.router import RouterContract
 from apexsim.testing.technique import TechniqueContract
@@ -47,3 +48,9 @@ def test_the_registered_entries_of_every_seam_are_held_to_its_suite(seam):
 @pytest.mark.parametrize(("seam", "name"), [(s, n) for s in registry.SEAMS for n in registry.names(s)])
 def test_every_registered_name_loads(seam, name):
     assert registry.load(seam, name) is not None
+
+
+@pytest.mark.parametrize("seam", sorted(registry.SEAMS))
+def test_an_unknown_name_is_a_usage_error_of_one_line(seam):
+    with pytest.raises(UsageError, match=r"^unknown [a-z ]+[^s] 'no-such-thing' \(known: .*\)$"):
+        registry.load(seam, "no-such-thing")

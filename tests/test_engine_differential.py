@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import assume, given
-from oracle import Run
-from oracle import simulate as naive
-from worlds import World, drawn, worlds
 
 from apexsim import registry
 from apexsim.engine.pool import BY_PLACE, BY_PROMPT_TOKENS, BY_REQUESTS
 from apexsim.engine.result import COMPLETED, REJECTED, SimulationResult
 from apexsim.engine.routers import Offered, router
 from apexsim.engine.simulate import simulate_pool
+from tests.oracle import Run
+from tests.oracle import simulate as naive
+from tests.worlds import World, drawn, worlds
 
 LOADS = {BY_PLACE: "place", BY_REQUESTS: "requests", BY_PROMPT_TOKENS: "tokens"}
 BUILT_IN = tuple(registry.SEAMS["routers"])

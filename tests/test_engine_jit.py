@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_engine_tiny import serve, tables
 
 from apexsim.engine import jit, pool
+from tests.test_engine_tiny import serve, tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,7 +43,7 @@ def test_an_entry_kernel_has_one_overload() -> None:
 
 def test_processes_that_compile_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
     script = (
-        "import sys; sys.path.insert(0, 'tests'); import test_engine_tiny as t;"
+        "import tests.test_engine_tiny as t;"
         "print(t.serve([0.0, 3.0], [5, 4], [3, 2]).requests.finish_s.tolist())"
     )
     environment = {**os.environ, "APEXSIM_CACHE_DIR": str(tmp_path)}

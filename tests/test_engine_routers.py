@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import assume, given
-from test_engine_tiny import SEQS, tables
-from worlds import World, drawn, worlds
 
 from apexsim.engine.result import COMPLETED
 from apexsim.engine.routers import Offered, PlugInRouter, ReplicaView, RequestView, router
@@ -14,6 +12,8 @@ from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits, simulate_pool
 from apexsim.errors import UsageError
 from apexsim.workload.trace import Trace
+from tests.test_engine_tiny import SEQS, tables
+from tests.worlds import World, drawn, worlds
 
 
 class ShortestQueueInPython:

@@ -182,7 +182,7 @@ def test_a_concurrency_of_zero_is_a_usage_error() -> None:
 def test_the_same_source_runs_uncompiled() -> None:
     """NUMBA_DISABLE_JIT=1 gives the same bytes: what a debugger steps through is what runs."""
     script = (
-        "import sys; sys.path.insert(0, 'tests'); import hashlib, test_engine_tiny as t;"
+        "import hashlib, tests.test_engine_tiny as t;"
         "r = t.serve([0.0, 3.0, 4.0, 70.0], [5, 4, 20, 2], [9, 12, 3, 2], blocks=30, law=t.tables(context_s=0.25));"
         "print(hashlib.sha256(b''.join(a.tobytes() for a in"
         " (r.requests.finish_s, r.requests.itl_max_s, r.itl.start_s, r.pools[0].mixed))).hexdigest())"

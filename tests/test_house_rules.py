@@ -72,9 +72,9 @@ def test_no_path_of_a_machine_is_tracked():
 def undocumented(tree: ast.Module) -> Iterator[str]:
     """Public classes and functions of a module that say nothing about themselves."""
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            if not node.name.startswith("_") and not ast.get_docstring(node):
-                yield node.name
+        named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        if named and not node.name.startswith("_") and not ast.get_docstring(node):
+            yield node.name
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=name_of)

@@ -88,7 +88,7 @@ def test_a_space_file_replaces_lists_and_is_strict(tmp_path):
 def test_a_space_may_be_a_mapping_and_is_as_strict():
     space = load_space({"tp": [1, 2], "weights": ["fp8"]}, usual_space())
     assert (space.tp, space.weights, space.pp) == ((1, 2), ("fp8",), (1, 2, 4, 8))
-    with pytest.raises(UsageError, match="space: .*tpp"):
+    with pytest.raises(UsageError, match=r"space: .*tpp"):
         load_space({"tpp": [1]}, usual_space())
 
 

@@ -25,16 +25,12 @@ def search(
     slo: Annotated[
         str, typer.Option(help="ttft=2s,tpot=100ms@0.9, or 'ttft:p99<=500ms;tpot:p95<=50ms'.", show_default=False)
     ],
-    objective: Annotated[
-        str, typer.Option(help="goodput, attainment, energy, cost, latency or carbon.")
-    ] = "goodput",
+    objective: Annotated[str, typer.Option(help="goodput, attainment, energy, cost, latency or carbon.")] = "goodput",
     strategy: Annotated[str, typer.Option(help="How to go through the plans: auto or grid.")] = "auto",
     rate: Annotated[
         float | None, typer.Option(help="Requests/s at which the SLO must be met.", show_default="the trace's own")
     ] = None,
-    price: Annotated[
-        float | None, typer.Option(help="USD per device-hour.", show_default="the profile's")
-    ] = None,
+    price: Annotated[float | None, typer.Option(help="USD per device-hour.", show_default="the profile's")] = None,
     carbon: Annotated[float | None, typer.Option(help="Carbon intensity, g CO2e per kWh.")] = None,
     space: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML lists that replace the default ones (tp, weights, …).")
@@ -46,9 +42,7 @@ def search(
     json: Annotated[
         str | None, typer.Option(metavar="FILE|-", help="Write the result as JSON; - prints only that.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="all processors")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="all processors")] = None,
     backend: Annotated[str, typer.Option(help="Who runs the workers: process.")] = "process",
     seed: Annotated[int, typer.Option(help="Of the router's draws.")] = 0,
 ) -> None:

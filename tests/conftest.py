@@ -1,8 +1,0 @@
-"""Tests import their helpers (oracle, worlds) by name, and find the shared measurements beside the checkout."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
