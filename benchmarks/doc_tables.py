@@ -1,0 +1,102 @@
+"""The tables of docs/ that are made from data, so that they cannot go stale: a test compares them.
+
+    python benchmarks/doc_tables.py            print all of them
+    python benchmarks/doc_tables.py --write    put them into docs/, between their marks
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from apexsim.cost.coefficients import KernelFile, load
+from apexsim.engine.schedulers import PRESETS, Policy
+from apexsim.spec.catalog import profile_folder
+
+DOCS = Path(__file__).parents[1] / "docs"
+MARKED = r"(<!-- table: {name} -->\n)(.*?)(<!-- end of table -->)"
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    cells = [tuple(header), *map(tuple, rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]]) + "\n"
+
+
+def held_out(device: str = "h100-sxm") -> str:
+    """Errors of the committed coefficient files on rows that their fits did not see, one line a file."""
+    paths = sorted((profile_folder(device) / "kernels").glob("*.json"))
+    header = ("operator", "dtype", "engine", "fits", "rows", "held out", "median", "p90", "worst", "left out")
+    return table(header, (_errors(load(path)) for path in paths))
+
+
+def _errors(file: KernelFile) -> tuple[str, ...]:
+    fits = file.fits
+    return (
+        file.operator.replace("_", " "), file.dtype, f"{file.engine} {file.engine_version}", str(len(fits)),
+        f"{sum(fit.rows for fit in fits):,}", f"{sum(fit.held_out['n'] for fit in fits):,}",
+        _range([fit.held_out["median"] for fit in fits]), _range([fit.held_out["p90"] for fit in fits]),
+        _range([max(fit.held_out["worst"] for fit in fits)]), str(sum(fit.beyond_roofline for fit in fits)),
+    )  # fmt: skip
+
+
+def _range(shares: list[float]) -> str:
+    """``3.0 %``, or ``2.3–4.3 %`` where fits differ."""
+    low, high = (f"{100 * value:.1f}" for value in (min(shares), max(shares)))
+    return f"{low} %" if low == high else f"{low}–{high} %"
+
+
+def schedulers() -> str:
+    """Knobs of the scheduler presets."""
+    header = (
+        "preset", "`max_num_batched_tokens`", "`max_num_seqs`", "prefill and decode in one iteration",
+        "prompts are cut", "budget counts decodes", "whole length reserved", "about",
+    )  # fmt: skip
+    return table(header, (_rules(PRESETS[name]) for name in sorted(PRESETS)))
+
+
+def _rules(policy: Policy) -> tuple[str, ...]:
+    counted = policy.mix and not policy.prefill_first
+    rules = (policy.mix, policy.chunked, counted, policy.reserve)
+    return (
+        f"`{policy.preset}`", str(policy.max_num_batched_tokens), str(policy.max_num_seqs),
+        *("yes" if rule else "no" for rule in rules), policy.about,
+    )  # fmt: skip
+
+
+TABLES: dict[str, tuple[str, Callable[[], str]]] = {
+    "held-out errors": ("cost.md", held_out),
+    "scheduler presets": ("engine.md", schedulers),
+}
+"""Name in the mark -> file in docs/, and what makes the table."""
+
+
+def written(name: str) -> str:
+    """The table as it stands in docs/."""
+    file, _ = TABLES[name]
+    found = re.search(MARKED.format(name=re.escape(name)), (DOCS / file).read_text("utf-8"), re.DOTALL)
+    assert found is not None, f"docs/{file} has no mark for the table of {name}"
+    return found.group(2)
+
+
+def write(name: str) -> None:
+    """Put the table into docs/."""
+    file, make = TABLES[name]
+    text = (DOCS / file).read_text("utf-8")
+    pattern = MARKED.format(name=re.escape(name))
+    path = DOCS / file
+    path.write_text(re.sub(pattern, lambda m: m.group(1) + make() + m.group(3), text, flags=re.DOTALL), "utf-8")
+
+
+def main() -> None:
+    for name, (file, make) in TABLES.items():
+        if "--write" in sys.argv[1:]:
+            write(name)
+        print(f"## {name} (docs/{file})\n\n{make()}")
+
+
+if __name__ == "__main__":
+    main()
