@@ -7,12 +7,12 @@ from unittest import mock
 
 import numpy as np
 from hypothesis import given
-from test_engine_differential import BUILT_IN, gaps_of
 
 from apexsim.engine import simulate as simulate_module
 from apexsim.engine.result import COMPLETED, IN_FLIGHT, REJECTED, SimulationResult
 from apexsim.engine.simulate import simulate_pool
 from apexsim.engine.state import IDLE, NONE, State, new_state
+from tests.test_engine_differential import BUILT_IN, gaps_of
 from tests.worlds import World, drawn, worlds
 
 
