@@ -1,7 +1,7 @@
-"""The tables of docs/ that are made from data, so that they cannot go stale: a test compares them.
+"""The tables of README.md and docs/ that are made from data, so that they cannot go stale: a test compares them.
 
     python benchmarks/doc_tables.py            print all of them
-    python benchmarks/doc_tables.py --write    put them into docs/, between their marks
+    python benchmarks/doc_tables.py --write    put them between their marks
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from apexsim.cost.coefficients import KernelFile, load
 from apexsim.engine.schedulers import PRESETS, Policy
 from apexsim.spec.catalog import profile_folder
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
 MARKED = r"(<!-- table: {name} -->\n)(.*?)(<!-- end of table -->)"
 
 
@@ -49,6 +49,13 @@ def _range(shares: list[float]) -> str:
     return f"{low} %" if low == high else f"{low}–{high} %"
 
 
+def accuracy(device: str = "h100-sxm", engine: str = "vllm") -> str:
+    """The short form for one engine."""
+    files = [load(path) for path in sorted((profile_folder(device) / "kernels").glob(f"*-{engine}.json"))]
+    header = ("operator", "dtype", "held out", "median", "p90", "worst")
+    return table(header, ([row[0], row[1], *row[5:9]] for row in map(_errors, files)))
+
+
 def schedulers() -> str:
     """Knobs of the scheduler presets."""
     header = (
@@ -68,34 +75,35 @@ def _rules(policy: Policy) -> tuple[str, ...]:
 
 
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
-    "held-out errors": ("cost.md", held_out),
-    "scheduler presets": ("engine.md", schedulers),
+    "accuracy": ("README.md", accuracy),
+    "held-out errors": ("docs/cost.md", held_out),
+    "scheduler presets": ("docs/engine.md", schedulers),
 }
-"""Name in the mark -> file in docs/, and what makes the table."""
+"""Name in the mark -> file, and what makes the table."""
 
 
 def written(name: str) -> str:
-    """The table as it stands in docs/."""
+    """The table as it stands in its file."""
     file, _ = TABLES[name]
-    found = re.search(MARKED.format(name=re.escape(name)), (DOCS / file).read_text("utf-8"), re.DOTALL)
-    assert found is not None, f"docs/{file} has no mark for the table of {name}"
-    return found.group(2)
+    found = re.search(MARKED.format(name=re.escape(name)), (ROOT / file).read_text("utf-8"), re.DOTALL)
+    assert found is not None, f"{file} has no mark for the table of {name}"
+    return found.group(2).strip() + "\n"
 
 
 def write(name: str) -> None:
-    """Put the table into docs/."""
+    """Put the table into its file."""
     file, make = TABLES[name]
-    text = (DOCS / file).read_text("utf-8")
+    text = (ROOT / file).read_text("utf-8")
     pattern = MARKED.format(name=re.escape(name))
-    path = DOCS / file
-    path.write_text(re.sub(pattern, lambda m: m.group(1) + make() + m.group(3), text, flags=re.DOTALL), "utf-8")
+    path = ROOT / file
+    path.write_text(re.sub(pattern, lambda m: f"{m.group(1)}\n{make()}\n{m.group(3)}", text, flags=re.DOTALL), "utf-8")
 
 
 def main() -> None:
     for name, (file, make) in TABLES.items():
         if "--write" in sys.argv[1:]:
             write(name)
-        print(f"## {name} (docs/{file})\n\n{make()}")
+        print(f"## {name} ({file})\n\n{make()}")
 
 
 if __name__ == "__main__":
