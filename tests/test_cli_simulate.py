@@ -215,5 +215,5 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
 def test_the_first_run_says_that_it_compiles(tmp_path, monkeypatch):
     monkeypatch.setattr("apexsim.engine.jit.is_compiled", lambda **how: False)
     assert "compiling the engine (first run only)" in simulate(tmp_path).stderr
-    monkeypatch.setattr("apexsim.engine.jit.is_compiled", lambda: True)
+    monkeypatch.setattr("apexsim.engine.jit.is_compiled", lambda **how: True)
     assert "compiling" not in simulate(tmp_path).stderr
