@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,11 +40,24 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """A share of the requests has its first and last token within so many seconds of arrival ([U])."""
+    """A share of the requests has its first and last token within so many seconds of arrival ([U]).
+
+    ``relative`` is what attainment divides the share by (1 in a joint SLO); None where attainment does not look
+    at just these limits.
+    """
 
     share: float
     first_token_s: Floats
     last_token_s: Floats
+    relative: float | None = 1.0
+
+
+class Busy(NamedTuple):
+    """Until ``drain_s`` after the last arrival, one replica's ``server`` has been busy for ``seconds`` at least."""
+
+    drain_s: float
+    seconds: float
+    server: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +65,33 @@ class Due:
     """The work that must be done within ``drain_s`` of its request's arrival, for one replica.
 
     Attributes:
-        share: of the requests that must have their work done.
+        deadlines: whose work it is.
         seconds: [R, U] by server and length; infinite for requests that are never served.
     """
 
     drain_s: float
-    share: float
+    deadlines: Deadlines
     seconds: Floats
     _order: dict[int, Ints] = field(default_factory=dict)  # lengths by work, of each server that was asked for
 
-    def busiest(self, number: Ints, share: float) -> tuple[float, int]:
-        """(seconds, server) of the server that the cheapest ``share`` of the requests keeps busy longest."""
-        keep = int(np.ceil(share * number.sum() - 1e-9))
+    def all_s(self, number: Ints) -> Floats:
+        """[R] seconds of each server for all requests."""
         with np.errstate(invalid="ignore"):
-            all_s = np.where(number > 0, self.seconds * number, 0.0).sum(axis=1)
-        best_s, best = 0.0, -1
+            return np.asarray(np.where(number > 0, self.seconds * number, 0.0).sum(axis=1))
+
+    def busiest(self, number: Ints, share: float | None = None) -> Busy:
+        """The server that the cheapest ``share`` of the requests (the deadlines' own) keeps busy longest."""
+        wanted = self.deadlines.share if share is None else share
+        keep = int(np.ceil(wanted * number.sum() - 1e-9))
+        all_s = self.all_s(number)
+        best_s, best = 0.0, 0
         for server in np.argsort(-all_s).tolist():
             if all_s[server] <= best_s:
                 break
             busy_s = self._cheapest(server, number, keep)
             if busy_s > best_s:
                 best_s, best = busy_s, server
-        return best_s, best
+        return Busy(self.drain_s, best_s, best)
 
     def most(self, server: int, number: Ints, capacity_s: float) -> float:
         """The largest share of the requests whose work, cheapest first, keeps ``server`` within its capacity."""
@@ -101,7 +120,12 @@ class Due:
         return self._order[server]
 
 
-def due_work(work: Work, deadlines: Deadlines) -> Iterator[Due]:
+def due_to_meet(work: Work, lengths: Lengths, slo: SLO) -> tuple[Due, ...]:
+    """The work that any run which meets the SLO has done in time; empty where nothing is due."""
+    return tuple(due for deadlines in must_meet(slo, lengths) for due in _due_work(work, deadlines))
+
+
+def _due_work(work: Work, deadlines: Deadlines) -> Iterator[Due]:
     """What is due within D of its request's arrival, for a few D."""
     due_s = np.unique(np.concatenate([deadlines.first_token_s, deadlines.last_token_s]))
     due_s = due_s[np.isfinite(due_s)]
@@ -110,36 +134,29 @@ def due_work(work: Work, deadlines: Deadlines) -> Iterator[Due]:
     for drain_s in np.unique(np.quantile(due_s, np.linspace(0, 1, DRAINS), method="lower")):
         prefill = np.where(deadlines.first_token_s <= drain_s, work.prefill_s, 0.0)
         seconds = np.where(deadlines.last_token_s <= drain_s, work.total_s, prefill)
-        yield Due(float(drain_s), deadlines.share, np.where(work.served, seconds, np.inf))
+        yield Due(float(drain_s), deadlines, np.where(work.served, seconds, np.inf))
 
 
-def due_to_meet(work: Work, lengths: Lengths, slo: SLO) -> tuple[Due, ...]:
-    """The work that any run which meets the SLO has done in time; empty where nothing is due."""
-    return tuple(due for deadlines in must_meet(slo, lengths) for due in due_work(work, deadlines))
-
-
-def goodput_bound(dues: Sequence[Due], load: Load, replicas: int) -> tuple[float, int]:
+def goodput_bound(busy: Sequence[Busy], load: Load, replicas: int) -> tuple[float, int]:
     """No rate (requests/s) above this meets the SLO, inf = any may; and the server (row) that says so."""
     best, server = float("inf"), -1
-    for due in dues:
-        busy_s, row = due.busiest(load.number, due.share)
-        room_s = busy_s / replicas - due.drain_s
+    for entry in busy:
+        room_s = entry.seconds / replicas - entry.drain_s
         rate = load.arrivals_s * load.rate_rps / room_s if room_s > 0 else float("inf")
         if rate < best:
-            best, server = rate, row
+            best, server = rate, entry.server
     return best * (1 + SLACK), server
 
 
-def attainment_bound(work: Work, lengths: Lengths, load: Load, slo: SLO, replicas: int) -> float:
+def attainment_bound(dues: Sequence[Due], load: Load, replicas: int) -> float:
     """No replay at the trace's own rate has a higher attainment than this."""
-    asked = _single_clauses(slo, lengths) if slo.mode == "clauses" else must_meet(slo, lengths)
     best = 1.0
-    for deadlines in asked:
-        needed = 1.0 if slo.mode == "joint" else deadlines.share  # a clause counts relative to what it needs
-        for due in due_work(work, deadlines):
-            capacity_s = replicas * (load.arrivals_s + due.drain_s) * (1 + SLACK)
-            for server in range(len(due.seconds)):
-                best = min(best, due.most(server, load.number, capacity_s) / needed)
+    for due in dues:
+        if due.deadlines.relative is None:
+            continue
+        capacity_s = replicas * (load.arrivals_s + due.drain_s) * (1 + SLACK)
+        for server in np.flatnonzero(due.all_s(load.number) > capacity_s).tolist():
+            best = min(best, due.most(server, load.number, capacity_s) / due.deadlines.relative)
     return best
 
 
@@ -164,17 +181,17 @@ def must_meet(slo: SLO, lengths: Lengths) -> Iterator[Deadlines]:
         for gap in _clauses(slo, "tpot"):
             both = _share(first) + _share(gap) - 1.0
             last_s = first.seconds + gap.seconds * (lengths.output_tokens - 1).astype(np.float64)
-            yield Deadlines(max(0.0, both), np.full(len(last_s), first.seconds), last_s)
+            yield Deadlines(max(0.0, both), np.full(len(last_s), first.seconds), last_s, relative=None)
 
 
 def _single_clauses(slo: SLO, lengths: Lengths) -> Iterator[Deadlines]:
     """One clause gives a deadline by itself where it counts from the arrival."""
     never = np.full(len(lengths.output_tokens), np.inf)
     for limit in _clauses(slo, "ttft"):
-        yield Deadlines(_share(limit), np.full_like(never, limit.seconds), never)
+        yield Deadlines(_share(limit), np.full_like(never, limit.seconds), never, relative=_share(limit))
     for limit in _clauses(slo, "e2e"):
         within = np.full_like(never, limit.seconds)
-        yield Deadlines(_share(limit), within, within)
+        yield Deadlines(_share(limit), within, within, relative=_share(limit))
 
 
 def _clauses(slo: SLO, metric: str) -> tuple[Limit, ...]:

@@ -14,13 +14,14 @@ below most_{k−1} no rate is possible. From there the exact b_k are tried downw
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from apexsim.metrics.goodput import MIN_REQUESTS, MIN_SPAN_S, WARMUP, goodput_trace
-from apexsim.search.bounds import SLACK, Due, Load, due_to_meet, goodput_bound
-from apexsim.search.work import Lengths, Work, lengths_of
-from apexsim.spec.slo import SLO
+from apexsim.search.bounds import SLACK, Busy, Due, Load, goodput_bound
+from apexsim.search.work import Lengths, lengths_of
 from apexsim.workload.trace import Trace
 
 
@@ -58,22 +59,35 @@ class GoodputLoads:
 
 
 class GoodputBound:
-    """The highest goodput of one kind of replica, by their number; ``work`` is of ``loads.lengths``."""
+    """The highest goodput of one kind of replica, by their number; ``dues`` are of ``loads.lengths``."""
 
-    def __init__(self, loads: GoodputLoads, slo: SLO, work: Work) -> None:
+    def __init__(self, loads: GoodputLoads, dues: Sequence[Due], servers: Sequence[str]) -> None:
         self._loads = loads
-        self._servers = work.servers
-        self._dues: tuple[Due, ...] = due_to_meet(work, loads.lengths, slo)
+        self._dues = dues
+        self._servers = servers
+        # what one replica must do does not depend on their number
+        self._exactly = lru_cache(self._busy_exactly)
+        self._at_least = lru_cache(self._busy_at_least)
 
     def of(self, replicas: int) -> tuple[float, str]:
         """(requests/s that no run of so many replicas exceeds, the server that says so); inf, "" for none."""
         for copies in range(self._most_copies(replicas), self._loads.fewest - 1, -1):
-            rate, server = goodput_bound(self._dues, self._loads.of(copies), replicas)
+            rate, server = goodput_bound(self._exactly(copies), self._loads.of(copies), replicas)
             if math.isinf(rate):
                 return rate, ""
             if rate > self._loads.most_rps(copies - 1):
                 return min(rate, self._loads.most_rps(copies)), self._servers[server]
         return 0.0, "KV memory"  # too few of the requests fit into the KV cache at all
+
+    def _busy_exactly(self, copies: int) -> tuple[Busy, ...]:
+        number = self._loads.of(copies).number
+        return tuple(due.busiest(number) for due in self._dues)
+
+    def _busy_at_least(self, whole: int) -> tuple[Busy, ...]:
+        """By one copy, where ``whole`` of them are counted and one more in part."""
+        shares = (max(0.0, due.deadlines.share - (1 - due.deadlines.share) / whole) for due in self._dues)
+        number = self._loads.one_copy
+        return tuple(due.busiest(number, share) for due, share in zip(self._dues, shares, strict=True))
 
     def _most_copies(self, replicas: int) -> int:
         """A number of copies beyond which no rate meets the SLO (the fewest, where nothing bounds the rate)."""
@@ -97,10 +111,8 @@ class GoodputBound:
         if whole < 1:
             return float("inf")
         best = float("inf")
-        for due in self._dues:
-            share = max(0.0, due.share - (1 - due.share) / whole)
-            busy_s, _ = due.busiest(self._loads.one_copy, share)
-            room_s = whole * busy_s / replicas - due.drain_s
+        for busy in self._at_least(whole):
+            room_s = whole * busy.seconds / replicas - busy.drain_s
             rate = (whole + 1) * self._loads.requests / room_s if room_s > 0 else float("inf")
             best = min(best, rate)
         return best * (1 + SLACK)

@@ -12,19 +12,20 @@ from dataclasses import replace
 from functools import lru_cache
 
 from apexsim.cost.memory import DoesNotFit
-from apexsim.metrics.goodput import WARMUP, goodput_trace
+from apexsim.metrics.attainment import attainment
+from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
 from apexsim.metrics.summary import Prices, Summary
-from apexsim.scenario import Prepared, measure_goodput, prepare, run
+from apexsim.scenario import Prepared, measure_goodput, prepare, replay, run
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.prune import Context
 from apexsim.search.why import what_binds
 from apexsim.spec.plan import Plan
+from apexsim.workload.transform import at_rate
 
 HIGHEST_RATE = 1000.0
 """Times the search's rate: where no bound is known, goodput is not looked for beyond, and is then censored."""
 
-SHARE_OF_BOUND = 0.38
-"""Where goodput is first looked for: Llama-3.1-70B on 8 x H100 under Azure's traffic reaches 0.30 to 0.43."""
+PILOT_TOLERANCE = 0.08
 
 
 def evaluate_all(context: Context, candidates: Sequence[Candidate]) -> list[Evaluation | Dropped]:
@@ -51,8 +52,11 @@ def evaluate(context: Context, candidate: Candidate) -> Evaluation | Dropped:
     if not own.slo.met:
         return _missed(plan, own, problem.rate_rps, float(own.slo.attainment or 0.0), replayed)
     highest = min(candidate.bounds.goodput_rps, HIGHEST_RATE * problem.rate_rps)
-    guess = _guess(candidate, own, problem.rate_rps)
-    found = measure_goodput(prepared, problem.trace, problem.slo, highest, guess_rps=guess, seed=problem.seed)
+    pilot = _pilot(context, prepared, highest)
+    found = measure_goodput(
+        prepared, problem.trace, problem.slo, highest, guess_rps=pilot.rps, seed=problem.seed
+    )
+    replayed += pilot.evaluations * len(context.pilot)
     replayed += sum(context.loads.requests_at(rate) for rate, _ in found.tested)
     if found.rps is None:
         return _missed(plan, own, found.tested[-1][0], found.attainment, replayed)
@@ -96,16 +100,18 @@ def _compiled(plan: Plan) -> Prepared:
     return prepare_candidate(plan)
 
 
-def _guess(candidate: Candidate, own: Summary, rate_rps: float) -> float:
-    """A rate to begin with. It depends on the plan alone, and moves the answer by less than the tolerance.
+def _pilot(context: Context, prepared: Prepared, highest_rps: float) -> Goodput:
+    """Where to look for the goodput first: that of a thinned trace, found to a few per cent.
 
-    Plans of one stage mostly reach the same share of their bound. The stages of a pipeline wait for one another,
-    of which the bound knows nothing; their busy time grows about as the rate does.
+    It depends on the plan alone, and where attainment falls steadily it changes only how long the search takes.
     """
-    bound = candidate.bounds.goodput_rps
-    if candidate.plan.pools[0].pp == 1 and bound < HIGHEST_RATE * rate_rps:
-        return SHARE_OF_BOUND * bound
-    return rate_rps / max(own.utilization.busy_fraction or 1.0, 0.01)
+    problem, trace = context.problem, context.pilot
+
+    def attainment_at(rate_rps: float) -> float:
+        result = replay(prepared, at_rate(trace, rate_rps), seed=problem.seed)
+        return attainment(result, problem.slo, WARMUP).attainment or 0.0
+
+    return goodput(attainment_at, problem.slo.target, highest_rps, tolerance=PILOT_TOLERANCE)
 
 
 def _missed(plan: Plan, summary: Summary, rate_rps: float, attainment: float, replayed: int) -> Dropped:

@@ -18,13 +18,17 @@ from apexsim.errors import ApexsimError
 from apexsim.metrics.attainment import reaches
 from apexsim.metrics.cost import MILLION, SECONDS_PER_HOUR
 from apexsim.scenario import Prepared, prepare
-from apexsim.search.bounds import Load, attainment_bound, median_e2e_bound
+from apexsim.search.bounds import Due, Load, attainment_bound, due_to_meet, median_e2e_bound
 from apexsim.search.copies import GoodputBound, GoodputLoads
 from apexsim.search.outcome import Bounds, Candidate, Cause, Dropped
 from apexsim.search.problem import Problem
 from apexsim.search.work import Work, least_per_token, least_work
 from apexsim.spec.legality import check_plan
 from apexsim.spec.plan import Plan
+from apexsim.workload.trace import Trace
+from apexsim.workload.transform import sample
+
+PILOT_REQUESTS = 1000
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,13 @@ class Context:
 
     problem: Problem
     loads: GoodputLoads
+    pilot: Trace  # the problem's, thinned out: a first look for the goodput
 
     @classmethod
     def of(cls, problem: Problem) -> Context:
-        return cls(problem, GoodputLoads(problem.trace))
+        trace = problem.trace
+        pilot = trace if len(trace) <= PILOT_REQUESTS else sample(trace, PILOT_REQUESTS, problem.seed)
+        return cls(problem, GoodputLoads(trace), pilot)
 
 
 def families(plans: Iterable[Plan]) -> list[tuple[Plan, ...]]:
@@ -63,32 +70,41 @@ def screen(context: Context, family: Sequence[Plan]) -> list[Candidate | Dropped
     return _screen_fitting(context, prepared, family)
 
 
+@dataclass(frozen=True)
+class _Replica:
+    """One replica of a family that fits: what its requests cost it at least, and what follows from that."""
+
+    prepared: Prepared
+    work: Work
+    dues: tuple[Due, ...]
+    goodput: GoodputBound
+
+
 def _screen_fitting(
     context: Context, prepared: Prepared, family: Sequence[Plan]
 ) -> list[Candidate | Dropped]:
     work = _work(context, prepared)
-    goodput = GoodputBound(context.loads, context.problem.slo, work)
-    return [_screen_one(context, prepared, plan, work, goodput) for plan in family]
+    dues = due_to_meet(work, context.loads.lengths, context.problem.slo)
+    replica = _Replica(prepared, work, dues, GoodputBound(context.loads, dues, work.servers))
+    return [_screen_one(context, replica, plan) for plan in family]
 
 
-def _screen_one(
-    context: Context, prepared: Prepared, plan: Plan, work: Work, goodput: GoodputBound
-) -> Candidate | Dropped:
+def _screen_one(context: Context, replica: _Replica, plan: Plan) -> Candidate | Dropped:
     problem, loads, replicas = context.problem, context.loads, plan.pools[0].replicas
     load = Load(loads.one_copy, problem.trace.span_s, problem.rate_rps)
-    attainment = attainment_bound(work, loads.lengths, load, problem.slo, replicas)
-    rate, server = goodput.of(replicas)
+    attainment = attainment_bound(replica.dues, load, replicas)
+    rate, server = replica.goodput.of(replicas)
     if not reaches(attainment, problem.slo.target) or rate <= 0:
         reason = (
             f"attainment at most {attainment:.3f} < {problem.slo.target:g} at {problem.rate_rps:.4g} req/s"
             f" (bound; binds: {server or 'device'})"
         )
         return Dropped(plan, "slo", reason, problem.slo.target - attainment)
-    joules, dollars = _per_token(context, prepared, plan, work, rate)
+    joules, dollars = _per_token(context, replica.prepared, plan, replica.work, rate)
     bounds = Bounds(
         attainment=attainment,
         goodput_rps=rate,
-        latency_s=median_e2e_bound(work, loads.one_copy),
+        latency_s=median_e2e_bound(replica.work, loads.one_copy),
         j_per_output_token=joules,
         usd_per_million_output_tokens=dollars,
         binds=server,

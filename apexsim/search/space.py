@@ -5,7 +5,7 @@ of them (``--space``), for example
 
     tp: [2, 4, 8]
     weights: [fp8]
-    max_num_seqs: [128, 256, 512]
+    max_num_seqs: [64, 256]
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def default_space(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) 
     devices = cluster.devices
     return Space(
         tp=_tensor_degrees(model, profile, cluster),
-        pp=tuple(degree for degree in _degrees(devices) if degree <= model.layers),
+        pp=_pipeline_degrees(model, profile, cluster),
         replicas=tuple(range(1, devices + 1)),
         weights=_weights(model, profile),
         kv_cache=_kv_caches(profile),
@@ -116,6 +116,12 @@ def _degrees(devices: int) -> tuple[int, ...]:
     return tuple(
         degree for degree in range(1, devices + 1) if degree & (degree - 1) == 0 or devices % degree == 0
     )
+
+
+def _pipeline_degrees(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> tuple[int, ...]:
+    """Up to two stages a node; any number where no fast links would carry tensor parallelism instead."""
+    most = cluster.devices if profile.scaleup is None else 2 * cluster.nodes
+    return tuple(degree for degree in _degrees(cluster.devices) if degree <= min(most, model.layers))
 
 
 def _tensor_degrees(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> tuple[int, ...]:
