@@ -96,9 +96,12 @@ def _progress_bar() -> Iterator[Callable[[Progress], None]]:
 
     console = Console(stderr=True)
     columns: tuple[Any, ...] = (
-        TextColumn("plans {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[best]}"),
+        TextColumn("plans {task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
         TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.fields[best]}"),
+    )
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("screened", total=None, best="")
         stage = "screened"

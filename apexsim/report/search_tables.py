@@ -27,14 +27,13 @@ def search_tables(result: SearchResult, top: int) -> tuple[Table, ...]:
 def ranking_table(result: SearchResult, top: int) -> Table:
     """One row a plan, best first; latencies in milliseconds at the search's rate, the rest at goodput."""
     problem = result.problem
-    header = ("#", "plan", "devices", "req/s", "per device", "TTFT ms", "TPOT ms", "J/tok", "USD/Mtok", "binds")
+    header = ("#", "plan", "dev", "req/s", "per dev", "TTFT ms", "TPOT ms", "J/tok", "USD/Mtok", "binds")
     rows = tuple(_row(place, plan) for place, plan in enumerate(result.ranked[:top], start=1))
     title = (
-        f"{len(rows)} of {len(result.ranked)} feasible plans by {problem.objective.label}. At goodput: req/s, per "
-        f"device, J and USD per output token and million of them.\nAt {problem.rate_rps:.4g} req/s: TTFT and "
-        "TPOT as p50 / p99."
+        f"{len(rows)} of {len(result.ranked)} feasible plans by {problem.objective.label}. At goodput: req/s, "
+        f"J per output token, USD per million.\nAt {problem.rate_rps:.4g} req/s: TTFT and TPOT, p50 / p99."
     )
-    return Table(title, header, rows, frozenset({"plan", "binds"}))
+    return Table(title, header, rows, frozenset({"plan"}))
 
 
 def _row(place: int, evaluation: Evaluation) -> tuple[str, ...]:
