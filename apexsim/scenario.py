@@ -23,7 +23,7 @@ from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
 from apexsim.metrics.summary import Deployment, Prices, Summary, summarise
 from apexsim.spec import catalog
 from apexsim.spec.hardware import HardwareProfile
-from apexsim.spec.legality import check_plan
+from apexsim.spec.legality import check_cluster, check_plan
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.slo import SLO
@@ -121,7 +121,7 @@ def prepare(
     if missing > 0:
         short = f"the cluster {plan.cluster} has {plan.cluster.devices}: short by {missing}"
         return DoesNotFit("devices", 0.0, 0.0, 0.0, f"the plan needs {plan.devices} devices, {short}")
-    reason = check_plan(model, plan)
+    reason = check_cluster(profile, plan.cluster) or check_plan(model, plan)
     if reason is not None:
         raise InputError(f"{source}: {reason}")
     compiled = compile_pool(

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from apexsim.errors import InputError
 from apexsim.spec import catalog
 from apexsim.spec.base import parse
-from apexsim.spec.legality import check_plan, check_pool
+from apexsim.spec.cluster import Cluster
+from apexsim.spec.legality import check_cluster, check_plan, check_pool
 from apexsim.spec.plan import Plan, Pool
 
 
@@ -77,3 +79,25 @@ def test_plans(changes: dict[str, Any], reason: str | None) -> None:
     data = {"model": "Llama-3.1-8B", "cluster": "8xh100-sxm", "pools": [{}], **changes}
     found = check_plan(catalog.model("Llama-3.1-8B"), parse(Plan, data, source="p"))
     assert found is None if reason is None else found is not None and found.startswith(reason)
+
+
+def test_a_node_larger_than_its_switch_is_refused_with_the_cluster_that_was_meant() -> None:
+    h100 = catalog.device("h100-sxm")
+    reason = check_cluster(h100, Cluster.model_validate("16xh100-sxm"))
+    assert reason is not None
+    assert "at most 8 devices, not 16 (2x8xh100-sxm is 2 nodes of 8)" in reason
+    assert check_cluster(h100, Cluster.model_validate("2x8xh100-sxm")) is None
+    assert check_cluster(catalog.device("l40s"), Cluster.model_validate("10xl40s")) is None
+    assert check_cluster(catalog.device("gb200"), Cluster.model_validate("18x4xgb200")) is None
+
+
+def test_activations_of_their_own_are_refused() -> None:
+    reason = check_pool(catalog.model("Llama-3.1-8B"), Pool(activations="fp8"))
+    assert reason == "activations=fp8 (they follow the weights) is not simulated in this release"
+
+
+@pytest.mark.parametrize(("key", "value"), [("engine", "vlllm"), ("engine_version", "banana")])
+def test_an_unknown_engine_is_one_line(key: str, value: str) -> None:
+    data = {"model": "Llama-3.1-8B", "cluster": "8xh100-sxm", "pools": [{}], key: value}
+    with pytest.raises(InputError, match=rf"p: {key} = '{value}': (unknown value; did you mean|must be a version)"):
+        parse(Plan, data, source="p")

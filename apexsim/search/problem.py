@@ -17,6 +17,7 @@ from apexsim.search.space import Space, default_space, load_space
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.legality import check_cluster
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.slo import SLO
 from apexsim.workload.trace import Trace
@@ -108,6 +109,9 @@ def make_problem(
     if len(cluster.groups) > 1:
         raise UsageError(f"cluster {cluster}: this release searches one group of equal devices, not several")
     spec, profile = catalog.model(model), catalog.device(cluster.device)
+    no_such_node = check_cluster(profile, cluster)
+    if no_such_node is not None:
+        raise UsageError(no_such_node)
     price = profile.price_usd_per_hour if price_usd_per_hour is None else price_usd_per_hour
     wanted = objective_named(objective)
     _check_figures(wanted, profile, price, carbon_g_per_kwh)

@@ -6,6 +6,8 @@ language knows and the engine does not yet do is refused here.
 
 from __future__ import annotations
 
+from apexsim.spec.cluster import Cluster
+from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp
 from apexsim.spec.plan import Plan, Pool
 
@@ -29,6 +31,21 @@ def check_plan(model: ModelSpec, plan: Plan) -> str | None:
     return check_pool(model, pool)
 
 
+def check_cluster(profile: HardwareProfile, cluster: Cluster) -> str | None:
+    """Why no such node exists, or None: ``16xh100-sxm`` says one node of 16 where a switch joins 8."""
+    scaleup = profile.scaleup
+    if scaleup is None or scaleup.topology != "switch" or scaleup.rack_scale:
+        return None
+    per_node, domain = cluster.devices_per_node, scaleup.domain
+    if per_node <= domain:
+        return None
+    nodes = -(-per_node // domain) * cluster.nodes
+    return (
+        f"cluster {cluster}: a node of {profile.name} holds at most {domain} devices, not {per_node} "
+        f"({nodes}x{domain}x{profile.name} is {nodes} nodes of {domain})"
+    )
+
+
 def check_pool(model: ModelSpec, pool: Pool) -> str | None:
     """Why ``pool`` cannot run ``model``, or None."""
     return _not_simulated_yet(pool) or _wrong_degrees(model, pool) or _wrong_limits(model, pool)
@@ -40,6 +57,7 @@ def _not_simulated_yet(pool: Pool) -> str | None:
         f"dp={pool.dp} (attention data parallelism inside a replica; use replicas)": pool.dp > 1,
         f"cp={pool.cp} (context parallelism)": pool.cp > 1,
         f"ep={pool.ep} (expert parallelism; ep=1 splits every expert over tp)": pool.ep > 1,
+        f"activations={pool.activations} (they follow the weights)": pool.activations is not None,
         "speculative decoding": pool.speculative is not None,
         f"kv_tiers={list(pool.kv_tiers)}": bool(pool.kv_tiers),
     }

@@ -5,15 +5,17 @@ Devices of a replica = tp · pp · dp · cp, and ep · moe_tp = tp · dp (design
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from apexsim.spec.base import Strict
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import KvDtype, WeightDtype
 
 Role = Literal["serve", "encode", "prefill", "decode"]
+Engine = Literal["vllm", "sglang", "tensorrt-llm"]
 
 
 class Scheduler(Strict):
@@ -79,8 +81,15 @@ class Plan(Strict):
     techniques: tuple[dict[str, Any] | str, ...] = Field(
         (), strict=False, description="serving techniques that are switched on"
     )
-    engine: str = Field("vllm", description="serving engine whose host overheads and limits apply")
+    engine: Engine = Field("vllm", description="serving engine whose host overheads and limits apply")
     engine_version: str | None = Field(None, description="version of the engine; the newest known where left out")
+
+    @field_validator("engine_version")
+    @classmethod
+    def _begins_with_numbers(cls, version: str | None) -> str | None:
+        if version is not None and re.match(r"\d+\.\d+", version) is None:
+            raise ValueError("must be a version, as 0.11.0 is")
+        return version
 
     @property
     def devices(self) -> int:
