@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-# Test processes; two finish sooner than one wherever there are two cores (docs/decisions/0001-dependencies.md).
+# Test processes: one a core of the smallest machine that CI has; JOBS=0 runs the tests in this one.
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help

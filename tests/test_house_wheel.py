@@ -38,7 +38,8 @@ def installed(wheel: Path, tmp_path_factory) -> Path:
 
 def apexsim(installed: Path, folder: Path, *arguments: str) -> str:
     """Standard output of the installed ``python -m apexsim`` in ``folder``."""
-    environment = os.environ | {"PYTHONPATH": str(installed)}
+    kernels = str(installed / "cache")  # of a copy that is thrown away: not into the user's cache
+    environment = os.environ | {"PYTHONPATH": str(installed), "APEXSIM_CACHE_DIR": kernels}
     command = [sys.executable, "-m", "apexsim", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
