@@ -17,7 +17,7 @@ help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 demo: $(VENV)/.installed ## install apexsim and search for the best plan on the bundled trace
-	$(BIN)/apexsim search --model Llama-3.1-70B --cluster 8xh100-sxm --trace burstgpt-day --rate 4 \
+	$(BIN)/apexsim search --model Llama-3.1-70B --cluster 8xh100-sxm --trace burstgpt-peak --rate 4 \
 		--slo ttft=2s,tpot=100ms@0.9 --out results/demo
 
 test: $(VENV)/.installed-dev ## install apexsim and run every test

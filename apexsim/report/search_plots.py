@@ -59,7 +59,7 @@ def attainment(ranked: Sequence[Evaluation], target: float, ax: Axes | None = No
     ax.set_title(f"Goodput: where attainment falls below {target:.0%}")
     ax.grid(alpha=0.3)
     if ranked:
-        ax.legend(frameon=False, fontsize=8, loc="lower left")
+        ax.legend(frameon=False, fontsize=8, loc="best")
     return ax
 
 
