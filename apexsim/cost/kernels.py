@@ -9,6 +9,7 @@ Every price is clamped to the physical floor of ``floor.py``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -42,6 +43,15 @@ Bools = NDArray[np.bool_]
 
 ANALYTIC_UNITS = 128
 """Parallel units assumed of a device that nobody measured (an H100 has 132 multiprocessors, an A100 108)."""
+
+ROW_TILES = (8, 16, 32, 64)
+"""Rows of a tile that an unmeasured GEMM may take: the smallest that holds m, the largest (an H100's, by its fit) for
+more. Few rows are the narrow side of the instruction, 8 or 16 of them: Marlin (IST-DASLab/marlin) and vLLM's copy of
+it, and cuBLAS and CUTLASS with A and B swapped."""
+
+ANALYTIC_QUANTISATION = 0.5
+"""Exponent of the partial wave of the largest of ``ROW_TILES``; smaller tiles split k over idle units, and waste in
+proportion to their rows."""
 
 ATTENTION_KERNELS = 4
 """Launches' worth of fixed time of an attention kernel (10 us of FlashAttention-3 on an H100 against 2.5 us)."""
@@ -145,8 +155,16 @@ class AnalyticKernels:
 
     def _gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
         reached = self.profile.efficiency
-        law = GemmLaw(reached.gemm[compute], reached.memory, 4.0, reached.launch_s, 0.5, 128.0, 64, 128, ANALYTIC_UNITS)
-        return self._analytic_price(law, compute, work, sizes)
+        law = GemmLaw(
+            reached.gemm[compute], reached.memory, 4.0, reached.launch_s, ANALYTIC_QUANTISATION, 128.0, ROW_TILES[-1],
+            128, ANALYTIC_UNITS,
+        )
+        price = self._analytic_price(law, compute, work, sizes)
+        for tile in reversed(ROW_TILES[:-1]):
+            small = replace(law, tile_m=tile, quantisation=law.quantisation * tile / law.tile_m)
+            seconds = self._analytic_price(small, compute, work, sizes).seconds
+            price = _analytic(np.where(sizes["m"] <= tile, seconds, price.seconds))
+        return price
 
     def _grouped_gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
         """The small terms (seconds an expert and a token) are those of vLLM's fused kernels on an H100."""
