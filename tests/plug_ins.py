@@ -51,7 +51,7 @@ class Chat:
         return foreign(trace, drop={"no answer": answer == 0})
 
     def example(self) -> Mapping[str, str]:
-        return {"chat.csv": "when_s,prompt,answer\n0.5,374,44\n1.5,20,0\n2.25,900,120\n"}
+        return {"chat.csv": "when_s,prompt,answer\n0.5,210,33\n1.5,20,0\n2.25,900,120\n"}
 
 
 METRICS = (Metric("preemptions_per_request", "Preemptions per request", "count", "down",

@@ -88,7 +88,7 @@ def test_a_plan_may_name_an_outside_router():
 def test_an_outside_format_is_recognised_by_its_header(tmp_path):
     (tmp_path / "log.csv").write_text(Chat().example()["chat.csv"])
     read = read_trace(tmp_path / "log.csv")
-    assert read.input_tokens.tolist() == [374, 900]
+    assert read.input_tokens.tolist() == [210, 900]
     assert read.dropped == {"no answer": 1}
 
 

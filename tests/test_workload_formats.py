@@ -38,10 +38,10 @@ V3 = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Tot
 
 
 def test_burstgpt_1_keeps_its_clock_and_counts_failed_calls(tmp_path):
-    rows = "5,ChatGPT,472,18,490,Conversation log\n45,GPT-4,10,0,10,API log\n118,ChatGPT,7,276,283,API log\n"
+    rows = "7,ChatGPT,300,21,321,Conversation log\n40,GPT-4,10,0,10,API log\n99,ChatGPT,8,250,258,API log\n"
     trace = read(tmp_path, V1 + rows)
-    assert trace.arrival_s.tolist() == [5, 118]
-    assert trace.output_tokens.tolist() == [18, 276]
+    assert trace.arrival_s.tolist() == [7, 99]
+    assert trace.output_tokens.tolist() == [21, 250]
     assert trace.dropped == {"failed (0 response tokens)": 1}
     assert [trace.classes[code] for code in trace.class_code] == ["Conversation log", "API log"]
     assert trace.session is None
@@ -49,14 +49,14 @@ def test_burstgpt_1_keeps_its_clock_and_counts_failed_calls(tmp_path):
 
 def test_burstgpt_3_is_read_by_name_and_starts_at_a_midnight(tmp_path):
     rows = (
-        "19440110,1722ac82,43,GPT-4,906,446,1352,Conversation log\n"
-        "19440161,,2,ChatGPT,36,29,65,API log\n"
-        "19440192,1722ac82,8,ChatGPT,1779,123,1902,Conversation log\n"
+        "8640100,feed0001,40,GPT-4,900,400,1300,Conversation log\n"
+        "8640150,,2,ChatGPT,30,20,50,API log\n"
+        "8640200,feed0001,9,ChatGPT,1700,100,1800,Conversation log\n"
     )
     trace = read(tmp_path, V3 + rows)
-    assert trace.arrival_s.tolist() == [110, 161, 192]  # 225 whole days of the file's clock are gone
+    assert trace.arrival_s.tolist() == [100, 150, 200]  # 100 whole days of the file's clock are gone
     assert trace.session.tolist() == [0, -1, 0]
-    assert trace.input_tokens.tolist() == [906, 36, 1779]
+    assert trace.input_tokens.tolist() == [900, 30, 1700]
 
 
 def test_a_foreign_log_out_of_order_is_sorted_stably_and_says_so(tmp_path):
@@ -67,30 +67,30 @@ def test_a_foreign_log_out_of_order_is_sorted_stably_and_says_so(tmp_path):
 
 
 def test_azure_timestamps_of_2023_keep_seven_digits(tmp_path):
-    rows = "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951691,396,109\n"
+    rows = "2023-01-02 03:04:05.5000000,210,33\n2023-01-02 03:04:06.7500001,512,64\n"
     trace = read(tmp_path, "TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
-    assert trace.arrival_s.tolist() == [0.0, 4.3145791]
+    assert trace.arrival_s.tolist() == [0.0, 1.2500001]
 
 
 def test_azure_timestamps_of_2024_carry_an_offset_and_may_lack_a_fraction(tmp_path):
-    rows = "2024-05-10 00:00:00.009930+00:00,2162,5\n2024-05-10 00:00:01+00:00,2399,6\n"
+    rows = "2024-01-02 00:00:00.009930+00:00,210,5\n2024-01-02 00:00:01+00:00,512,6\n"
     trace = read(tmp_path, "TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
     assert trace.arrival_s.tolist() == [0.0, 0.99007]
 
 
 def test_a_bad_azure_timestamp_is_named(tmp_path):
-    text = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,1,1\nyesterday,1,1\n"
+    text = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-01-02 03:04:05.5,1,1\nyesterday,1,1\n"
     assert "row 2: column 'TIMESTAMP' is 'yesterday'" in error(tmp_path, text)
 
 
 def test_mooncake_is_in_milliseconds_and_512_token_blocks(tmp_path):
     lines = (
-        '{"timestamp": 27482, "input_length": 1030, "output_length": 7, "hash_ids": [46, 47, 48]}\n'
-        '{"timestamp": 30535, "input_length": 600, "output_length": 1, "hash_ids": [46, 9]}\n'
+        '{"timestamp": 20000, "input_length": 1030, "output_length": 7, "hash_ids": [5, 6, 7]}\n'
+        '{"timestamp": 23053, "input_length": 600, "output_length": 1, "hash_ids": [5, 9]}\n'
     )
     trace = read(tmp_path, lines, "t.jsonl")
     assert trace.arrival_s.tolist() == pytest.approx([0.0, 3.053])
-    assert trace.hash_ids.tolist() == [46, 47, 48, 46, 9]
+    assert trace.hash_ids.tolist() == [5, 6, 7, 5, 9]
     assert trace.hash_offsets.tolist() == [0, 3, 5]
     assert trace.hash_block_tokens == 512
 
@@ -104,7 +104,7 @@ def test_apex_is_in_nanoseconds(tmp_path):
 
 
 def test_lengths_arrive_all_at_once_and_say_so(tmp_path):
-    trace = read(tmp_path, "input_tokens,output_tokens\n42,285\n19,82\n")
+    trace = read(tmp_path, "input_tokens,output_tokens\n101,11\n202,22\n")
     assert trace.arrival_s.tolist() == [0.0, 0.0]
     assert "no arrival times" in trace.notes[0]
 
@@ -165,6 +165,9 @@ OWN = "arrival_s,input_tokens,output_tokens\n"
         ("0,5,1\n1,many,1\n", "row 2: column 'input_tokens' is 'many' (allowed: a number)"),
         ("-1,5,1\n", "row 1: arrival_s is -1 (allowed: 0 or more)"),
         ("inf,5,1\n", "row 1: arrival_s is inf"),
+        ("0,1e30,5\n", "row 1: input_tokens is 1e+30 (allowed: a whole number, 2^53 or less)"),
+        ("0,5,9007199254740994\n", "row 1: output_tokens is 9007199254740994.0 (allowed: a whole number, 2^53"),
+        ("0,5,1\n1e300,5,1\n", "row 2: arrival_s is 1e+300 (allowed: 1e+12 or less)"),
         ("0,5,1\n1,5\n", "row 2: 2 cells (allowed: 3, as in the header)"),
     ],
 )
@@ -181,6 +184,7 @@ def test_an_impossible_row_of_our_own_format_is_named(tmp_path, rows, said):
         ("shared_prefix_tokens", "6", "row 2: shared_prefix_tokens is 6 (allowed: no more than input_tokens)"),
         ("shared_prefix_tokens", "-1", "row 2: shared_prefix_tokens is -1"),
         ("failed", "perhaps", "row 2: failed is 'perhaps' (allowed: true, false)"),
+        ("hash_block_tokens,block_hashes", "16,1 2", "row 2: the number of block_hashes is 2 (allowed: as many"),
         ("hash_block_tokens,block_hashes", "0,1", "hash_block_tokens is [0.0, 16.0] (allowed: one whole number"),
     ],
 )
@@ -220,6 +224,10 @@ def test_more_bad_rows_are_counted(tmp_path):
             "row 1: hash_ids holds null",
         ),
         ('{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1.5]}\n', "'hash_ids' is [1.5]"),
+        (
+            '{"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids": [1, 2, 3]}\n',
+            "row 1: the number of hash_ids is 3 (allowed: as many ids as the prompt has started blocks of 512 tokens",
+        ),
         ('[{"timestamp": 0, "input_length": 5}]\n', "of no known trace format"),
     ],
 )

@@ -204,3 +204,10 @@ def test_servegen_refuses_what_the_tables_do_not_have(tmp_path):
     (tmp_path / "my_client_lengths.csv").unlink()
     with pytest.raises(InputError, match="lengths of its clients are missing"):
         servegen(path)
+
+
+def test_a_negative_seed_or_too_many_requests_are_refused():
+    with pytest.raises(UsageError, match="seed is -1"):
+        poisson(1.0, 10, 5, 5, seed=-1)
+    with pytest.raises(UsageError, match="requests is 100000000000"):
+        poisson(1.0, 100_000_000_000, 5, 5)

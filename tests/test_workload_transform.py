@@ -150,3 +150,40 @@ def test_no_transform_changes_its_argument():
     transform.window(trace, 0.0, 2.0)
     for name, value in before.items():
         assert (getattr(trace, name) == value).all()
+
+
+def test_sessions_of_18_digits_are_renamed_without_overflow():
+    session = np.array([999_999_999_999_999_999, -1, 7])
+    renamed = transform.repeat(make([0.0, 1.0, 2.0], session=session), 12).session
+    assert renamed is not None
+    assert (renamed.reshape(12, 3)[:, 1] == -1).all()
+    assert len(np.unique(renamed[renamed >= 0])) == 24
+
+
+@pytest.mark.parametrize("rate", [1e-300, 1e300])
+def test_a_rate_that_no_service_has_is_refused(rate):
+    with pytest.raises(UsageError, match="allowed: 1e-09 to 1e"):
+        transform.at_rate(make([0.0, 1.0]), rate)
+
+
+def test_arrivals_beyond_all_time_are_refused():
+    with pytest.raises(UsageError, match=r"rate scale 1e-08: the last request would arrive at 1e\+13 s"):
+        transform.scale_rate(make([0.0, 1e5]), 1e-8)
+
+
+def test_more_copies_than_fit_in_memory_are_refused():
+    with pytest.raises(UsageError, match="requests in 100000000 copies of t is 200000000"):
+        transform.repeat(make([0.0, 1.0]), 100_000_000)
+
+
+@pytest.mark.parametrize("draw", [transform.sample, transform.jitter])
+def test_a_negative_seed_is_refused(draw):
+    with pytest.raises(UsageError, match="seed is -1"):
+        draw(make([0.0, 1.0]), 1, -1)
+
+
+def test_a_jitter_or_a_window_beyond_all_time_is_refused():
+    with pytest.raises(UsageError, match="jitter 1e"):
+        transform.jitter(make([0.0, 1.0]), 1e300)
+    with pytest.raises(UsageError, match="window from -1e"):
+        transform.window(make([0.0, 1.0]), -1e300, 5.0)

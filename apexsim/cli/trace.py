@@ -17,7 +17,7 @@ synthesize = typer.Typer(help="Draw a trace from statistics.", no_args_is_help=T
 app.add_typer(synthesize, name="synthesize")
 
 Json = Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the statistics as JSON; - prints only that.")]
-Seed = Annotated[int, typer.Option(help="Equal seeds draw equal traces.")]
+Seed = Annotated[int, typer.Option(min=0, help="Equal seeds draw equal traces.")]
 Out = Annotated[Path, typer.Option(metavar="FILE", help="CSV, CSV.gz or Parquet to write.", show_default=False)]
 Lengths = "TOKENS, uniform:LOW:HIGH or lognormal:MEDIAN:MEAN[:MOST]"
 

@@ -29,6 +29,7 @@ from scipy.special import ndtri
 from apexsim.errors import UsageError
 from apexsim.workload.bundled import folder
 from apexsim.workload.lengths import LogNormal, Quantiles
+from apexsim.workload.limits import MOST_REQUESTS, generators
 from apexsim.workload.sessions import SessionLaw, grow_with_turns, thread_sessions
 from apexsim.workload.synthetic import DECIMALS
 from apexsim.workload.trace import Floats, Ints, Trace
@@ -36,8 +37,6 @@ from apexsim.workload.trace import Floats, Ints, Trace
 CLASSES = ("API log", "Conversation log")
 API, CONVERSATION = 0, 1
 DAY_S, HOURS = 86400.0, 24
-MOST_REQUESTS = 50_000_000
-"""More than this would not fit in the memory of a laptop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def burstgpt(days: int = 1, rate_rps: float | None = None, seed: int = 0) -> Tra
             f"burstgpt: {days} days at {rate_rps:g} requests/s (allowed: 1 day or more, a rate above 0, "
             f"and no more than {MOST_REQUESTS:,} requests)"
         )
-    streams = [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(6)]
+    streams = generators(seed, 6)
     rates = _rates(laws, days, expected, streams[0])
     api_s = _arrivals(rates.api, rates.window_s, laws["gaps"], streams[1])
     chat_s = _arrivals(rates.conversation, rates.window_s, laws["gaps"], streams[2])

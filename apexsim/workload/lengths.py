@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from apexsim.errors import UsageError
+from apexsim.workload.limits import MOST_TOKENS
 from apexsim.workload.trace import Floats, Ints
 
 
@@ -86,13 +87,13 @@ def parse_lengths(text: str) -> LengthLaw:
         if not numbers:
             kind, numbers = "fixed", [kind]
         values = [int(number) if kind != "lognormal" else float(number) for number in numbers]
-        law = _law(kind, values)
+        law = _law(kind, values) if max(values) <= MOST_TOKENS else None
     except ValueError:
         law = None
     if law is None:
         raise UsageError(
             f"lengths {text!r} (allowed: TOKENS, uniform:LOW:HIGH with 1 <= LOW <= HIGH, "
-            "or lognormal:MEDIAN:MEAN[:MOST] with 1 <= MEDIAN < MEAN <= MOST)"
+            "or lognormal:MEDIAN:MEAN[:MOST] with 1 <= MEDIAN < MEAN <= MOST; all 2^53 or less)"
         )
     return law
 

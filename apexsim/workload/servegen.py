@@ -25,6 +25,7 @@ from apexsim.errors import InputError, UsageError, unknown_name
 from apexsim.workload.formats.cells import codes, need, numbers, refuse
 from apexsim.workload.formats.source import NUMBER, TEXT, read_table
 from apexsim.workload.lengths import at_knots, knots_of_percentiles
+from apexsim.workload.limits import generator
 from apexsim.workload.trace import Floats, Ints, Trace
 
 WINDOW_S = 600.0
@@ -76,7 +77,7 @@ def servegen(
     need(path, table, *WINDOW_COLUMNS)
     workload = _workload(table, workload)
     windows = _windows(path, table, workload, start_s, start_s + duration_s)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     row, arrival_s = _arrivals(windows, share, rng)
     inside = (arrival_s >= start_s) & (arrival_s < start_s + duration_s)
     order = np.flatnonzero(inside)[np.argsort(arrival_s[inside], kind="stable")]

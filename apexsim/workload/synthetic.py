@@ -12,6 +12,7 @@ import numpy as np
 
 from apexsim.errors import UsageError
 from apexsim.workload.lengths import Fixed, LengthLaw
+from apexsim.workload.limits import check_rate, check_requests, generator, generators, within_time
 from apexsim.workload.trace import Floats, Trace
 
 DECIMALS = 6
@@ -42,9 +43,8 @@ def gamma(
     Raises:
         UsageError: a rate or a number of requests that is not positive, or a negative CV.
     """
-    if requests < 1:
-        raise UsageError(f"requests is {requests} (allowed: 1 or more)")
-    arrivals, inputs, outputs = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(3))
+    check_requests("requests", requests)
+    arrivals, inputs, outputs = generators(seed, 3)
     return Trace(
         name="gamma",
         arrival_s=renewal(rate_rps, cv, requests, arrivals),
@@ -59,7 +59,7 @@ def with_arrivals(trace: Trace, rate_rps: float, cv: float = 1.0, seed: int = 0)
 
     For files of lengths without arrivals (ShareGPT), or to take the burstiness out of a log.
     """
-    arrival_s = renewal(rate_rps, cv, len(trace), np.random.default_rng(seed))
+    arrival_s = renewal(rate_rps, cv, len(trace), generator(seed))
     kind = "Poisson" if cv == 1.0 else f"Gamma (CV {cv:g})"
     return trace.with_columns(arrival_s=arrival_s).noted(
         f"arrivals are synthetic: {kind} at {rate_rps:g} requests/s, seed {seed}"
@@ -72,13 +72,12 @@ def renewal(rate_rps: float, cv: float, n: int, rng: np.random.Generator) -> Flo
     Raises:
         UsageError: the rate is not positive, or the CV negative.
     """
-    if not (math.isfinite(rate_rps) and rate_rps > 0):
-        raise UsageError(f"rate is {rate_rps:g} (allowed: more than 0)")
+    check_rate("rate", rate_rps)
     if not (math.isfinite(cv) and cv >= 0):
         raise UsageError(f"cv is {cv:g} (allowed: 0 or more)")
     gaps = np.ones(n) if cv == 0 else rng.standard_gamma(cv**-2, n) * cv**2
     gaps[0] = 0.0
-    return np.round(np.cumsum(gaps) / rate_rps, DECIMALS)
+    return within_time(np.round(np.cumsum(gaps) / rate_rps, DECIMALS), f"rate {rate_rps:g}")
 
 
 def _law(law: LengthLaw | int) -> LengthLaw:

@@ -10,10 +10,11 @@ import math
 import numpy as np
 
 from apexsim.errors import UsageError, unknown_name
+from apexsim.workload.limits import check_positive, check_rate, check_requests, generator, within_time
 from apexsim.workload.trace import Ints, Trace
 
-HASH_LIMIT = 2**62
-"""Renamed hashes stay below this; larger ids are numbered anew before they are renamed."""
+ID_LIMIT = 2**62
+"""Renamed hashes and sessions stay below this; larger ids are numbered anew before they are renamed."""
 
 
 def at_rate(trace: Trace, rate_rps: float) -> Trace:
@@ -22,19 +23,23 @@ def at_rate(trace: Trace, rate_rps: float) -> Trace:
     Raises:
         UsageError: the rate is not positive, or the trace has no rate of its own (all arrive at once).
     """
-    _positive("rate", rate_rps)
+    check_rate("rate", rate_rps)
     if trace.span_s <= 0:
         raise UsageError(
             f"rate {rate_rps:g}: the {len(trace)} requests of {trace.name} arrive at once, no rate to "
             "scale (allowed: a trace with arrival times; `apexsim trace convert --poisson RATE` makes them)"
         )
-    return scale_rate(trace, rate_rps / trace.rate_rps)
+    return _scaled(trace, rate_rps / trace.rate_rps, f"rate {rate_rps:g}")
 
 
 def scale_rate(trace: Trace, factor: float) -> Trace:
     """The trace with its rate times ``factor``: arrivals / factor."""
-    _positive("rate scale", factor)
-    return trace if factor == 1.0 else trace.with_columns(arrival_s=trace.arrival_s / factor)
+    check_rate("rate scale", factor)
+    return _scaled(trace, factor, f"rate scale {factor:g}")
+
+
+def _scaled(trace: Trace, factor: float, what: str) -> Trace:
+    return trace if factor == 1.0 else trace.with_columns(arrival_s=within_time(trace.arrival_s / factor, what))
 
 
 def window(trace: Trace, start_s: float, end_s: float) -> Trace:
@@ -50,12 +55,12 @@ def window(trace: Trace, start_s: float, end_s: float) -> Trace:
             f"(allowed: within {trace.arrival_s[0]:g}s to {trace.arrival_s[-1]:g}s)"
         )
     part = trace.take(np.arange(first, last))
-    return part.with_columns(arrival_s=part.arrival_s - start_s)
+    return part.with_columns(arrival_s=within_time(part.arrival_s - start_s, f"window from {start_s:g}s"))
 
 
 def head(trace: Trace, n: int) -> Trace:
     """The first ``n`` requests, or all where there are fewer."""
-    _positive("head", n)
+    check_positive("head", n)
     return trace if n >= len(trace) else trace.take(np.arange(n))
 
 
@@ -67,10 +72,10 @@ def sample(trace: Trace, n: int, seed: int = 0) -> Trace:
     Raises:
         UsageError: the trace has fewer than ``n`` requests.
     """
-    _positive("sample", n)
+    check_positive("sample", n)
     if n > len(trace):
         raise UsageError(f"sample {n} is more than {trace.name} has (allowed: 1 to {len(trace)})")
-    chosen = np.random.default_rng(seed).choice(len(trace), size=n, replace=False)
+    chosen = generator(seed).choice(len(trace), size=n, replace=False)
     return trace.take(np.sort(chosen))
 
 
@@ -107,13 +112,14 @@ def repeat(trace: Trace, copies: int | None = None, *, min_requests: int = 1, mi
         period_s = span_s + gap_s
         by_span = math.ceil((min_span_s + gap_s) / period_s * (1 - 1e-12)) if period_s > 0 else 1
         copies = max(1, -(-min_requests // n), by_span)
-    _positive("copies", copies)
+    check_positive("copies", copies)
+    check_requests(f"requests in {copies} copies of {trace.name}", copies * n)
     if copies == 1:
         return trace
     copy = np.repeat(np.arange(copies, dtype=np.int64), n)
     repeated = trace.take(np.tile(np.arange(n), copies))
     return repeated.with_columns(
-        arrival_s=repeated.arrival_s + copy * (span_s + gap_s),
+        arrival_s=within_time(repeated.arrival_s + copy * (span_s + gap_s), f"{copies} copies"),
         session=None if repeated.session is None else _rename_sessions(repeated.session, copy),
         hash_ids=_rename_hashes(repeated, trace, copies),
     )
@@ -129,13 +135,17 @@ def jitter(trace: Trace, seconds: float, seed: int = 0) -> Trace:
 
     For logs that release arrivals in batches: 3 s for Mooncake.
     """
-    _positive("jitter", seconds)
-    late = trace.arrival_s + np.random.default_rng(seed).uniform(0.0, seconds, len(trace))
+    check_positive("jitter", seconds)
+    late = trace.arrival_s + generator(seed).uniform(0.0, seconds, len(trace))
     order = np.argsort(late, kind="stable")
-    return trace.take(order).with_columns(arrival_s=late[order])
+    return trace.take(order).with_columns(arrival_s=within_time(late[order], f"jitter {seconds:g}s"))
 
 
 def _rename_sessions(session: Ints, copy: Ints) -> Ints:
+    if (int(session.max()) + 1) * (int(copy[-1]) + 1) > ID_LIMIT:
+        found = np.unique(session[session >= 0], return_inverse=True)[1]
+        session = session.copy()
+        session[session >= 0] = found
     return np.where(session < 0, -1, session + copy * (int(session.max()) + 1))
 
 
@@ -144,13 +154,8 @@ def _rename_hashes(repeated: Trace, trace: Trace, copies: int) -> Ints | None:
     if ids is None or offsets is None or len(ids) == 0:
         return repeated.hash_ids
     low, high = int(ids.min()), int(ids.max())
-    if low < 0 or (high + 1) * copies > HASH_LIMIT:
+    if low < 0 or (high + 1) * copies > ID_LIMIT:
         ids = np.unique(ids, return_inverse=True)[1].astype(np.int64)
         high = int(ids.max())
     step = (high + 1) * np.repeat(np.arange(copies, dtype=np.int64), len(ids))
     return np.tile(ids, copies) + step
-
-
-def _positive(what: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{what} is {value:g} (allowed: more than 0)")

@@ -44,8 +44,8 @@ class Apex:
     def example(self) -> Mapping[str, str]:
         return {
             "apex.jsonl": (
-                '{"StartTimeOffset": 0, "ContextTokens": 374, "GeneratedTokens": 44}\n'
-                '{"StartTimeOffset": 4314579000, "ContextTokens": 396, "GeneratedTokens": 109}\n'
-                '{"StartTimeOffset": 4541877000, "ContextTokens": 879, "GeneratedTokens": 0}\n'
+                '{"StartTimeOffset": 0, "ContextTokens": 210, "GeneratedTokens": 33}\n'
+                '{"StartTimeOffset": 1250000100, "ContextTokens": 512, "GeneratedTokens": 64}\n'
+                '{"StartTimeOffset": 2500000000, "ContextTokens": 77, "GeneratedTokens": 0}\n'
             )
         }

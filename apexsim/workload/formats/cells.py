@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from apexsim.errors import InputError
+from apexsim.workload.limits import MOST_SECONDS, MOST_TOKENS
 from apexsim.workload.trace import Floats, Ints, Trace
 
 Mask = NDArray[np.bool_]
@@ -64,6 +65,8 @@ def tokens(path: Path, table: pa.Table, column: str, least: int) -> Ints:
     allowed = f"a whole number, {least} or more"
     values = numbers(path, table, column, allowed)
     refuse(path, column, values, (values < least) | (values != np.floor(values)), allowed)
+    # beyond int64 a cast would turn negative in silence
+    refuse(path, column, values, values > MOST_TOKENS, "a whole number, 2^53 or less")
     return values.astype(np.int64)
 
 
@@ -72,7 +75,18 @@ def seconds(path: Path, table: pa.Table, column: str, unit_s: float = 1.0) -> Fl
     allowed = "0 or more"
     values = numbers(path, table, column, allowed)
     refuse(path, column, values, values < 0, allowed)
+    refuse(path, column, values, values * unit_s > MOST_SECONDS, f"{MOST_SECONDS / unit_s:g} or less")
     return values if unit_s == 1.0 else values * unit_s
+
+
+def blocks(path: Path, column: str, inputs: Ints, hashes: Ints, block_tokens: int) -> None:
+    """Raise for the first prompt with more hashes than it has started blocks; both arrays are int64[n].
+
+    A row without a prompt is no request, whatever it lists.
+    """
+    started = -(-inputs // block_tokens)
+    allowed = f"as many ids as the prompt has started blocks of {block_tokens} tokens, or fewer"
+    refuse(path, f"the number of {column}", hashes, (hashes > started) & (inputs > 0), allowed)
 
 
 def codes(table: pa.Table, column: str) -> tuple[tuple[str, ...], Ints]:
@@ -158,4 +172,5 @@ def _sorted(trace: Trace) -> Trace:
 
 def _plain(value: np.generic) -> str:
     item = value.item()
-    return str(int(item)) if isinstance(item, float) and item.is_integer() else str(item)
+    is_whole = isinstance(item, float) and item.is_integer() and abs(item) <= MOST_TOKENS
+    return str(int(item)) if is_whole else str(item)

@@ -46,4 +46,4 @@ class Lengths:
         return foreign(trace, drop={"no output tokens": outputs == 0, "no input tokens": inputs == 0})
 
     def example(self) -> Mapping[str, str]:
-        return {"lengths.csv": "input_tokens,output_tokens\n42,285\n19,82\n63,0\n"}
+        return {"lengths.csv": "input_tokens,output_tokens\n101,11\n202,22\n303,0\n"}

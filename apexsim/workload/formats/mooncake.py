@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from apexsim.errors import InputError
 from apexsim.workload.formats.base import has_keys
-from apexsim.workload.formats.cells import foreign, need, ragged, seconds, tokens, trace_name
+from apexsim.workload.formats.cells import blocks, foreign, need, ragged, seconds, tokens, trace_name
 from apexsim.workload.formats.source import NUMBER, read_json_lines
 from apexsim.workload.trace import Trace
 
@@ -49,6 +50,7 @@ class Mooncake:
             row = int(pc.index(pc.is_null(table.column("hash_ids")), True).as_py())
             raise InputError(f"{path}: row {row + 1}: hash_ids is missing (allowed: a list of whole numbers)")
         hash_ids, hash_offsets = ragged(path, table, "hash_ids")
+        blocks(path, "hash_ids", inputs, np.diff(hash_offsets), BLOCK_TOKENS)
         trace = Trace(
             name=trace_name(path),
             arrival_s=seconds(path, table, "timestamp", unit_s=1e-3),

@@ -23,6 +23,7 @@ from apexsim.errors import InputError, unknown_name
 from apexsim.workload.formats.base import columns_of, has_columns
 from apexsim.workload.formats.cells import (
     Mask,
+    blocks,
     codes,
     foreign,
     numbers,
@@ -141,6 +142,7 @@ def _with_hashes(path: Path, trace: Trace, table: pa.Table) -> Trace:
         sizes = np.unique(numbers(path, table, "hash_block_tokens"))
         if len(sizes) != 1 or sizes[0] < 1 or sizes[0] != int(sizes[0]):
             raise InputError(f"{path}: hash_block_tokens is {sizes.tolist()} (allowed: one whole number, 1 or more)")
+        blocks(path, "block_hashes", trace.input_tokens, np.diff(hash_offsets), int(sizes[0]))
         return with_hashes.with_columns(hash_block_tokens=int(sizes[0]))
     size = _block_tokens(trace.input_tokens, np.diff(hash_offsets))
     if size is None:

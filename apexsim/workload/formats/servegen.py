@@ -39,7 +39,7 @@ class ServeGen:
             ),
             "servegen_client_lengths.csv": (
                 f"category,model,client,window_start_s{percentiles}\n"
-                "language,m-tiny,0,0,420,275,380,4800,147,73,196,1850\n"
+                "language,m-tiny,0,0,400,300,500,4000,150,80,200,1500\n"
                 "language,m-tiny,1,0,,,,,,,,\n"
             ),
         }

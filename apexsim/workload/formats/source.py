@@ -175,7 +175,7 @@ def _check_cell(path: Path, number: int, name: str, cell: str, kind: pa.DataType
         else:
             pa.scalar(cell).cast(kind)
     except (ValueError, pa.ArrowInvalid):
-        allowed = "a number" if pa.types.is_floating(kind) else "a date and time like 2023-11-16 18:15:46.6805900"
+        allowed = "a number" if pa.types.is_floating(kind) else "a date and time like 2023-01-02 03:04:05.5000000"
         raise InputError(f"{path}: row {number}: column {name.strip()!r} is {cell!r} (allowed: {allowed})") from None
 
 
