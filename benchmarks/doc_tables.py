@@ -66,7 +66,7 @@ def schedulers() -> str:
 
 
 def _rules(policy: Policy) -> tuple[str, ...]:
-    counted = policy.mix and not policy.prefill_first
+    counted = policy.mix and not policy.free_decodes
     rules = (policy.mix, policy.chunked, counted, policy.reserve)
     return (
         f"`{policy.preset}`", str(policy.max_num_batched_tokens), str(policy.max_num_seqs),

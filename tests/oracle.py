@@ -15,7 +15,6 @@ from apexsim.cost.tables import FULL, WINDOWED, StepTables
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
 
-SAME = 1e-12
 TIED = 1e-9
 
 
@@ -71,6 +70,10 @@ class Run:
     requests: list[Request]
     iterations: list[tuple[float, float, int, int, int]]  # begin, end, replica, decoding sequences, prefill tokens
     tied: bool  # an arrival fell on the end of an iteration
+
+
+def one_instant(now: float) -> float:
+    return min(1e-12 * abs(now), 1e-9)
 
 
 def line(x: float, xs: list[float], ys: list[float]) -> float:
@@ -198,7 +201,7 @@ class Oracle:
         if policy.mix:
             self.schedule_decodes(replica, slot)
         budget = policy.max_num_batched_tokens
-        if policy.mix and not policy.prefill_first:
+        if policy.mix and not policy.free_decodes:
             budget -= len(slot.decodes)
         self.schedule_chunks(replica, slot, budget, now)
         if not policy.mix and not slot.chunks:
@@ -287,7 +290,7 @@ class Oracle:
                 gaps = [abs(offered[0].arrival - end) for end in ends]
                 self.tied |= any(gap <= TIED * max(1.0, now) for gap in gaps)
             for replica, slot in slots:
-                if slot.end is not None and slot.end <= now + SAME * abs(now):
+                if slot.end is not None and slot.end <= now + one_instant(now):
                     self.complete(replica, slot)
             while True:
                 for q in requests:
@@ -296,7 +299,7 @@ class Oracle:
                         if later:
                             offered.append(later.pop(0))
                             offered[-1].arrival = now + delay
-                if not offered or offered[0].arrival > now + SAME * abs(now):
+                if not offered or offered[0].arrival > now + one_instant(now):
                     break
                 q = offered.pop(0)
                 self.offer(self.choose(candidates[q.index % len(candidates)], load), q)

@@ -72,7 +72,7 @@ def random_world(seed: int, n: int = 300) -> World:
     rng = np.random.default_rng(seed)
     max_tokens, max_seqs = int(rng.choice([256, 1024])), int(rng.choice([8, 64]))
     mix, chunked = ((True, True), (True, True), (False, True), (True, False))[int(rng.integers(4))]
-    policy = Policy("drawn", max_tokens, max_seqs, mix=mix, chunked=chunked, prefill_first=not chunked)
+    policy = Policy("drawn", max_tokens, max_seqs, mix=mix, chunked=chunked, free_decodes=not chunked)
     kv_blocks, replicas = int(rng.choice([60, 120, 2000])), int(rng.integers(1, 4))
     limits = ReplicaLimits(kv_blocks, 16, max_model_len=1500, entry_s=0.002, exit_s=0.001)
     return World(random_tables(rng, max_tokens, max_seqs), limits, policy, replicas, random_trace(rng, n))

@@ -68,7 +68,7 @@ def test_decode_rides_with_prefill_in_mixed_batches() -> None:
 
 def test_decodes_wait_where_prefill_goes_first() -> None:
     """vLLM v0, SGLang: prefill of 4 alone takes 14 s, then both decode for 12 s: a gap of 26 s for the first."""
-    policy = Policy("t", 8, SEQS, mix=False, prefill_first=True)
+    policy = Policy("t", 8, SEQS, mix=False)
     columns = serve([0.0, 3.0], [5, 4], [3, 2], policy).requests
     assert columns.first_token_s.tolist() == [15.0, 29.0]
     assert columns.itl_max_s.tolist() == [26.0, 12.0]
@@ -156,7 +156,7 @@ def test_simultaneous_arrivals_are_scheduled_together() -> None:
 
 def test_orca_lets_a_long_prompt_run_whole() -> None:
     """No chunking: 20 tokens at once although the budget says 8."""
-    policy = Policy("t", 8, SEQS, chunked=False, prefill_first=True, reserve=True)
+    policy = Policy("t", 8, SEQS, chunked=False, free_decodes=True, reserve=True)
     assert serve([0.0], [20], [1], policy).requests.first_token_s[0] == 30.0
 
 
@@ -177,6 +177,12 @@ def test_every_preset_serves_all(preset: str) -> None:
 def test_a_concurrency_of_zero_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="concurrency 0"):
         serve([0.0], [1], [1], concurrency=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 63])
+def test_a_seed_that_no_generator_takes_is_a_usage_error(seed: int) -> None:
+    with pytest.raises(UsageError, match="seed"):
+        serve([0.0], [1], [1], seed=seed, router="session-affine")
 
 
 def test_the_same_source_runs_uncompiled() -> None:

@@ -74,7 +74,7 @@ def worlds(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), clos
     mix = draw(st.booleans())
     reserve = draw(st.sampled_from([False, False, True]))
     policy = Policy(
-        "drawn", budget, seqs, mix=mix, chunked=draw(st.booleans()), prefill_first=not mix or draw(st.booleans()),
+        "drawn", budget, seqs, mix=mix, chunked=draw(st.booleans()), free_decodes=draw(st.booleans()),
         reserve=reserve,
     )  # fmt: skip
     n = draw(st.integers(1, 24))

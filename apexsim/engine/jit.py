@@ -36,7 +36,7 @@ def _fingerprint() -> str:
 
 
 def _cache_folder() -> Path:
-    """A folder that can be written: the user's cache, else the system's temporary folder."""
+    """A folder that can be written and that nobody else could have filled: Numba runs what it finds there."""
     base = os.environ.get("APEXSIM_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(base).expanduser() / "apexsim" / "kernels" / _fingerprint()
     try:
@@ -45,7 +45,8 @@ def _cache_folder() -> Path:
             return folder
     except OSError:
         pass
-    return Path(tempfile.gettempdir()) / f"apexsim-{os.getuid() if hasattr(os, 'getuid') else 0}" / _fingerprint()
+    # Of this process alone: the kernels are compiled again in the next one.
+    return Path(tempfile.mkdtemp(prefix="apexsim-"))
 
 
 CACHE_FOLDER = _cache_folder()

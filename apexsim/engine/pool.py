@@ -23,7 +23,7 @@ from apexsim.engine.replica import (
     wake_groups,
 )
 from apexsim.engine.result import REJECTED, REJECTED_CONTEXT, REJECTED_KV
-from apexsim.engine.series import INSTANT, cut_series, is_series
+from apexsim.engine.series import cut_series, instant, is_series
 from apexsim.engine.state import DONE, NONE, READY, RUNNING, Limits, State, borrow_state
 
 BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS = 0, 1, 2
@@ -64,7 +64,7 @@ def could_join(state: State, limits: Limits, r: int, i: int) -> bool:
     if replicas[r].running >= limits.max_num_seqs:
         return False
     budget = limits.max_num_batched_tokens
-    if limits.mix and not limits.prefill_first:
+    if limits.mix and not limits.free_decodes:
         budget -= groups[r].decoding
     chunk = first_chunk(state, limits, i, budget, True)
     return chunk > 0 and admission_blocks(state, limits, i, chunk) <= limits.kv_blocks - replicas[r].used_blocks
@@ -155,7 +155,7 @@ def release(state: State, cursor: NDArray[np.int64], concurrency: int, at_s: flo
 def begin_due(state: State, tables: StepTables, limits: Limits, now: float) -> int:
     """Schedule every group that is at a boundary at ``now``; returns as ``advance``."""
     groups = state.groups
-    slack = INSTANT * abs(now)
+    slack = instant(now)
     for g in range(groups.size):
         while groups[g].phase == READY and groups[g].end_s <= now + slack:
             full = room(state, tables, g)
@@ -187,7 +187,7 @@ def run_closed(
         if full != THROUGH:
             return full
         release(state, cursor, concurrency, now + delay_s)
-        while cursor[0] < cursor[1] and requests[cursor[0]].arrival_s <= now + INSTANT * abs(now):
+        while cursor[0] < cursor[1] and requests[cursor[0]].arrival_s <= now + instant(now):
             i = cursor[0]
             offer(state, tables, limits, choose(state, candidates, load, i), i, now)
             cursor[0] = i + 1

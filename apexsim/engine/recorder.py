@@ -9,14 +9,17 @@ from apexsim.engine.state import DECODE, MIXED, SAMPLED, SCHEDULED, Limits, Stat
 from apexsim.workload.trace import Trace
 
 
-def request_columns(state: State, trace: Trace, *, entry_s: float, exit_s: float) -> RequestColumns:
-    """Columns per request; ``entry_s`` and ``exit_s`` turn the engine's clock into the client's."""
+def request_columns(
+    state: State, trace: Trace, *, closed_loop: bool, origin_s: float, entry_s: float, exit_s: float
+) -> RequestColumns:
+    """Columns per request, by the client's clock: the engine's begins at ``origin_s`` of it."""
     requests = state.requests
+    arrival_s = requests.arrival_s - entry_s if closed_loop else trace.arrival_s
     return RequestColumns(
-        arrival_s=requests.arrival_s - entry_s,
-        start_s=requests.start_s.copy(),
-        first_token_s=requests.first_token_s + exit_s,
-        finish_s=requests.finish_s + exit_s,
+        arrival_s=arrival_s,
+        start_s=np.maximum(requests.start_s + origin_s, arrival_s),  # moving the clock rounds
+        first_token_s=requests.first_token_s + (origin_s + exit_s),
+        finish_s=requests.finish_s + (origin_s + exit_s),
         input_tokens=trace.input_tokens,
         output_tokens=trace.output_tokens,
         status=requests.status.copy(),
@@ -60,11 +63,11 @@ def counters(state: State, limits: Limits) -> Counters:
     )
 
 
-def timeline(state: State) -> Timeline:
+def timeline(state: State, origin_s: float) -> Timeline:
     """The iterations recorded so far, in the order in which they were set off or closed."""
     rows = state.timeline[: state.filled[1]]
     return Timeline(
-        begin_s=rows.begin_s.copy(), end_s=rows.end_s.copy(), replica=rows.group // state.stages,
+        begin_s=rows.begin_s + origin_s, end_s=rows.end_s + origin_s, replica=rows.group // state.stages,
         slot=rows.group % state.stages, steps=rows.steps.copy(), decoding=rows.decoding.copy(),
         prefill_tokens=rows.prefill_tokens.copy(), requests=rows.requests.copy(),
     )  # fmt: skip

@@ -32,7 +32,7 @@ from apexsim.engine.gaps import close_gaps
 from apexsim.engine.heap import heap_pop
 from apexsim.engine.iteration import run_stages
 from apexsim.engine.jit import kernel
-from apexsim.engine.series import INSTANT, close_series, is_series, series_length, series_seconds
+from apexsim.engine.series import close_series, instant, is_series, series_length, series_seconds
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
 
 THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
@@ -119,7 +119,8 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
         start_running(state, g, i)
         requests[i].blocks = blocks
         if np.isnan(requests[i].start_s):
-            requests[i].start_s = now
+            # A boundary within one instant before the arrival counts as after it.
+            requests[i].start_s = max(now, requests[i].arrival_s)
         j = groups[g].prefills
         state.begun[g, j].request = i
         state.begun[g, j].tokens = chunk
@@ -144,7 +145,7 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
     decoded = limits.mix
     preempted = schedule_decodes(state, tables, limits, g) if decoded else False
     budget = limits.max_num_batched_tokens
-    if limits.mix and not limits.prefill_first:
+    if limits.mix and not limits.free_decodes:
         budget -= groups[g].decoding
     budget, lost = continue_prefills(state, tables, limits, g, budget, 1 if decoded else 0)
     preempted = preempted or lost
@@ -269,7 +270,7 @@ def advance(state: State, tables: StepTables, limits: Limits, r: int, until: flo
     Returns what must be made longer first (NEEDS_RECORDS, NEEDS_STACK), if anything; calling again goes on.
     """
     groups = state.groups
-    slack = INSTANT * abs(until) if np.isfinite(until) else 0.0
+    slack = instant(until)
     while True:
         g = next_group(state, r)
         now = groups[g].end_s

@@ -19,6 +19,12 @@ from apexsim.spec.plan import Scheduler
 class Policy:
     """Rules and limits in force for one pool.
 
+    Attributes:
+        mix: decodes and prompts share an iteration; else prompts run alone and decodes wait for them.
+        chunked: a prompt may be cut at the token budget.
+        free_decodes: decoding sequences do not count against the token budget.
+        reserve: admit only where the whole length fits; then nothing is ever preempted.
+
     ``reserve`` admits by the request's whole length. Traces have no declared limit on the output, so there the
     output length stands for the declared one: a policy with ``reserve`` is clairvoyant by as much.
     """
@@ -28,7 +34,7 @@ class Policy:
     max_num_seqs: int
     mix: bool = True
     chunked: bool = True
-    prefill_first: bool = False
+    free_decodes: bool = False
     reserve: bool = False
     about: str = ""
 
@@ -44,13 +50,13 @@ PRESETS: dict[str, Policy] = {
     preset.preset: preset
     for preset in (
         Policy("vllm", 8192, 256, about="vLLM v1: decodes first, chunked prefill in mixed batches, recompute"),
-        Policy("vllm-v0", 8192, 256, mix=False, chunked=False, prefill_first=True,
+        Policy("vllm-v0", 8192, 256, mix=False, chunked=False,
                about="vLLM before v1: whole prompts first, decodes wait"),
-        Policy("sglang", 8192, 256, mix=False, prefill_first=True, about="SGLang: chunks first, decodes wait"),
+        Policy("sglang", 8192, 256, mix=False, about="SGLang: chunks first, decodes wait"),
         Policy("tensorrt-llm", 8192, 256, reserve=True,
                about="in-flight batching, GUARANTEED_NO_EVICT: whole length reserved"),
         Policy("sarathi", 512, 128, about="Sarathi-Serve: stall-free mixed batches under a small token budget"),
-        Policy("orca", 8192, 128, chunked=False, prefill_first=True, reserve=True,
+        Policy("orca", 8192, 128, chunked=False, free_decodes=True, reserve=True,
                about="Orca: uncut prompts join the decodes, whole length reserved"),
     )
 }  # fmt: skip

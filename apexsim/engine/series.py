@@ -16,8 +16,11 @@ from apexsim.engine.jit import kernel
 from apexsim.engine.law import decode_segment, steps_within
 from apexsim.engine.state import Limits, State
 
-INSTANT = 1e-12
-"""Events within this relative distance are one instant."""
+
+@kernel
+def instant(now: float) -> float:
+    """Seconds within which events at ``now`` are one instant: 1e-12 of the clock, at most a nanosecond."""
+    return min(1e-12 * abs(now), 1e-9)
 
 
 @kernel
@@ -67,7 +70,7 @@ def series_seconds(state: State, tables: StepTables, g: int, steps: int) -> floa
 def cut_series(state: State, tables: StepTables, g: int, at_s: float) -> None:
     """Somebody has arrived at ``at_s`` who could be admitted: end the series at the first boundary from then on."""
     groups = state.groups
-    limit = at_s - groups[g].begin_s - INSTANT * abs(at_s)
+    limit = at_s - groups[g].begin_s - instant(at_s)
     kv, windowed = groups[g].kv, groups[g].kv_windowed
     decoding, growing = groups[g].decoding, groups[g].growing
     done, elapsed, steps = 0, 0.0, groups[g].steps

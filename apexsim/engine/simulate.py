@@ -64,13 +64,17 @@ def simulate_pool(
         raise UsageError(f"router {router!r}: a plug-in router serves open loops only (built-in ones serve both)")
     if concurrency is not None and concurrency < 1:
         raise UsageError(f"concurrency {concurrency} (at least 1 request must be in flight)")
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(f"seed {seed} (allowed: 0 to 2^63 - 1)")
     rules = Limits(
         max_num_batched_tokens=int(policy.max_num_batched_tokens), max_num_seqs=int(policy.max_num_seqs),
-        mix=bool(policy.mix), chunked=bool(policy.chunked), prefill_first=bool(policy.prefill_first),
+        mix=bool(policy.mix), chunked=bool(policy.chunked), free_decodes=bool(policy.free_decodes),
         reserve=bool(policy.reserve), kv_blocks=int(limits.kv_blocks), block_size=int(limits.block_size),
         max_model_len=int(limits.max_model_len),
     )  # fmt: skip
-    arrival_s = trace.arrival_s if concurrency is None else np.zeros(len(trace))
+    # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
+    origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
+    arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
     state = new_state(
         arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules,
         replicas=replicas, stages=tables.stages, timeline=timeline,
@@ -81,10 +85,13 @@ def simulate_pool(
         concurrency=concurrency, delay_s=limits.entry_s + limits.exit_s,
     )  # fmt: skip
     return SimulationResult(
-        requests=recorder.request_columns(state, trace, entry_s=limits.entry_s, exit_s=limits.exit_s),
+        requests=recorder.request_columns(
+            state, trace, closed_loop=concurrency is not None, origin_s=origin_s,
+            entry_s=limits.entry_s, exit_s=limits.exit_s,
+        ),  # fmt: skip
         itl=recorder.itl_runs(state),
         pools=(recorder.counters(state, rules),),
         replicas=(replicas,),
         seed=seed,
-        timeline=recorder.timeline(state) if timeline else None,
+        timeline=recorder.timeline(state, origin_s) if timeline else None,
     )

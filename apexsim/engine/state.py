@@ -139,7 +139,7 @@ class Limits(NamedTuple):
     max_num_seqs: int
     mix: bool  # prefill and decode share an iteration
     chunked: bool  # a prompt may be cut at the token budget
-    prefill_first: bool  # decoding sequences do not count against the token budget
+    free_decodes: bool  # decoding sequences do not count against the token budget
     reserve: bool  # admit only where the whole length fits; then nothing is ever preempted
     kv_blocks: int
     block_size: int

@@ -153,7 +153,7 @@ def _per_token(
 def _least_joules(prepared: Prepared, input_tokens: float, output_tokens: float, requests: int) -> float:
     """Joules above idle of the linear layers for these tokens, in the batches that are cheapest for them."""
     accounting: Accounting = prepared.compiled.accounting
-    within = prepared.policy.chunked and not prepared.policy.prefill_first
+    within = prepared.policy.chunked and not prepared.policy.free_decodes
     mixed = least_per_token(prepared.compiled.tables, accounting.mixed[JOULES], within)
     decode_row = accounting.decode[JOULES]
     decode = min(mixed, min(float(decode_row[n]) / n for n in range(1, len(decode_row))))

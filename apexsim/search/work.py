@@ -80,7 +80,7 @@ def least_work(
     With ``prefix_caching`` any prompt may be found in the cache and then costs next to nothing.
     """
     # without chunks, or with decodes beside the budget, an iteration may be larger than the tables cover
-    within_tables = policy.chunked and not policy.prefill_first
+    within_tables = policy.chunked and not policy.free_decodes
     rates = _cheapest(tables, within_tables, int(lengths.input_tokens.max()))
     prompt = lengths.input_tokens.astype(np.float64)
     steps = (lengths.output_tokens - 1).astype(np.float64)  # decode iterations; prefill yields a token
