@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apexsim.cost.collectives import all_gather_s, all_reduce_s, send_s
+from apexsim.cost.collectives import all_gather_s, all_reduce_s, collective_floor_s, send_s
 from apexsim.cost.kernels import AnalyticKernels, CalibratedKernels
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster, Link
@@ -72,3 +72,51 @@ def test_measured_all_reduces_of_an_h100_lie_where_the_analytic_ones_expect_them
         ratio = assumed / measured
         assert ratio.min() > 0.5, (ranks, ratio)
         assert ratio.max() < 2.0, (ranks, ratio)
+
+
+def test_between_nodes_each_device_sends_its_share_over_its_own_nic() -> None:
+    """Sixteen ranks on two nodes: 2 · 7/8 of 134 MB at 450 GB/s inside, beside an eighth of it at 50 GB/s between."""
+    link = Cluster.model_validate("2x8xh100-sxm").link(catalog.device("h100-sxm"), 16)
+    inside, between = 2 * 7 / 8 * 134e6 / 450e9, 134e6 / 8 / 50e9
+    assert inside > between
+    start = 3 * 2e-6 + 2 * (7 * 1e-6 + 5e-6)  # three phases; seven hops inside and one between, twice
+    assert all_reduce_s(134e6, 16, link, efficiency=1.0, launch_s=2e-6) == pytest.approx(start + inside)
+    gathered = 2 * 2e-6 + 7 * 1e-6 + 5e-6 + inside / 2
+    assert all_gather_s(134e6, 16, link, efficiency=1.0, launch_s=2e-6) == pytest.approx(gathered)
+
+
+def test_no_engine_reads_the_memory_of_another_node() -> None:
+    """One hop of InfiniBand is 5 us; a small all-reduce needs the scatter, two of them and the gather."""
+    kernels = CalibratedKernels(catalog.device("h100-sxm"))
+    link = Cluster.model_validate("2x8xh100-sxm").link(kernels.profile, 16)
+    small, large = kernels.collective("all_reduce", [16384, 134e6], 16, link).seconds
+    assert 25e-6 < small < 50e-6
+    assert 0.6e-3 < large < 1.0e-3
+
+
+def test_a_node_that_holds_few_ranks_has_few_nics() -> None:
+    cluster, profile = Cluster.model_validate("2x8xh100-sxm"), catalog.device("h100-sxm")
+    even, uneven = (cluster.link(profile, ranks) for ranks in (16, 9))
+    half, one = (all_reduce_s(1e9, ranks, link, efficiency=1.0, launch_s=0.0) for ranks, link in
+                 ((16, even), (9, uneven)))  # fmt: skip
+    assert one == pytest.approx(1e9 / 50e9, rel=0.01)
+    assert one > 4 * half
+
+
+def test_nodes_of_one_device_form_a_plain_ring() -> None:
+    link = Cluster.model_validate("4x1xh100-sxm").link(catalog.device("h100-sxm"), 4)
+    assert link.near is None
+    ring = 2 * 3 * (5e-6 + 1e9 / 4 / 50e9)
+    assert all_reduce_s(1e9, 4, link, efficiency=1.0, launch_s=0.0) == pytest.approx(ring)
+
+
+@pytest.mark.parametrize("device", catalog.device_names())
+@pytest.mark.parametrize("ranks", [9, 12, 16, 32])
+def test_no_collective_between_nodes_is_below_the_floor_or_better_with_more(device: str, ranks: int) -> None:
+    kernels = AnalyticKernels(catalog.device(device))
+    link = Cluster.model_validate(f"4x8x{device}").link(kernels.profile, ranks)
+    message = np.geomspace(1e2, 1e9, 30)
+    for kind in ("all_reduce", "all_gather"):
+        seconds = kernels.collective(kind, message, ranks, link).seconds
+        assert (seconds >= collective_floor_s(kind, message, ranks, link)).all()
+        assert (np.diff(seconds) > 0).all()

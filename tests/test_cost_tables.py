@@ -154,6 +154,22 @@ def test_a_long_chunk_has_room_in_the_tables() -> None:
     assert t.prefill_s[0, FULL, -1] > 4 * t.prefill_s[0, FULL, (t.token_dense + (8192 - 1024) // 64)]
 
 
+def test_stages_send_slices_and_gather_them() -> None:
+    """2048 tokens of 70B between nodes: hidden and residual are 67 MB, an eighth for each of eight NICs."""
+    pool = {"tp": 8, "pp": 2, "cluster": "2x8xh100-sxm", "tokens": 2048}
+    reached = catalog.device("h100-sxm").efficiency
+    message = 2048 * 2 * 8192 * 2
+    sent = 5e-6 + message / 8 / (50e9 * reached.link)
+    gathered = reached.launch_s + 1e-6 + 7 / 8 * message / (450e9 * reached.link)
+    assert compiled(**pool).tables.transfer_s[-1] == pytest.approx(sent + gathered)
+
+
+def test_groups_over_several_nodes_say_that_their_collectives_are_estimated() -> None:
+    far, near = compiled(tp=16, cluster="2x8xh100-sxm"), compiled(tp=8)
+    assert any("between nodes" in note for note in far.confidence.notes)
+    assert not any("between nodes" in note for note in near.confidence.notes)
+
+
 def test_tensor_parallel_iterations_are_faster_but_not_by_the_ranks() -> None:
     one, two, eight = (compiled(tp=tp, weights="fp8").tables.decode_s[0, 16] for tp in (2, 4, 8))
     assert one > two > eight

@@ -6,11 +6,17 @@ Analytic: latency and bandwidth by algorithm, the fastest of which an engine pic
     two-shot   reduce-scatter, then all-gather, direct   2 · hop + 2 (r - 1) / r · bytes / link
     ring       the same over neighbours                  2 (r - 1) · hop + 2 (r - 1) / r · bytes / link
 
-The first two need every pair of ranks to be joined at full bandwidth (a switch). Calibrated: a fitted law and grid
-for each measured number of ranks, on the scale-up links it was measured on.
+The first two need every pair of ranks to be joined at full bandwidth (a switch), and read the memory of their peers:
+nobody runs them between nodes. There NCCL's hierarchy is priced: a ring in each node scatters the sums, every device
+exchanges its share with those of its rank in the other nodes, a ring in each node gathers. Chunks flow through the
+phases, so their bytes overlap and their latencies add up; each phase starts up like a kernel.
+
+Calibrated: a fitted law and grid for each measured number of ranks, on the scale-up links it was measured on.
 """
 
 from __future__ import annotations
+
+from math import ceil
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +30,8 @@ Floats = NDArray[np.float64]
 def all_reduce_s(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Floats:
     """Seconds to sum ``message`` bytes over ``ranks``; every rank ends with the sum."""
     size = np.asarray(message, dtype=np.float64)
+    if link.near is not None and ranks > link.near_ranks:
+        return _hierarchical_s(size, ranks, link, link.near, 2, efficiency=efficiency, launch_s=launch_s)
     rate = link.bandwidth * efficiency
     share = 2.0 * (ranks - 1) / ranks * size / rate
     ring = 2 * (ranks - 1) * link.latency_s + share
@@ -37,8 +45,30 @@ def all_reduce_s(message: ArrayLike, ranks: int, link: Link, *, efficiency: floa
 def all_gather_s(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Floats:
     """Seconds until every rank has all of ``message`` bytes, of which it held 1 / ranks."""
     size = np.asarray(message, dtype=np.float64)
+    if link.near is not None and ranks > link.near_ranks:
+        return _hierarchical_s(size, ranks, link, link.near, 1, efficiency=efficiency, launch_s=launch_s)
     hops = 1 if link.switched else ranks - 1
     return launch_s + hops * link.latency_s + (ranks - 1) / ranks * size / (link.bandwidth * efficiency)
+
+
+def _hierarchical_s(
+    size: Floats, ranks: int, link: Link, near: Link, passes: int, *, efficiency: float, launch_s: float
+) -> Floats:
+    """Rings in the nodes around a ring between them. ``passes``: 2 scatter and gather (all-reduce), 1 only gather.
+
+    The ranks of a node share the traffic to the other nodes, each over its own NIC.
+    """
+    nodes, nics = _spread(ranks, link)
+    local = link.near_ranks
+    inside = passes * (local - 1) / local * size / (near.bandwidth * efficiency)
+    between = passes * (nodes - 1) / nodes * size / nics / (link.bandwidth * efficiency)
+    hops = passes * ((local - 1) * near.latency_s + (nodes - 1) * link.latency_s)
+    return (passes + 1) * launch_s + hops + np.maximum(inside, between)
+
+
+def _spread(ranks: int, link: Link) -> tuple[int, int]:
+    """Nodes that hold a group, and the NICs of the one with the fewest ranks."""
+    return ceil(ranks / link.near_ranks), ranks % link.near_ranks or link.near_ranks
 
 
 def send_s(message: ArrayLike, link: Link, *, efficiency: float) -> Floats:
@@ -61,5 +91,9 @@ def collective_s(
 
 
 def collective_floor_s(kind: str, message: ArrayLike, ranks: int, link: Link) -> Floats:
-    """0.95 × the bytes that a rank must send over the link's bandwidth."""
-    return FLOOR * sent_bytes(kind, message, ranks) / link.bandwidth
+    """0.95 × the bytes that a rank must send over the link's bandwidth; between nodes its share of its node's."""
+    size = np.asarray(message, dtype=np.float64)
+    if link.near is not None and ranks > link.near_ranks:
+        nodes, nics = _spread(ranks, link)
+        return FLOOR * sent_bytes(kind, size, nodes) / nics / link.bandwidth
+    return FLOOR * sent_bytes(kind, size, ranks) / link.bandwidth

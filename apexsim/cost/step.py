@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.accounting import Accounting, AttentionWork
-from apexsim.cost.collectives import send_s
+from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.graph import Cut, cut_of, head_operators, stage_operators
 from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.ledger import CALIBRATED, LINES, Ledger, seconds
@@ -20,7 +20,7 @@ from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype
 from apexsim.cost.pricing import Pricer, Sizes, eager, pricer
-from apexsim.cost.tables import FULL, WINDOWED, StepTables, token_knots
+from apexsim.cost.tables import FULL, TOKEN_DENSE, TOKEN_STRIDE, WINDOWED, StepTables, token_knots
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.legality import check_pool
@@ -29,8 +29,8 @@ from apexsim.spec.plan import Pool
 
 Floats = NDArray[np.float64]
 
-TOKEN_DENSE, TOKEN_STRIDE = 1024, 64
-"""Knots of ``tables.token_knots``, which has them as its defaults."""
+STAGE_TENSORS = 2
+"""Activations between pipeline stages: the hidden state, and the residual that the next norm adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +178,22 @@ def _launches_s(operators: tuple[Operator, ...], sizes: Sizes) -> Floats:
 
 
 def _transfer_s(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, pool: Pool, most_tokens: int) -> Floats:
-    """[N] seconds to send the activations of an iteration to the next stage; zeros without stages."""
+    """[N] seconds to send the activations of an iteration to the next stage; zeros without stages.
+
+    Each rank sends its share of them, and the ranks of the next stage gather the whole, as vLLM does.
+    """
     tokens = token_knots(most_tokens).astype(np.float64)
     if pool.pp == 1:
         return np.zeros_like(tokens)
     link = cluster.link(profile, pool.tp * pool.pp)
-    message = tokens * model.hidden_size * ACTIVATION_BYTES
-    return send_s(message, link, efficiency=profile.efficiency.link)
+    message = tokens * STAGE_TENSORS * model.hidden_size * ACTIVATION_BYTES
+    reached = profile.efficiency
+    sent = send_s(message / pool.tp, link, efficiency=reached.link)
+    if pool.tp == 1:
+        return sent
+    return sent + all_gather_s(
+        message, pool.tp, cluster.link(profile, pool.tp), efficiency=reached.link, launch_s=reached.launch_s
+    )
 
 
 def _accounting(
@@ -245,4 +254,6 @@ def _confidence(parts: _Parts, prices: Pricer, host: HostModel, model: ModelSpec
         notes.append(f"layers with a window of {model.window} tokens hold KV for the whole context")
     if model.is_moe:
         notes.append("tokens are taken as spread evenly over the experts")
+    if prices.link.link_class == "nic":
+        notes.append("collectives between nodes are estimated: a ring in each node and one between them, by datasheet")
     return Confidence(calibrated, analytic, tuple(notes))

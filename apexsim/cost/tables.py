@@ -29,6 +29,9 @@ from numpy.typing import NDArray
 FULL, WINDOWED = 0, 1
 """Attention kinds: index k of the tables. A model without sliding windows has zeros in WINDOWED."""
 
+TOKEN_DENSE, TOKEN_STRIDE = 1024, 64
+"""Knots of tables over tokens: every count up to the first, then one every ``TOKEN_STRIDE``."""
+
 
 class StepTables(NamedTuple):
     """Seconds of an iteration's parts. P stages, K = 2 attention kinds, N token knots, M = max_num_seqs."""
@@ -52,7 +55,7 @@ class StepTables(NamedTuple):
         return int(self.mixed_s.shape[0])
 
 
-def token_knots(max_tokens: int, dense: int = 1024, stride: int = 64) -> NDArray[np.int64]:
+def token_knots(max_tokens: int, dense: int = TOKEN_DENSE, stride: int = TOKEN_STRIDE) -> NDArray[np.int64]:
     """Token counts at which the token tables have a knot: 0..dense, then every ``stride`` past ``max_tokens``."""
     if max_tokens <= dense:
         return np.arange(dense + 1, dtype=np.int64)

@@ -34,7 +34,9 @@ class Link:
     link_class: LinkClass
     bandwidth: float  # B/s that one device can send
     latency_s: float  # of one message over one hop
-    switched: bool  # every pair at full bandwidth at once
+    switched: bool  # every pair at full bandwidth at once, and each rank reads the others' memory
+    near: Link | None = None  # between nodes: what joins the ranks of one node; None where a node holds one
+    near_ranks: int = 1  # between nodes: ranks that one node holds at most
 
 
 class DeviceGroup(Strict):
@@ -107,7 +109,11 @@ class Cluster(DeviceGroup):
             return Link("scaleup", scaleup.bandwidth * share, scaleup.latency_s, switched)
         if devices <= self.devices_per_node and profile.pcie_bandwidth is not None:
             return Link("pcie", profile.pcie_bandwidth, profile.pcie_latency_s, False)
-        return Link("nic", self.node_link or profile.node_link_bandwidth, profile.node_link_latency_s, True)
+        near = max(self.devices_per_node if profile.pcie_bandwidth is not None else 1, island_size(self, profile))
+        return Link(
+            "nic", self.node_link or profile.node_link_bandwidth, profile.node_link_latency_s, False,
+            self.link(profile, near) if near > 1 else None, near,
+        )
 
     def graph(self, profiles: Mapping[str, HardwareProfile]) -> nx.Graph[str]:
         """Devices, switches, hosts, NICs, leaves and the spine, with their links.
