@@ -86,9 +86,13 @@ def simulate_pool(
     )  # fmt: skip
     return SimulationResult(
         requests=recorder.request_columns(
-            state, trace, closed_loop=concurrency is not None, origin_s=origin_s,
-            entry_s=limits.entry_s, exit_s=limits.exit_s,
-        ),  # fmt: skip
+            state,
+            trace,
+            closed_loop=concurrency is not None,
+            origin_s=origin_s,
+            entry_s=limits.entry_s,
+            exit_s=limits.exit_s,
+        ),
         itl=recorder.itl_runs(state),
         pools=(recorder.counters(state, rules),),
         replicas=(replicas,),
