@@ -55,6 +55,7 @@ def test_the_tables_say_units_percentiles_and_the_slo(tmp_path):
 
 def test_files_are_written_whole(tmp_path):
     out, table = tmp_path / "new" / "result.json", tmp_path / "requests.parquet"
+    out.parent.mkdir()
     result = simulate(tmp_path, "--json", str(out), "--requests-out", str(table))
     assert result.exit_code == 0, result.output
     summary = json.loads(out.read_text())
@@ -195,6 +196,9 @@ def test_an_output_that_cannot_be_written_ends_with_2_before_the_work(tmp_path, 
     (tmp_path / "file").write_text("")
     assert_one_line_error(simulate(tmp_path, flag, str(tmp_path / "file" / "out")), 2, "cannot be written")
     assert_one_line_error(simulate(tmp_path, flag, str(tmp_path)), 2, "cannot be written")
+    missing = tmp_path / "no" / "such"
+    assert_one_line_error(simulate(tmp_path, flag, str(missing / "out")), 2, f"there is no folder {missing}")
+    assert not missing.parent.exists()
 
 
 def test_an_interrupt_ends_with_130(tmp_path, monkeypatch):

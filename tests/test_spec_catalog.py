@@ -136,6 +136,37 @@ def test_an_output_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
+def test_a_link_stays_a_link_and_its_target_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_atomically(tmp_path / "link", "first")
+    write_atomically(tmp_path / "link", "second")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "second"
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_atomically(tmp_path / "a", "x")
+
+
+def test_what_is_no_regular_file_is_written_into_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, "through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_device_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/full")
+    with pytest.raises(UsageError, match="cannot be written: No space left"):
+        write_atomically(tmp_path / "link", "x" * 10)
+    assert Path("/dev/full").is_char_device()
+
+
 def test_every_field_of_every_schema_is_described() -> None:
     for name, schema in schemas().items():
         for title, part in {name: schema, **schema.get("$defs", {})}.items():

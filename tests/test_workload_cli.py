@@ -34,6 +34,8 @@ def test_describe_prints_tables_or_json_on_stdout_alone(log):
 
 
 def test_describe_writes_json_to_a_file(log, tmp_path):
+    assert "there is no folder" in run("describe", log, "--json", tmp_path / "out" / "stats.json", code=2).stderr
+    (tmp_path / "out").mkdir()
     result = run("describe", log, "--json", tmp_path / "out" / "stats.json")
     assert json.loads((tmp_path / "out" / "stats.json").read_text())["rate_rps"] == 0.075
     assert "Tokens of a request" in result.stdout

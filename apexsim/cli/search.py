@@ -59,7 +59,7 @@ def search(
         price_usd_per_hour=price, carbon_g_per_kwh=carbon, space=space, seed=seed,
     )  # fmt: skip
     folder = out if out is not None else Path("results") / problem.run_name
-    require_writable(folder / "result.json")
+    require_writable(folder / "result.json", make_folders=True)
     if json not in (None, "-"):
         require_writable(str(json))
     say(defaults_line(problem))

@@ -34,11 +34,13 @@ def print_json(data: Any) -> None:
 
 def put_json(target: str, data: Any) -> None:
     """JSON where ``--json`` asks for it: a file, or ``-`` for stdout."""
-    from apexsim.report.files import write_json
+    from apexsim.report.files import require_writable, write_json
 
-    if target == "-":
+    if target in ("-", "/dev/stdout"):
+        # opened anew, stdout redirected to a file would be written from its start, over what is printed
         print_json(data)
     else:
+        require_writable(target)
         write_json(target, data)
 
 

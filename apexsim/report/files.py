@@ -9,28 +9,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apexsim.errors import UsageError
-from apexsim.spec.files import write_atomically
+from apexsim.spec.files import is_special, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def require_writable(path: Path | str) -> None:
+def require_writable(path: Path | str, *, make_folders: bool = False) -> None:
     """Check, without writing, that a file can be made at ``path``.
 
+    Args:
+        make_folders: the folders on the way may be missing: they will be made.
+
     Raises:
-        UsageError: a folder stands there, or the nearest folder that exists cannot be written to.
+        UsageError: a folder stands there, its folder is missing, or the nearest folder that exists cannot be
+            written to.
     """
     path = Path(path)
     if path.is_dir():
         raise UsageError(f"{path}: cannot be written: it is a folder (allowed: a file name)")
-    folder = path.absolute().parent
+    if is_special(path):
+        if not os.access(path, os.W_OK):
+            raise UsageError(f"{path}: cannot be written: no permission")
+        return
+    folder = _resolved(path).parent
+    if not folder.exists() and not make_folders:
+        raise UsageError(f"{path}: cannot be written: there is no folder {folder} (make it first)")
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
         raise UsageError(f"{path}: cannot be written: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{path}: cannot be written: no permission in {folder}")
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise UsageError(f"{path}: cannot be written: its links go in a circle") from None
 
 
 def json_text(data: Any) -> str:
