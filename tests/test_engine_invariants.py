@@ -166,7 +166,7 @@ def test_11_rejections_are_those_that_could_never_run(world: World) -> None:
 
 @given(worlds(routers=BUILT_IN, closed=False))
 @drawn
-def test_12_shifting_all_arrivals_changes_no_latency(world: World) -> None:
+def test_24_shifting_all_arrivals_changes_no_latency(world: World) -> None:
     """A trace may carry the seconds of 1970: at 1.7e9 a double resolves 0.24 µs, and nothing else may be lost."""
     shift = 1.7e9
     # Arrivals that both clocks can hold exactly, so that the two runs are offered the same.
