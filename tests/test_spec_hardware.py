@@ -52,6 +52,8 @@ def test_dtypes_that_a_device_runs() -> None:
     )
     assert (h100.executes("fp8-block"), a100.executes("fp8"), b200.executes("nvfp4")) == ("fp8", None, "fp4")
     assert h100.executes("mxfp4") == "bf16"  # weight-only where there are no fp4 units
+    assert (b200.executes("mxfp4"), catalog.device("mi355x").executes("mxfp4")) == ("fp8", "fp8")  # times mxfp8
+    assert (catalog.device("mi300x").executes("mxfp4"), v100.executes("mxfp4")) == ("bf16", None)
     assert (v100.supports("bf16"), v100.supports("fp16"), v100.executes("w4a16")) == (False, True, "fp16")
     assert (h100.supports_kv("fp8"), a100.supports_kv("fp8"), v100.supports_kv("bf16")) == (True, False, True)
 

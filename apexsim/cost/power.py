@@ -3,8 +3,9 @@
     power = idle + (TDP - idle) · (COMPUTE · u_compute + MEMORY · u_memory),   at most the TDP
 
 u_memory is the share of the datasheet bandwidth in use, u_compute the executed FLOP/s over the 16-bit peak, whatever
-the dtype: in the runs below a FLOP in fp8 cost what one in bf16 does. Both terms are linear in FLOP and bytes, so
-energy follows from sums. Links show up through the bytes that collectives read and write.
+the dtype: in the runs below a FLOP in fp8 cost what one in bf16 does. A device whose kernels reach another share of
+its peak than an H100's is assumed to draw at what it reaches what an H100 draws at its own. Both terms are linear in
+FLOP and bytes, so energy follows from sums. Links show up through the bytes that collectives read and write.
 
 The two coefficients are first values, fitted on the steady-state power of 80 decode-dominated runs on H100
 (mlenergy-h100-dense, all but Gemma; 60 % of the prompt tokens taken as computed): median error 4 %, p90 11 %. The fit
@@ -25,6 +26,9 @@ Floats = NDArray[np.float64]
 
 COMPUTE, MEMORY = 1.19, 0.90
 """Shares of (TDP - idle) at full use of the 16-bit matrix units, and of the memory."""
+
+FITTED_SHARE = 0.79
+"""Share of the 16-bit peak that large GEMMs reach on the H100 of the fit (its profile's ``efficiency.gemm``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ def power_model(profile: HardwareProfile) -> PowerModel | None:
     if profile.tdp_w is None or profile.idle_w is None:
         return None
     dynamic = profile.tdp_w - profile.idle_w
-    peak = profile.peak_flops[sixteen_bit(profile)]
+    sixteen = sixteen_bit(profile)
+    peak = profile.peak_flops[sixteen] * (profile.efficiency.gemm[sixteen] / FITTED_SHARE)
     return PowerModel(
         profile.idle_w, profile.tdp_w, COMPUTE * dynamic / peak, MEMORY * dynamic / profile.memory_bandwidth
     )

@@ -28,7 +28,7 @@ _EXECUTES: dict[WeightDtype, tuple[ComputeDtype, ...]] = {
     "w4a16": ("bf16", "fp16"),
     "w4a8": ("int8",),
     "nvfp4": ("fp4",),
-    "mxfp4": ("fp4", "bf16"),  # without fp4 units the engines run MXFP4 as weight-only (gpt-oss on Hopper)
+    "mxfp4": ("bf16",),  # weight-only (gpt-oss on Hopper), but for the devices of ``executes``
 }
 _KV_NEEDS: dict[KvDtype, tuple[ComputeDtype, ...]] = {
     "bf16": ("bf16", "fp16"),
@@ -143,7 +143,13 @@ class HardwareProfile(Strict):
         return hash(self.name)
 
     def executes(self, weights: WeightDtype) -> ComputeDtype | None:
-        """The dtype that the tensor units multiply in for such weights; None where the device cannot."""
+        """The dtype that the tensor units multiply in for such weights; None where the device cannot.
+
+        Units that read fp4 take mxfp4 with fp8 activations, at the rate of fp8: engines run gpt-oss as
+        mxfp8 x mxfp4 at most, never as fp4 x fp4.
+        """
+        if weights == "mxfp4" and {"fp4", "fp8"} <= set(self.peak_flops):
+            return "fp8"
         return next((dtype for dtype in _EXECUTES[weights] if dtype in self.peak_flops), None)
 
     def supports(self, weights: WeightDtype) -> bool:
