@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from apexsim.cost.graph import cut_of
-from apexsim.cost.memory import COMMUNICATION_BYTES, CONTEXT_BYTES, activation_bytes, stage_weight_bytes
+from apexsim.cost.memory import (
+    COMMUNICATION_BYTES,
+    CONTEXT_BYTES,
+    activation_bytes,
+    stage_weight_bytes,
+    windowed_kv_excess,
+)
 from apexsim.errors import UsageError
 from apexsim.spec import catalog
 from apexsim.spec.plan import Pool
@@ -66,6 +72,16 @@ def test_tensorrt_llm_takes_a_share_of_what_is_free() -> None:
     wide = {"tp": 8, "tokens": 2048, "seqs": 64}
     vllm, trtllm = (compiled("Llama-3.3-70B", engine=engine, **wide) for engine in ("vllm", "tensorrt-llm"))
     assert trtllm.memory.kv_capacity_tokens == pytest.approx(vllm.memory.kv_capacity_tokens, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "length", "factor"),
+    [("Gemma-3-27B", 1024, 1.0), ("Gemma-3-27B", 131_072, 62 / (10 + 52 / 128)), ("gpt-oss-120b", 131_072, 2.0),
+     ("Llama-3.1-8B", 131_072, 1.0)],
+)  # fmt: skip
+def test_kv_that_windows_would_free(model: str, length: int, factor: float) -> None:
+    """gpt-oss: every other layer holds 128 tokens."""
+    assert windowed_kv_excess(catalog.model(model), length) == pytest.approx(factor, rel=2e-3)
 
 
 def test_no_capacity_where_utilisation_is_tiny() -> None:

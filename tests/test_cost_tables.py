@@ -154,6 +154,16 @@ def test_a_long_chunk_has_room_in_the_tables() -> None:
     assert t.prefill_s[0, FULL, -1] > 4 * t.prefill_s[0, FULL, (t.token_dense + (8192 - 1024) // 64)]
 
 
+def test_decoding_above_the_largest_graph_pays_its_launches() -> None:
+    """vLLM 0.6 on 8 ranks: 256 sequences replay a graph; 257 launch 31 us a kernel, as an iteration with prefill."""
+    t = compiled(tp=8, tokens=2048, seqs=300, engine_version="0.6.0").tables
+    assert t.decode_s[0, 256] < 0.7 * t.mixed_s[0, 256]
+    assert t.decode_s[0, 257] == pytest.approx(t.mixed_s[0, 257])
+    kernels = sum(op.count * op.kernels for op in stage_operators(catalog.model("Llama-3.1-70B"), cut_of(
+        catalog.model("Llama-3.1-70B"), Pool(tp=8)), 0))  # fmt: skip
+    assert t.decode_s[0, 257] == pytest.approx(kernels * 31e-6)
+
+
 def test_stages_send_slices_and_gather_them() -> None:
     """2048 tokens of 70B between nodes: hidden and residual are 67 MB, an eighth for each of eight NICs."""
     pool = {"tp": 8, "pp": 2, "cluster": "2x8xh100-sxm", "tokens": 2048}
@@ -162,6 +172,17 @@ def test_stages_send_slices_and_gather_them() -> None:
     sent = 5e-6 + message / 8 / (50e9 * reached.link)
     gathered = reached.launch_s + 1e-6 + 7 / 8 * message / (450e9 * reached.link)
     assert compiled(**pool).tables.transfer_s[-1] == pytest.approx(sent + gathered)
+
+
+def test_windowed_models_say_how_much_kv_capacity_is_understated() -> None:
+    """Gemma-3-27B: 52 of 62 layers hold 1024 tokens; 62 / (10 + 52 · 1024 / L) is 3.8 at 8192 tokens."""
+    (note,) = [n for n in compiled("Gemma-3-27B", tp=2, max_model_len=8192).confidence.notes if "window" in n]
+    assert "understated by up to 3.8x" in note
+    assert not any("window" in n for n in compiled("Llama-3.1-8B").confidence.notes)
+
+
+def test_cached_tokens_were_not_measured_and_a_note_says_so() -> None:
+    assert any("cached tokens" in n and "extrapolated_fraction" in n for n in compiled(tp=4).confidence.notes)
 
 
 def test_groups_over_several_nodes_say_that_their_collectives_are_estimated() -> None:

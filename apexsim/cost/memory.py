@@ -6,8 +6,9 @@
 
 ``memory`` is what the driver reports. The activation peak is that of the engine's profile run with a full batch;
 ``engine`` is the CUDA context, communication buffers and what the allocator cannot use. The fullest pipeline stage
-decides. Engines without a rule of their own here take vLLM's. Layers with a sliding window hold KV for every token,
-as vLLM does without its hybrid allocator.
+decides. Engines without a rule of their own here take vLLM's. Layers with a sliding window are charged the KV of every
+token, as vLLM does without its hybrid allocator. With it (the default of recent versions, not for every model)
+capacity is up to ``windowed_kv_excess`` times as large; the notes of a pool say so.
 """
 
 from __future__ import annotations
@@ -93,6 +94,13 @@ def stage_kv_token_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
     return sum(
         op.count * op.kv_token_bytes for op in stage_operators(model, cut, stage) if isinstance(op, AttentionOp)
     )
+
+
+def windowed_kv_excess(model: ModelSpec, max_model_len: int) -> float:
+    """KV elements charged to a sequence of ``max_model_len`` tokens, over those that windows leave; 1 without any."""
+    full = model.kv_elements_per_token(windowed=False)
+    windowed = model.kv_elements_per_token(windowed=True)
+    return (full + windowed) / (full + windowed * min(model.window / max_model_len, 1.0))
 
 
 def activation_bytes(model: ModelSpec, cut: Cut, stage: int, max_num_batched_tokens: int, max_num_seqs: int) -> float:

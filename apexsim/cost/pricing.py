@@ -68,11 +68,12 @@ def executed(sizes: Sizes) -> NDArray[np.int64]:
 
 
 def eager(sizes: Sizes) -> NDArray[np.bool_]:
-    """Which iterations that hold prefill run without a CUDA graph; size 0 does not run."""
-    knots = token_knots(sizes.limit)
+    """Which iterations run without a CUDA graph; size 0 does not run."""
     graphs = graph_sizes(sizes.host, sizes.max_num_seqs)
-    largest = int(graphs.max(initial=0)) if sizes.host.graphs_with_prefill else 0
-    return knots > largest
+    largest = int(graphs.max(initial=0))
+    if sizes.kind == "decode":
+        return np.arange(sizes.limit + 1) > largest
+    return token_knots(sizes.limit) > (largest if sizes.host.graphs_with_prefill else 0)
 
 
 class Pricer:
@@ -129,7 +130,11 @@ class Pricer:
         return Priced(np.full_like(rows, one), price.calibrated, np.zeros(rows.shape, dtype=np.bool_))
 
     def _prefill(self, op: AttentionOp, max_tokens: int) -> tuple[Priced, Floats]:
-        """([N] price of a chunk, [N] seconds per past token) at the token knots, ``count`` runs."""
+        """([N] price of a chunk, [N] seconds per past token) at the token knots, ``count`` runs.
+
+        Past tokens are counted with their chunk: their time is extrapolated where the chunk is, and a note of the
+        pool says that nobody measured them.
+        """
         chunk = np.maximum(token_knots(max_tokens), 1).astype(np.float64)
         together = np.maximum(1.0, SHARED_TOKENS / chunk)
         price = self.kernels.prefill_attention(together, chunk, op)

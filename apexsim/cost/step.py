@@ -16,7 +16,7 @@ from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.graph import Cut, cut_of, head_operators, stage_operators
 from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.ledger import CALIBRATED, LINES, Ledger, seconds
-from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory
+from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory, windowed_kv_excess
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype
 from apexsim.cost.pricing import Pricer, Sizes, eager, pricer
@@ -93,8 +93,8 @@ def compile_pool(
     tables = StepTables(
         token_dense=TOKEN_DENSE,
         token_stride=TOKEN_STRIDE,
-        mixed_s=np.maximum(np.stack([seconds(ledger) for ledger in parts.mixed]), parts.launches_s),
-        decode_s=np.stack([seconds(ledger) for ledger in parts.decode]),
+        mixed_s=np.maximum(np.stack([seconds(ledger) for ledger in parts.mixed]), parts.mixed_launches_s),
+        decode_s=np.maximum(np.stack([seconds(ledger) for ledger in parts.decode]), parts.decode_launches_s),
         context_knots=np.array(parts.context_knots),
         decode_attention_s=parts.decode_attention_s,
         prefill_s=parts.prefill_s,
@@ -108,7 +108,7 @@ def compile_pool(
     return CompiledPool(
         tables, memory, host.entry_s, host.exit_s,
         _accounting(model, profile, cut, prices, parts, tables),
-        _confidence(parts, prices, host, model),
+        _confidence(parts, prices, host, model, memory),
     )
 
 
@@ -124,7 +124,8 @@ class _Parts:
         mixed = Sizes("mixed", most_tokens, host, max_num_seqs)
         decode = Sizes("decode", max_num_seqs, host, max_num_seqs)
         self.decode_sizes = decode
-        self.launches_s = np.stack([_launches_s(operators, mixed) for operators in self.stages])
+        self.mixed_launches_s = np.stack([_launches_s(operators, mixed) for operators in self.stages])
+        self.decode_launches_s = np.stack([_launches_s(operators, decode) for operators in self.stages])
         sampled = Sizes("sampled", max_num_seqs, host, max_num_seqs)
         self.mixed = [_sum(prices, operators, mixed) for operators in self.stages]
         self.decode = [_sum(prices, operators, decode) for operators in self.stages]
@@ -172,7 +173,7 @@ def _sum(prices: Pricer, operators: tuple[Operator, ...], sizes: Sizes) -> Ledge
 
 
 def _launches_s(operators: tuple[Operator, ...], sizes: Sizes) -> Floats:
-    """[N] host seconds to launch the kernels of an iteration with prefill; 0 where a CUDA graph is replayed."""
+    """Host seconds to launch the kernels of an iteration of each size; 0 where a CUDA graph is replayed."""
     kernels = sum(op.count * op.kernels for op in operators)
     return np.where(eager(sizes), kernels * sizes.host.eager_kernel_s, 0.0)
 
@@ -234,7 +235,9 @@ def _token_flops(op: Operator) -> float:
     return 0.0
 
 
-def _confidence(parts: _Parts, prices: Pricer, host: HostModel, model: ModelSpec) -> Confidence:
+def _confidence(
+    parts: _Parts, prices: Pricer, host: HostModel, model: ModelSpec, memory: MemoryPlan
+) -> Confidence:
     """Which operators are priced from measurements of this device, and what else a reader should know."""
     known: dict[str, bool] = {}
     for op in (op for operators in parts.stages for op in operators):
@@ -249,9 +252,15 @@ def _confidence(parts: _Parts, prices: Pricer, host: HostModel, model: ModelSpec
         profile = prices.profile
         notes.append(f"{profile.name}: nothing measured, analytic rooflines ({profile.efficiency.source})")
     if parts.attention_calibrated[0]:
-        notes.append("attention over cached tokens (chunks after the first) follows the rate of whole prompts")
+        notes.append(
+            "attention over cached tokens (chunks after the first) follows the rate of whole prompts; not measured, "
+            "and extrapolated_fraction does not count it"
+        )
     if model.window:
-        notes.append(f"layers with a window of {model.window} tokens hold KV for the whole context")
+        notes.append(
+            f"layers with a window of {model.window} tokens are charged the KV of the whole context: KV capacity is "
+            f"understated by up to {windowed_kv_excess(model, memory.max_model_len):.1f}x where the engine frees it"
+        )
     if model.is_moe:
         notes.append("tokens are taken as spread evenly over the experts")
     if prices.link.link_class == "nic":
