@@ -7,7 +7,7 @@
 ``memory`` is what the driver reports. The activation peak is that of the engine's profile run with a full batch;
 ``engine`` is the CUDA context, communication buffers and what the allocator cannot use. The fullest pipeline stage
 decides. Engines without a rule of their own here take vLLM's. Layers with a sliding window are charged the KV of every
-token, as vLLM does without its hybrid allocator. With it (the default of recent versions, not for every model)
+token, as vLLM does without its hybrid allocator. With it (the default of recent versions, but not for Llama-4)
 capacity is up to ``windowed_kv_excess`` times as large; the notes of a pool say so.
 """
 
