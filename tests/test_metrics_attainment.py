@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apexsim.engine.result import FAILED, IN_FLIGHT
-from apexsim.metrics.attainment import attainment, reaches
+from apexsim.metrics.attainment import attainment, needed_shares, reaches
 from apexsim.spec.slo import parse_slo
 from tests.metrics_worlds import gaps, rejected, request, result
 
@@ -91,3 +91,11 @@ def test_only_counted_requests_count():
 def test_shares_are_compared_but_for_rounding():
     assert reaches(999 / 1000, 99.9 / 100)
     assert not reaches(998 / 1000, 0.999)
+
+
+def test_the_share_that_each_limit_needs_has_the_name_of_the_share_that_keeps_it():
+    joint, clauses = parse_slo("ttft=1s,tpot=1s@0.8"), parse_slo("ttft:p99<=1s;ttft:p50<=500ms;tpot:p95<=1s")
+    assert needed_shares(joint) == {"ttft": 0.8, "tpot": 0.8}
+    assert needed_shares(clauses) == {"ttft:p99": 0.99, "ttft:p50": 0.5, "tpot": 0.95}
+    for slo in (joint, clauses):
+        assert list(needed_shares(slo)) == list(attainment(result(ten_requests()), slo).by_limit)

@@ -108,7 +108,7 @@ def test_what_is_undefined_is_null_and_never_nan():
     assert summary["ttft_s"] == dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"))
     assert set(summary["throughput"].values()) == {None}
     assert set(summary["energy"].values()) == {None}
-    assert summary["cost"] == {"usd": 0.0, "usd_per_hour": 4.0, "usd_per_million_output_tokens": None}
+    assert summary["cost"] == {"usd": None, "usd_per_hour": 4.0, "usd_per_million_output_tokens": None}
     assert summary["prefix_hit_rate"] is None
     assert summary["slo"]["attainment"] == 0.0
     assert summary["slo"]["met"] is False
@@ -152,3 +152,17 @@ def test_distribution_is_numpys_linear_percentile():
     values = np.array([3.0, np.nan, 1.0, 2.0])
     assert distribution(values) == Distribution(2.0, 2.0, 2.8, 2.9, pytest.approx(2.98), 3.0)
     assert distribution(np.array([np.nan])) == Distribution()
+
+
+def test_where_nothing_ran_time_has_no_figure_and_an_hour_keeps_its_price():
+    idle = account(energy_j=0.0)
+    summary = summarise(result([rejected(1.0), rejected(2.0)]), idle, TWO_DEVICES, prices=Prices(1.8, 500.0)).to_dict()
+    assert summary["energy"] == {"total_j": None, "j_per_output_token": None, "mean_power_w": None}
+    assert summary["cost"] == {"usd": None, "usd_per_hour": 3.6, "usd_per_million_output_tokens": None}
+    assert summary["carbon"] == {"g_co2e": None}
+
+
+def test_prefix_hits_and_prompts_are_of_the_same_requests():
+    lost = request(0.0, 0.0, 0.1, outputs=5, status=IN_FLIGHT, inputs=100, cached=100)
+    done = request(0.0, 0.0, 1.0, 2.0, outputs=5, inputs=200, cached=50)
+    assert summarise(result([lost, done]), account(), TWO_DEVICES).prefix_hit_rate == 0.25

@@ -51,7 +51,7 @@ def attainment(result: SimulationResult, slo: SLO, warmup: float = 0.0) -> SloRe
 
     ``warmup``: requests that arrive in this first share of the time of arrivals are not counted.
     """
-    counted = counted_requests(result.requests, warmup)
+    counted = counted_requests(result.requests.arrival_s, warmup)
     completed = result.requests.status == COMPLETED
     values = latencies(result.requests)
     if slo.mode == "joint":
@@ -79,14 +79,12 @@ def _clauses(
 ) -> SloReport:
     by_limit: dict[str, float] = {}
     worst = 1.0
-    names = _clause_names(slo)
-    for limit, name in zip(slo.limits, names, strict=True):
+    for limit, (name, needed) in zip(slo.limits, needed_shares(slo).items(), strict=True):
         if limit.metric == "itl":
             share = _share_of_gaps(result, limit.seconds, _share(completed, counted))
         else:
             share = _share(_kept(limit, values, completed), counted)
         by_limit[name] = share
-        needed = limit.share or 1.0
         worst = worst if reaches(share, needed) else min(worst, share / needed)
     return SloReport(reaches(worst, slo.target), slo.target, worst, by_limit)
 
@@ -94,6 +92,13 @@ def _clauses(
 def reaches(share: float, needed: float) -> bool:
     """Whether a share is as large as it has to be, but for rounding."""
     return share >= needed - ROUNDING
+
+
+def needed_shares(slo: SLO) -> dict[str, float]:
+    """The share of values that must keep each limit, under the names of ``SloReport.by_limit``."""
+    if slo.mode == "joint":
+        return {limit.metric: slo.target for limit in slo.limits}
+    return {name: limit.share or 1.0 for limit, name in zip(slo.limits, _clause_names(slo), strict=True)}
 
 
 def _clause_names(slo: SLO) -> list[str]:

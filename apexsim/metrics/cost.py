@@ -12,7 +12,7 @@ MILLION = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """US dollars; None where no price is known."""
+    """US dollars; None where no price is known, and where nothing ran."""
 
     usd: float | None = None
     usd_per_hour: float | None = None
@@ -20,10 +20,15 @@ class Cost:
 
 
 def cost(usd_per_device_hour: float | None, devices: int, duration_s: float, output_tokens: int) -> Cost:
-    """What ``devices`` cost for ``duration_s``, busy or idle; nothing is known without a price."""
+    """What ``devices`` cost for ``duration_s``, busy or idle; nothing is known without a price.
+
+    Where nothing ran only the price of an hour is.
+    """
     if usd_per_device_hour is None:
         return Cost()
     usd_per_hour = usd_per_device_hour * devices
+    if duration_s <= 0:
+        return Cost(usd_per_hour=usd_per_hour)
     usd = usd_per_hour * duration_s / SECONDS_PER_HOUR
     return Cost(usd, usd_per_hour, usd / output_tokens * MILLION if output_tokens else None)
 

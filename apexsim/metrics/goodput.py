@@ -130,7 +130,11 @@ def _bracket(search: _Ladder, first: int, lowest: int) -> tuple[int | None, int 
     return None, failed
 
 
+def goodput_requests(rate_rps: float) -> int:
+    """So many requests at least are offered at ``rate_rps``: 2,000, and 300 s of arrivals."""
+    return max(MIN_REQUESTS, math.ceil(MIN_SPAN_S * rate_rps) + 1)
+
+
 def goodput_trace(trace: Trace, rate_rps: float) -> Trace:
-    """``trace`` at ``rate_rps``, repeated to at least 2,000 requests and 300 s of arrivals at that rate."""
-    enough = max(MIN_REQUESTS, math.ceil(MIN_SPAN_S * rate_rps) + 1)
-    return at_rate(repeat(trace, min_requests=enough), rate_rps)
+    """``trace`` at ``rate_rps``, repeated until it has ``goodput_requests``."""
+    return at_rate(repeat(trace, min_requests=goodput_requests(rate_rps)), rate_rps)

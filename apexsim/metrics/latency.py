@@ -44,10 +44,10 @@ def latencies(requests: RequestColumns) -> Latencies:
     )
 
 
-def counted_requests(requests: RequestColumns, warmup: float) -> NDArray[np.bool_]:
+def counted_requests(arrival_s: Floats, warmup: float) -> NDArray[np.bool_]:
     """Which requests count: those that arrive after the first share ``warmup`` of the time of arrivals."""
-    first, last = requests.arrival_s.min(), requests.arrival_s.max()  # a closed loop need not be in order
-    counted: NDArray[np.bool_] = requests.arrival_s >= first + warmup * (last - first)
+    first, last = arrival_s.min(), arrival_s.max()  # a closed loop need not be in order
+    counted: NDArray[np.bool_] = arrival_s >= first + warmup * (last - first)
     return counted
 
 

@@ -115,10 +115,11 @@ def summarise(
         wall_s: seconds that the simulation took.
     """
     counters = result.pools[0]
-    counted = counted_requests(result.requests, warmup)
+    counted = counted_requests(result.requests.arrival_s, warmup)
     per_request = latencies(result.requests)
     _, output_tokens = completed_tokens(result.requests)
     duration_s = result.duration_s
+    joules = energy(account.energy_j, output_tokens, duration_s)
     return Summary(
         requests=count_requests(result.requests),
         duration_s=duration_s,
@@ -129,9 +130,9 @@ def summarise(
         queue_s=distribution(per_request.queue_s[counted]),
         throughput=throughput(result.requests, duration_s, deployment.devices),
         slo=attainment(result, slo, warmup) if slo else SloReport(),
-        energy=energy(account.energy_j, output_tokens, duration_s),
+        energy=joules,
         cost=cost(prices.usd_per_device_hour, deployment.devices, duration_s, output_tokens),
-        carbon=carbon(account.energy_j, prices.g_co2e_per_kwh),
+        carbon=carbon(joules.total_j, prices.g_co2e_per_kwh),
         memory=Memory(
             deployment.weights_bytes_per_device, deployment.kv_capacity_tokens, kv_peak_fraction(counters)
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apexsim.engine.result import Counters, RequestColumns
+from apexsim.engine.result import COMPLETED, Counters, RequestColumns
 from apexsim.metrics.metric import Metric
 from apexsim.metrics.throughput import completed_tokens
 
@@ -52,7 +52,8 @@ def busy_fraction(counters: Counters, replicas: int, duration_s: float) -> float
 def prefix_hit_rate(requests: RequestColumns) -> float | None:
     """Prompt tokens found in the prefix cache ÷ prompt tokens, of completed requests."""
     inputs, _ = completed_tokens(requests)
-    return float(requests.cached_tokens.sum()) / inputs if inputs else None
+    cached = requests.cached_tokens[requests.status == COMPLETED].sum()
+    return float(cached) / inputs if inputs else None
 
 
 METRICS = (
