@@ -73,7 +73,22 @@ def test_list_shows_every_name(kind, names):
 
 
 def test_list_of_an_unknown_kind_ends_with_2():
-    assert run("list", "gpus").exit_code == 2
+    result = run("list", "modls")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: unknown kind 'modls'; did you mean 'models'?")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_no_argument_at_all_shows_the_help():
+    for arguments in ((), ("trace",)):
+        result = run(*arguments)
+        assert "Usage" in result.output
+        assert "Traceback" not in result.output
+
+
+def test_a_space_that_is_not_there_names_its_flag():
+    result = run("search", "--model", "x", "--cluster", "x", "--trace", "x", "--slo", "x", "--space", "nope.yaml")
+    assert (result.exit_code, result.stderr) == (5, "error: --space nope.yaml: no such file\n")
 
 
 def test_schema_prints_one_or_all():

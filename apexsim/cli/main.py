@@ -20,8 +20,25 @@ from apexsim.errors import ApexsimError
 INTERRUPTED = 130
 
 
+CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
+"""``ClickException``: newer releases of typer carry their own, older ones take click's."""
+
+
 class _Edge(TyperGroup):
     """Runs a command; a user's mistake ends in one line on stderr, a bug keeps its traceback."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        if not options.get("standalone_mode", True):
+            return super().main(*arguments, **options)
+        try:
+            code = super().main(*arguments, **(options | {"standalone_mode": False}))
+        except CommandLineError as error:
+            _show(error)
+            sys.exit(error.exit_code)  # type: ignore[attr-defined]  # every ClickException has one
+        except typer.Abort:
+            typer.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -38,6 +55,17 @@ class _Edge(TyperGroup):
             # the reader has seen enough (`| head`); Python would complain when it flushes stdout at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+
+
+def _show(error: Any) -> None:
+    """What is wrong with a command line, in one line, and where to read on; the help where nothing was said."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    context = getattr(error, "ctx", None)
+    more = f" (`{context.command_path} --help` says more)" if context else ""
+    typer.echo(f"error: {message[:1].lower()}{message[1:]}{more}", err=True)
 
 
 app = typer.Typer(

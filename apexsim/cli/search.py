@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apexsim.cli.terminal import print_rich, put_json, say, say_when_compiling
+from apexsim.cli.terminal import a_file, print_rich, put_json, say, say_when_compiling
 
 if TYPE_CHECKING:
     from apexsim.report.search_results import SearchReport
@@ -33,7 +33,7 @@ def search(
     price: Annotated[float | None, typer.Option(help="USD per device-hour.", show_default="the profile's")] = None,
     carbon: Annotated[float | None, typer.Option(help="Carbon intensity, g CO2e per kWh.")] = None,
     space: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML lists that replace the default ones (tp, weights, …).")
+        Path | None, typer.Option(callback=a_file, metavar="FILE", help="YAML lists in place of the default ones.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Plans in the table.")] = 30,
     out: Annotated[
@@ -44,7 +44,7 @@ def search(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="all processors")] = None,
     backend: Annotated[str, typer.Option(help="Who runs the workers: process.")] = "process",
-    seed: Annotated[int, typer.Option(help="Of the router's draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the router's draws.")] = 0,
 ) -> None:
     """Find the best plans: which meet the SLO, at what goodput, joules and dollars, and what binds them."""
     from apexsim.report.files import require_writable

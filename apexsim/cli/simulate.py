@@ -7,14 +7,18 @@ from typing import Annotated
 
 import typer
 
-from apexsim.cli.terminal import print_rich, put_json, say, say_when_compiling
+from apexsim.cli.terminal import a_rate, print_rich, put_json, say, say_when_compiling
 
 
 def simulate(
     plan: Annotated[Path, typer.Argument(help="Plan file (YAML or JSON).", show_default=False)],
     trace: Annotated[str, typer.Option(help="Trace file, or the name of a bundled trace.", show_default=False)],
-    rate: Annotated[float | None, typer.Option(help="Offer the trace at this rate, requests/s.")] = None,
-    rate_scale: Annotated[float | None, typer.Option(help="Offer it at its own rate times this factor.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(callback=a_rate, help="Offer the trace at this rate, requests/s.")
+    ] = None,
+    rate_scale: Annotated[
+        float | None, typer.Option(callback=a_rate, help="Offer it at its own rate times this factor.")
+    ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Closed loop: requests in flight.")] = None,
     requests: Annotated[int | None, typer.Option(min=1, help="Only the first so many requests.")] = None,
     slo: Annotated[
@@ -24,7 +28,7 @@ def simulate(
         float | None, typer.Option(min=0, help="USD per device-hour.", show_default="the profile's")
     ] = None,
     carbon: Annotated[float | None, typer.Option(min=0, help="Carbon intensity, g CO2e per kWh.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the router's draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the router's draws.")] = 0,
     warmup: Annotated[
         bool, typer.Option("--warmup", help="Leave the first 10 % of the time out of latencies and SLO.")
     ] = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,6 +15,24 @@ WIDTH_OF_A_FILE = 120
 def say(text: str) -> None:
     """A diagnostic, on stderr."""
     typer.echo(text, err=True)
+
+
+def a_rate(parameter: typer.CallbackParam, value: float | None) -> float | None:
+    """Callback of a flag: a rate or a factor of one."""
+    from apexsim.workload.limits import check_rate
+
+    if value is not None:
+        check_rate(parameter.opts[0], value)
+    return value
+
+
+def a_file(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Callback of a flag: a file that is there."""
+    from apexsim.errors import InputError
+
+    if value is not None and not value.exists():
+        raise InputError(f"{parameter.opts[0]} {value}: no such file")
+    return value
 
 
 def print_rich(*renderables: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apexsim.cli.terminal import print_rich, put_json, say
+from apexsim.cli.terminal import a_rate, print_rich, put_json, say
 
 if TYPE_CHECKING:
     from apexsim.workload.trace import Trace
@@ -52,9 +52,13 @@ def convert(
     head: Annotated[int | None, typer.Option(help="Only the first so many requests.")] = None,
     jitter: Annotated[str | None, typer.Option(metavar="3s", help="Delay each by up to this, at random.")] = None,
     repeat: Annotated[int | None, typer.Option(help="So many copies, sessions and prefixes renamed.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Scale the arrivals to this rate, requests/s.")] = None,
-    rate_scale: Annotated[float | None, typer.Option(help="Scale the rate by this factor.")] = None,
-    poisson: Annotated[float | None, typer.Option(help="New arrivals: Poisson at this rate, requests/s.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(callback=a_rate, help="Scale the arrivals to this rate, requests/s.")
+    ] = None,
+    rate_scale: Annotated[float | None, typer.Option(callback=a_rate, help="Scale the rate by this factor.")] = None,
+    poisson: Annotated[
+        float | None, typer.Option(callback=a_rate, help="New arrivals: Poisson at this rate, requests/s.")
+    ] = None,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -74,7 +78,7 @@ def convert(
     if head is not None:
         made = transform.head(made, head)
     if jitter is not None:
-        made = transform.jitter(made, _seconds(jitter), seed)
+        made = transform.jitter(made, _seconds("--jitter", jitter), seed)
     if repeat is not None:
         made = transform.repeat(made, repeat)
     _write(_at_rate(made, rate, rate_scale, poisson, seed), out, format, json)
@@ -85,7 +89,7 @@ def _burstgpt(
     out: Out,
     days: Annotated[int, typer.Option(help="Days from midnight on.")] = 1,
     rate: Annotated[
-        float | None, typer.Option(help="Mean rate, requests/s.", show_default="BurstGPT's own 0.266")
+        float | None, typer.Option(callback=a_rate, help="Mean rate, requests/s.", show_default="BurstGPT's own 0.266")
     ] = None,
     seed: Seed = 0,
     json: Json = None,
@@ -99,7 +103,7 @@ def _burstgpt(
 @synthesize.command("poisson")
 def _poisson(
     out: Out,
-    rate: Annotated[float, typer.Option(help="Requests/s.", show_default=False)],
+    rate: Annotated[float, typer.Option(callback=a_rate, help="Requests/s.", show_default=False)],
     requests: Annotated[int, typer.Option(help="How many.")] = 1000,
     input: Annotated[str, typer.Option(metavar="LENGTHS", help=f"Prompt tokens: {Lengths}.")] = "512",
     output: Annotated[str, typer.Option(metavar="LENGTHS", help="Generated tokens, same forms.")] = "128",
@@ -116,7 +120,7 @@ def _poisson(
 @synthesize.command("gamma")
 def _gamma(
     out: Out,
-    rate: Annotated[float, typer.Option(help="Requests/s.", show_default=False)],
+    rate: Annotated[float, typer.Option(callback=a_rate, help="Requests/s.", show_default=False)],
     cv: Annotated[float, typer.Option(help="Variation of the gaps: 0 a clock, 1 Poisson, above 1 bursty.")] = 1.41,
     requests: Annotated[int, typer.Option(help="How many.")] = 1000,
     input: Annotated[str, typer.Option(metavar="LENGTHS", help=f"Prompt tokens: {Lengths}.")] = "512",
@@ -146,8 +150,9 @@ def _servegen(
     from apexsim.workload.servegen import servegen
 
     made = servegen(
-        table, workload=workload, start_s=_seconds(start), duration_s=_seconds(duration), share=share, seed=seed
-    )
+        table, workload=workload, start_s=_seconds("--start", start), duration_s=_seconds("--duration", duration),
+        share=share, seed=seed,
+    )  # fmt: skip
     _write(made, out, None, json)
 
 
@@ -192,10 +197,14 @@ def _at_most_one(**flags: object) -> None:
         raise UsageError(f"{' and '.join(given)} contradict each other (allowed: one of them)")
 
 
-def _seconds(text: str) -> float:
+def _seconds(flag: str, text: str) -> float:
+    from apexsim.errors import UsageError
     from apexsim.spec.units import parse_seconds
 
-    return parse_seconds(text)
+    try:
+        return parse_seconds(text)
+    except UsageError as problem:
+        raise UsageError(f"{flag}: {problem}") from None
 
 
 def _window(text: str) -> tuple[float, float]:
@@ -204,4 +213,4 @@ def _window(text: str) -> tuple[float, float]:
     start, separator, end = text.partition(":")
     if not separator:
         raise UsageError(f"--window {text!r} (allowed: FROM:TO with units, such as 0s:600s or 9h:10h)")
-    return _seconds(start), _seconds(end)
+    return _seconds("--window", start), _seconds("--window", end)
