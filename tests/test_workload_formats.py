@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -263,7 +264,35 @@ def test_windows_line_ends_and_a_byte_order_mark_are_no_problem(tmp_path):
 def test_an_unknown_header_lists_the_known_ones(tmp_path):
     message = error(tmp_path, "when,in,out\n0,1,2\n")
     assert "header 'when,in,out' is of no known trace format" in message
-    assert "azure: TIMESTAMP,ContextTokens,GeneratedTokens" in message
+    assert "(known: apex, apexsim, azure, burstgpt" in message
+    assert len(error(tmp_path, "x" * 5000 + "\n0,1,2\n")) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("TIMESTAMP,ContextTokens", "column 'GeneratedTokens' is missing for azure (TIMESTAMP,"),
+        ("arrival_s,input_tokens,class", "column 'output_tokens' is missing for apexsim (arrival_s,"),
+        ("output_tokens", "column 'input_tokens' is missing for lengths (input_tokens,"),
+        ('{"timestamp": 5, "output_length": 3}', "column 'input_length' is missing for mooncake ({"),
+    ],
+)
+def test_a_header_that_lacks_one_column_says_which(tmp_path, header, said):
+    assert said in error(tmp_path, header + "\n")
+
+
+@pytest.mark.parametrize("data", [(OWN + "0,5,1\n").encode("utf-16"), b"\0\1\2\n", b"\x80\x81abc\n", b"PK\3\4\0"])
+def test_what_is_no_text_is_said_without_its_bytes(tmp_path, data):
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(InputError, match=r"t.csv: not a text file \(byte \d+ is "):
+        read_trace(tmp_path / "t.csv")
+
+
+def test_a_pipe_or_a_device_is_no_trace(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(InputError, match=f"{path}: not a regular file"):
+            read_trace(path)
 
 
 def test_a_missing_file_says_what_is_near(tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 
 from apexsim import registry
 from apexsim.errors import InputError
 from apexsim.workload import cache
 from apexsim.workload.bundled import bundled_names, bundled_trace
-from apexsim.workload.formats.base import TraceFormat
+from apexsim.workload.formats.base import TraceFormat, columns_of
 from apexsim.workload.formats.cells import trace_name
 from apexsim.workload.formats.source import header
 from apexsim.workload.trace import Trace
@@ -56,14 +57,28 @@ def recognise(path: Path) -> TraceFormat:
         names = ", ".join(reader.name for reader in matching)
         raise InputError(f"{path}: several formats know this header ({names}): say which with the format")
     shown = line if len(line) <= 80 else line[:80] + "…"
-    headers = "; ".join(f"{reader.name}: {reader.header}" for reader in known)
-    raise InputError(f"{path}: header {shown!r} is of no known trace format (known: {headers})")
+    raise InputError(f"{path}: header {shown!r} is of no known trace format{_nearly(line, path, known)}")
+
+
+def _nearly(line: str, path: Path, known: list[TraceFormat]) -> str:
+    """What would make the header one of a known format: the column that it lacks; else the names of all."""
+    present = set(columns_of(line)) | {key.lower() for key in re.findall(r'"([^"]*)"', line)}
+    for reader in known:
+        names = [name.strip() for name in re.findall(r"[A-Za-z][\w ]*", reader.header)]
+        if not present.intersection(name.lower() for name in names):
+            continue
+        for name in names:
+            if reader.matches(f'{line},"{name}"', path):
+                return f": column {name!r} is missing for {reader.name} ({reader.header})"
+    return f" (known: {', '.join(reader.name for reader in known)}; `apexsim list formats` describes them)"
 
 
 def _locate(path: str | Path) -> Path:
     file = Path(path)
     if file.is_file():
         return file
+    if file.exists() and not file.is_dir():
+        raise InputError(f"{file}: not a regular file (allowed: a trace file, or one of {', '.join(bundled_names())})")
     if file.is_dir():
         raise InputError(f"{file}: is a folder (allowed: a trace file, or one of {', '.join(bundled_names())})")
     if len(file.parts) == 1 and str(path) in bundled_names():

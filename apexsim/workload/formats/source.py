@@ -44,7 +44,11 @@ def magic(path: Path) -> bytes:
 
 
 def header(path: Path) -> str:
-    """First line of the unzipped text; of a Parquet file its column names joined by commas."""
+    """First line of the unzipped text; of a Parquet file its column names joined by commas.
+
+    Raises:
+        InputError: the file cannot be read, or is no text.
+    """
     first = magic(path)
     if first == PARQUET_MAGIC:
         return ",".join(_parquet(path).schema_arrow.names)
@@ -53,7 +57,19 @@ def header(path: Path) -> str:
             line = file.readline(HEADER_BYTES)
     except (OSError, EOFError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    return str(line, "utf-8-sig", errors="replace").strip()
+    return _text(path, line).strip()
+
+
+def _text(path: Path, line: bytes) -> str:
+    # a line that was cut may end within a character
+    whole = len(line) < HEADER_BYTES
+    try:
+        text = str(line, "utf-8-sig", errors="strict" if whole else "replace")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
+    if "\0" in text:
+        raise InputError(f"{path}: not a text file (byte {line.index(0)} is 0; allowed: UTF-8, gzip, Parquet)")
+    return text
 
 
 def first_row(path: Path) -> dict[str, str]:
