@@ -46,11 +46,16 @@ class InputError(ApexsimError):
     exit_code = 5
 
 
-def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> str:
-    """One line for a name that nobody knows: what it was, the nearest valid name, what is allowed."""
+def unknown_name(kind: str, name: str, allowed: Iterable[str], hints: Iterable[str] = ()) -> str:
+    """One line for a name that nobody knows: what it was, the nearest valid name, what is allowed.
+
+    Args:
+        hints: other valid names, which may be the nearest one but are not listed.
+    """
     names = sorted(allowed)
-    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
-    nearest = next((n for n in names if close and n.lower() == close[0]), None)
+    valid = [*names, *sorted(hints)]
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in valid], n=1, cutoff=0.5)
+    nearest = next((n for n in valid if close and n.lower() == close[0]), None)
     hint = f"; did you mean {nearest!r}?" if nearest else ""
     listed = ", ".join(names) if len(names) <= 12 else ", ".join(names[:12]) + f", … ({len(names)} in all)"
     return f"unknown {kind} {name!r}{hint} (known: {listed})"

@@ -11,13 +11,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from apexsim import __version__
+from apexsim import __version__, registry
 from apexsim.cost.memory import DoesNotFit
 from apexsim.cost.step import CompiledPool, compile_pool
 from apexsim.engine.result import SimulationResult
-from apexsim.engine.schedulers import Policy, resolve
+from apexsim.engine.schedulers import Policy, preset_names, resolve
 from apexsim.engine.simulate import ReplicaLimits, simulate_pool
-from apexsim.errors import InputError, UsageError
+from apexsim.errors import InputError, UsageError, unknown_name
 from apexsim.metrics.attainment import attainment
 from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
 from apexsim.metrics.summary import Deployment, Prices, Summary, summarise
@@ -116,7 +116,9 @@ def prepare(
     """
     model = model or catalog.model(plan.model)
     profile = profile or catalog.device(plan.pools[0].device or plan.cluster.device)
-    policy = resolve(plan.pools[0].scheduler)
+    policy = _policy(plan, source)
+    if plan.router not in registry.names("routers"):
+        raise UsageError(f"{source}: router: {unknown_name('router', plan.router, registry.names('routers'))}")
     missing = plan.devices - plan.cluster.devices
     if missing > 0:
         short = f"the cluster {plan.cluster} has {plan.cluster.devices}: short by {missing}"
@@ -135,10 +137,23 @@ def prepare(
     return Prepared(plan, model, profile, policy, compiled)
 
 
+def _policy(plan: Plan, source: str) -> Policy:
+    scheduler = plan.pools[0].scheduler
+    try:
+        return resolve(scheduler)
+    except UsageError as problem:
+        # an unknown name ends as any other unknown name does; limits that contradict each other are a bad file
+        error = InputError if scheduler.preset in preset_names() else UsageError
+        reason = str(problem).removeprefix("scheduler: ")
+        raise error(f"{source}: pools[0].scheduler: {reason}") from None
+
+
 def replay(
     prepared: Prepared, trace: Trace, *, seed: int = 0, concurrency: int | None = None
 ) -> SimulationResult:
     """Let the engine serve ``trace`` until its last request has ended."""
+    if seed < 0:
+        raise UsageError(f"seed is {seed} (allowed: 0 or more)")
     compiled, memory = prepared.compiled, prepared.compiled.memory
     limits = ReplicaLimits(
         memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s

@@ -126,6 +126,10 @@ def test_a_bad_trace_ends_with_5(tmp_path, trace, says):
         (PLAN_YAML.replace("tp: 1", "tp: 0"), "tp = 0"),
         (PLAN_YAML.replace("tp: 1", "tp: two"), "tp = 'two'"),
         (PLAN_YAML.replace("tp: 1", "tp: 3"), "does not divide the 32 attention heads"),
+        (
+            PLAN_YAML.replace("max_num_seqs: 64", "max_num_seqs: 64, max_num_batched_tokens: 8"),
+            "pools[0].scheduler: max_num_batched_tokens 8 is below max_num_seqs 64",
+        ),
         (PLAN_YAML.replace("tp: 1", "tp: 1, role: prefill"), "not simulated in this release"),
     ],
 )
@@ -151,8 +155,11 @@ def test_a_file_that_is_not_there_ends_with_5(tmp_path):
     [
         (PLAN_YAML.replace("Llama-3.1-8B", "Llama-3.1-8"), "Llama-3.1-8B"),
         (PLAN_YAML.replace("h100-sxm", "h100-smx"), "did you mean 'h100-sxm'"),
-        (PLAN_YAML.replace("max_num_seqs: 64", "preset: vlm"), "did you mean 'vllm'"),
-        (PLAN_YAML + "router: last-loaded\n", "did you mean 'least-loaded'"),
+        (
+            PLAN_YAML.replace("max_num_seqs: 64", "preset: vlm"),
+            "yaml: pools[0].scheduler: unknown scheduler preset 'vlm'; did you mean 'vllm'",
+        ),
+        (PLAN_YAML + "router: last-loaded\n", "yaml: router: unknown router 'last-loaded'; did you mean 'least-loaded'"),
     ],
 )
 def test_an_unknown_name_ends_with_2_and_the_nearest_one(tmp_path, plan, says):
@@ -167,7 +174,7 @@ def test_an_unknown_name_ends_with_2_and_the_nearest_one(tmp_path, plan, says):
         (["--rate-scale", "-1"], "--rate-scale is -1"),
         (["--seed", "-1"], "'--seed'"),
         (["--concurrency", "0"], "'--concurrency'"),
-        (["--no-such-flag"], "no such option: --no-such-flag"),
+        (["--no-such-flag"], "--no-such-flag"),
         (["--slo", "ttft=2"], "unit"),
         (["--slo", "tftt=2s"], "ttft"),
         (["--slo", ""], "SLO"),
@@ -175,6 +182,11 @@ def test_an_unknown_name_ends_with_2_and_the_nearest_one(tmp_path, plan, says):
 )
 def test_a_wrong_flag_ends_with_2(tmp_path, flags, says):
     assert_one_line_error(simulate(tmp_path, *flags), 2, says)
+
+
+def test_an_unknown_router_is_found_before_the_trace_is_read(tmp_path):
+    result = simulate(tmp_path, plan=PLAN_YAML + "router: last-loaded\n", trace="no,trace\n")
+    assert_one_line_error(result, 2, "router")
 
 
 def test_usage_mistakes_of_the_command_line_end_with_2(tmp_path):

@@ -136,6 +136,15 @@ def test_an_output_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
+def test_an_unknown_model_lists_short_names_and_still_hints_at_long_ones() -> None:
+    with pytest.raises(UsageError) as caught:
+        catalog.model("Qwen/Qwen3-32B-FP9")
+    hint, _, known = str(caught.value).partition("(known: ")
+    assert "did you mean 'qwen/qwen3-32b-fp8'?" in hint
+    assert "/" not in known
+    assert known.startswith(", ".join(catalog.model_names()[:3]))
+
+
 def test_a_link_stays_a_link_and_its_target_is_written(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     write_atomically(tmp_path / "link", "first")

@@ -24,6 +24,9 @@ from apexsim.spec.plan import Plan, Pool
         ("Qwen3-235B-A22B", Pool(tp=8, ep=1, moe_tp=8)),
         ("Qwen/Qwen3-235B-A22B-FP8", Pool(tp=4)),
         ("DeepSeek-V3", Pool(tp=16)),
+        ("Qwen2.5-72B", Pool(tp=1, weights="w4a16")),
+        ("Qwen2.5-72B", Pool(tp=8)),
+        ("Llama-3.1-70B", Pool(tp=8, weights="w4a16")),
         ("gpt-oss-120b", Pool(tp=8)),
     ],
 )
@@ -39,6 +42,12 @@ def test_legal_pools(model: str, pool: Pool) -> None:
         ("Gemma-3-4B", Pool(tp=16), "tp=16 does not divide the 8 attention heads of Gemma-3-4B"),
         ("Llama-3.1-70B", Pool(pp=81), "pp=81 exceeds the 80 layers of Llama-3.1-70B"),
         ("Qwen/Qwen3-235B-A22B-FP8", Pool(tp=8), "tp=8 splits the expert width 1536"),
+        (
+            "Qwen2.5-72B",
+            Pool(tp=2, weights="w4a16"),
+            "tp=2 splits the feed-forward width 29568 into shares that cut the 128-wide blocks of w4a16 weights",
+        ),
+        ("Qwen2.5-72B", Pool(tp=8, weights="w4a8"), "tp=8 splits the feed-forward width 29568"),
         ("Llama-3.1-8B", Pool(max_model_len=200_000), "max_model_len=200000 exceeds the 131072 tokens"),
         ("Llama-3.1-8B", Pool(dp=2), "dp=2 (attention data parallelism inside a replica; use replicas)"),
         ("Qwen3-30B-A3B", Pool(tp=2, ep=2), "ep=2 (expert parallelism"),

@@ -18,6 +18,13 @@ from pydantic_core import ErrorDetails
 
 from apexsim.errors import ApexsimError, InputError
 
+_EXPECTED = {
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+}
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -96,8 +103,17 @@ def _describe(error: ErrorDetails, cls: type[BaseModel], data: Any) -> str:
     if kind == "literal_error":
         allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{shown}unknown value{_hint(str(error['input']), allowed)}"
-    message = error["msg"].removeprefix("Value error, ")
+    message = _plainly(error)
     return f"{shown}{message[0].lower()}{message[1:]}"
+
+
+def _plainly(error: ErrorDetails) -> str:
+    """What is allowed, in the words of YAML instead of Python's."""
+    kind = error["type"]
+    if kind == "too_short":
+        least = error["ctx"]["min_length"]
+        return f"needs at least {least} {'entry' if least == 1 else 'entries'}"
+    return _EXPECTED.get(kind) or error["msg"].removeprefix("Value error, ")
 
 
 def _hint(wrong: str, allowed: list[str]) -> str:

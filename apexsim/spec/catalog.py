@@ -51,7 +51,7 @@ def model(name_or_path: str | Path) -> ModelSpec:
         return _load_entry(entry)
     if path is not None:
         return huggingface.load_model(path)
-    raise UsageError(unknown_name("model", text, {*model_names(), *_aliases()}))
+    raise UsageError(unknown_name("model", text, model_names(), hints=_aliases()))
 
 
 def model_names() -> tuple[str, ...]:

@@ -7,12 +7,14 @@ language knows and the engine does not yet do is refused here.
 from __future__ import annotations
 
 from apexsim.spec.cluster import Cluster
+from apexsim.spec.dtypes import WeightDtype
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp
 from apexsim.spec.plan import Plan, Pool
 
-FP8_BLOCK = 128
-"""Side of a block of ``fp8-block`` weights: engines refuse a rank whose share of a matrix cuts one."""
+BLOCK: dict[WeightDtype, int] = {"fp8-block": 128, "w4a16": 128, "w4a8": 128}
+"""Weights that share a scale (GPTQ's and AWQ's usual group): engines refuse a rank whose share of a matrix cuts
+such a block."""
 
 
 def check_plan(model: ModelSpec, plan: Plan) -> str | None:
@@ -67,9 +69,9 @@ def _not_simulated_yet(pool: Pool) -> str | None:
 def _wrong_degrees(model: ModelSpec, pool: Pool) -> str | None:
     if pool.pp > model.layers:
         return f"pp={pool.pp} exceeds the {model.layers} layers of {model.name}"
-    block = FP8_BLOCK if (pool.weights or model.checkpoint_dtype) == "fp8-block" else 1
+    weights = pool.weights or model.checkpoint_dtype
     for group in model.groups:
-        reason = _wrong_tp(group.attention, pool.tp) or _wrong_width(group.mlp, pool.tp, block)
+        reason = _wrong_tp(group.attention, pool.tp) or _wrong_width(group.mlp, pool.tp, weights)
         if reason:
             return f"tp={pool.tp} {reason} of {model.name}"
     return None
@@ -85,8 +87,9 @@ def _wrong_tp(attention: Attention, tp: int) -> str | None:
     return None
 
 
-def _wrong_width(mlp: DenseMlp | MoeMlp, tp: int, block: int) -> str | None:
+def _wrong_width(mlp: DenseMlp | MoeMlp, tp: int, weights: WeightDtype) -> str | None:
     """Each rank gets an equal share of every feed-forward matrix, in whole quantisation blocks."""
+    block = BLOCK.get(weights, 1)
     widths = {"feed-forward width": mlp.intermediate_size}
     if isinstance(mlp, MoeMlp):
         widths = {"expert width": mlp.intermediate_size}
@@ -96,7 +99,7 @@ def _wrong_width(mlp: DenseMlp | MoeMlp, tp: int, block: int) -> str | None:
         if width % tp:
             return f"does not divide the {name} {width}"
         if (width // tp) % block:
-            return f"splits the {name} {width} into shares that cut the {block}-wide blocks of fp8-block weights"
+            return f"splits the {name} {width} into shares that cut the {block}-wide blocks of {weights} weights"
     return None
 
 
