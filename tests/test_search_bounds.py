@@ -11,7 +11,7 @@ from apexsim.cost.tables import token_knots
 from apexsim.metrics.attainment import attainment
 from apexsim.metrics.goodput import WARMUP
 from apexsim.metrics.latency import latencies
-from apexsim.search.bounds import Load, attainment_bound, due_to_meet, goodput_bound, median_e2e_bound
+from apexsim.search.bounds import Counted, attainment_bound, due_to_meet, goodput_bound, median_e2e_bound
 from apexsim.search.work import Lengths, lengths_of
 from apexsim.spec.slo import SLO, parse_slo
 from apexsim.workload.trace import Trace
@@ -28,10 +28,10 @@ SLOS = (
 )
 
 
-def load_of(trace: Trace, lengths: Lengths, warmup: float = 0.0) -> Load:
+def load_of(trace: Trace, lengths: Lengths, warmup: float = 0.0) -> Counted:
     counted = trace.arrival_s >= trace.arrival_s[0] + warmup * trace.span_s
     arrivals_s = float(trace.arrival_s[-1] - trace.arrival_s[counted][0])
-    return Load(lengths.number(counted), arrivals_s, trace.rate_rps)
+    return Counted(lengths.number(counted), arrivals_s, trace.rate_rps)
 
 
 def highest_rate(world: World, slo: SLO, replicas: int | None = None) -> float:

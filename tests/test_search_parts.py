@@ -30,6 +30,7 @@ from apexsim.spec.slo import parse_slo
 from apexsim.workload.synthetic import poisson
 
 CLUSTER = catalog.cluster("8xh100-sxm")
+BOTH = parse_slo("ttft=1s,tpot=50ms")
 
 
 def usual_space(model: str = "Llama-3.1-70B", cluster: str = "8xh100-sxm") -> Space:
@@ -125,21 +126,21 @@ def summary_of(scheduler: Scheduler | None = None, rate: float = 2.0, **pool: ob
     pool = {"tp": 4, "weights": "fp8", "scheduler": scheduler or Scheduler()} | pool
     plan = Plan(model="Llama-3.1-70B", cluster=CLUSTER, pools=(Pool(**pool),))
     trace = poisson(rate, 300, 800, 200, seed=1)
-    return run(prepare_candidate(plan), trace, slo=parse_slo("ttft=1s,tpot=50ms")).summary
+    return run(prepare_candidate(plan), trace, slo=BOTH).summary
 
 
 def test_why_names_the_resource():
-    binding = what_binds(summary_of())
+    binding = what_binds(summary_of(), BOTH)
     assert binding.line.startswith(f"{binding.resource}: ")
     base = summary_of()
     parts = dict.fromkeys(base.breakdown_s, 1.0)
-    assert what_binds(replace(base, breakdown_s=parts | {"communication": 99.0})).resource == "links"
-    assert what_binds(replace(base, breakdown_s=parts | {"host": 99.0})).resource == "host"
-    assert what_binds(replace(base, breakdown_s=parts | {"idle": 99.0})).resource == "queueing"
+    assert what_binds(replace(base, breakdown_s=parts | {"communication": 99.0}), BOTH).resource == "links"
+    assert what_binds(replace(base, breakdown_s=parts | {"host": 99.0}), BOTH).resource == "host"
+    assert what_binds(replace(base, breakdown_s=parts | {"idle": 99.0}), BOTH).resource == "queueing"
     device = replace(base, breakdown_s=parts | {"gemm": 99.0})
     for mfu, mbu, resource in ((0.6, 0.2, "compute"), (0.1, 0.6, "bandwidth")):
         used = replace(device, utilization=replace(base.utilization, mfu=mfu, mbu=mbu))
-        assert what_binds(used).resource == resource
+        assert what_binds(used, BOTH).resource == resource
 
 
 def test_a_full_cache_binds_only_where_waiting_breaks_the_slo():
@@ -147,8 +148,8 @@ def test_a_full_cache_binds_only_where_waiting_breaks_the_slo():
     full = replace(base, memory=replace(base.memory, kv_peak_fraction=0.99))
     waits = replace(full, slo=replace(base.slo, by_limit={"ttft": 0.8, "tpot": 1.0}))
     slow = replace(full, slo=replace(base.slo, by_limit={"ttft": 1.0, "tpot": 0.8}))
-    assert what_binds(waits).resource == "KV memory"
-    assert what_binds(slow).resource != "KV memory"
+    assert what_binds(waits, BOTH).resource == "KV memory"
+    assert what_binds(slow, BOTH).resource != "KV memory"
 
 
 @pytest.mark.parametrize("n", [150, 700, 2500])

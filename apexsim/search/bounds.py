@@ -30,8 +30,8 @@ DRAINS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """The counted requests of a replay: how many have each of the lengths, and how they arrive."""
+class Counted:
+    """The requests of a replay that count: how many have each of the lengths, and how they arrive."""
 
     number: Ints  # [U]
     arrivals_s: float  # from the first counted arrival to the last, when the trace runs at ``rate_rps``
@@ -137,7 +137,7 @@ def _due_work(work: Work, deadlines: Deadlines) -> Iterator[Due]:
         yield Due(float(drain_s), deadlines, np.where(work.served, seconds, np.inf))
 
 
-def goodput_bound(busy: Sequence[Busy], load: Load, replicas: int) -> tuple[float, int]:
+def goodput_bound(busy: Sequence[Busy], load: Counted, replicas: int) -> tuple[float, int]:
     """No rate (requests/s) above this meets the SLO, inf = any may; and the server (row) that says so."""
     best, server = float("inf"), -1
     for entry in busy:
@@ -148,7 +148,7 @@ def goodput_bound(busy: Sequence[Busy], load: Load, replicas: int) -> tuple[floa
     return best * (1 + SLACK), server
 
 
-def attainment_bound(dues: Sequence[Due], load: Load, replicas: int) -> float:
+def attainment_bound(dues: Sequence[Due], load: Counted, replicas: int) -> float:
     """No replay at the trace's own rate has a higher attainment than this."""
     best = 1.0
     for due in dues:

@@ -19,10 +19,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from apexsim.metrics.goodput import MIN_REQUESTS, MIN_SPAN_S, WARMUP, goodput_trace
-from apexsim.search.bounds import SLACK, Busy, Due, Load, goodput_bound
+from apexsim.metrics.goodput import MIN_REQUESTS, MIN_SPAN_S, WARMUP, goodput_requests, goodput_trace
+from apexsim.metrics.latency import counted_requests
+from apexsim.search.bounds import SLACK, Busy, Counted, Due, goodput_bound
 from apexsim.search.work import Lengths, lengths_of
 from apexsim.workload.trace import Trace
+
+MOST_REQUESTS = 3_000_000
+"""Of one replay: no rate is tested that needs more (10,000 req/s, or what fits into one copy of a longer trace).
+It keeps the memory of a worker within a gigabyte."""
 
 
 class GoodputLoads:
@@ -30,9 +35,11 @@ class GoodputLoads:
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        self._loads: dict[int, Load] = {}
+        self._loads: dict[int, Counted] = {}
         self.requests = len(trace)
-        self.fewest = max(1, -(-MIN_REQUESTS // self.requests))
+        self.fewest = -(-MIN_REQUESTS // self.requests)
+        self.most = max(self.fewest, -(-MOST_REQUESTS // self.requests))
+        self.highest_rps = self.most_rps(self.most)  # no higher rate is tested
         self.lengths: Lengths = lengths_of(trace)
         self.one_copy = self.lengths.number()
 
@@ -42,19 +49,17 @@ class GoodputLoads:
 
     def requests_at(self, rate_rps: float) -> int:
         """Requests of a goodput run at this rate."""
-        enough = max(MIN_REQUESTS, math.ceil(MIN_SPAN_S * rate_rps) + 1)
-        return -(-enough // self.requests) * self.requests
+        return -(-goodput_requests(rate_rps) // self.requests) * self.requests
 
-    def of(self, copies: int) -> Load:
+    def of(self, copies: int) -> Counted:
         """What is counted of a goodput run on so many copies (at least the fewest)."""
         if copies not in self._loads:
             trace = goodput_trace(self._trace, self.most_rps(copies) * (1 - 1e-9))
-            first, last = trace.arrival_s[0], trace.arrival_s[-1]
-            counted = trace.arrival_s >= first + WARMUP * (last - first)
+            counted = counted_requests(trace.arrival_s, WARMUP)
             which = np.tile(self.lengths.which, copies)[counted]
             number = np.bincount(which, minlength=len(self.one_copy))
-            arrivals_s = float(last - trace.arrival_s[counted][0])
-            self._loads[copies] = Load(number, arrivals_s, trace.rate_rps)
+            arrivals_s = float(trace.arrival_s[-1] - trace.arrival_s[counted][0])
+            self._loads[copies] = Counted(number, arrivals_s, trace.rate_rps)
         return self._loads[copies]
 
 
@@ -71,13 +76,13 @@ class GoodputBound:
 
     def of(self, replicas: int) -> tuple[float, str]:
         """(requests/s that no run of so many replicas exceeds, the server that says so); inf, "" for none."""
+        if not math.isfinite(self._relaxed(1 << 30, replicas)):
+            return float("inf"), ""
         for copies in range(self._most_copies(replicas), self._loads.fewest - 1, -1):
             rate, server = goodput_bound(self._exactly(copies), self._loads.of(copies), replicas)
-            if math.isinf(rate):
-                return rate, ""
             if rate > self._loads.most_rps(copies - 1):
-                return min(rate, self._loads.most_rps(copies)), self._servers[server]
-        return 0.0, "KV memory"  # too few of the requests fit into the KV cache at all
+                return min(rate, self._loads.most_rps(copies)), "" if server < 0 else self._servers[server]
+        return 0.0, ""  # more are rejected than the SLO forgives
 
     def _busy_exactly(self, copies: int) -> tuple[Busy, ...]:
         number = self._loads.of(copies).number
@@ -90,14 +95,12 @@ class GoodputBound:
         return tuple(due.busiest(number, share) for due, share in zip(self._dues, shares, strict=True))
 
     def _most_copies(self, replicas: int) -> int:
-        """A number of copies beyond which no rate meets the SLO (the fewest, where nothing bounds the rate)."""
+        """A number of copies beyond which no rate meets the SLO, or none is tested."""
         loads, low = self._loads, self._loads.fewest
-        if not math.isfinite(self._relaxed(1 << 30, replicas)):
-            return low
         high = low
-        while self._relaxed(high + 1, replicas) > loads.most_rps(high):
-            low, high = high + 1, 2 * high
-        while low < high:
+        while high < loads.most and self._relaxed(high + 1, replicas) > loads.most_rps(high):
+            low, high = high + 1, min(2 * high, loads.most)
+        while low < high:  # the answer is in low … high; at the most copies it is not asked whether more would do
             middle = (low + high) // 2
             if self._relaxed(middle + 1, replicas) > loads.most_rps(middle):
                 low = middle + 1

@@ -12,20 +12,22 @@ from dataclasses import replace
 from functools import lru_cache
 
 from apexsim.cost.memory import DoesNotFit
+from apexsim.engine.result import ItlRuns
 from apexsim.metrics.attainment import attainment
-from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
+from apexsim.metrics.goodput import TOLERANCE, WARMUP, Goodput, goodput, goodput_requests, goodput_trace
+from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.summary import Prices, Summary
 from apexsim.scenario import Prepared, measure_goodput, prepare, replay, run
+from apexsim.search.ceiling import ceiling
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.prune import Context
 from apexsim.search.why import what_binds
 from apexsim.spec.plan import Plan
+from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate
 
-HIGHEST_RATE = 1000.0
-"""Times the search's rate: where no bound is known, goodput is not looked for beyond, and is then censored."""
-
 PILOT_TOLERANCE = 0.08
+"""The pilot's rungs: its answer is only where the search begins, whose own first step is twice as long."""
 
 
 def evaluate_all(context: Context, candidates: Sequence[Candidate]) -> list[Evaluation | Dropped]:
@@ -41,30 +43,24 @@ def evaluate_all(context: Context, candidates: Sequence[Candidate]) -> list[Eval
 
 
 def evaluate(context: Context, candidate: Candidate) -> Evaluation | Dropped:
-    """Replay a plan at the search's rate, then look for its goodput below its bound."""
+    """Replay a plan at the search's rate, then look for its goodput below its ceiling."""
     problem, plan = context.problem, candidate.plan
     prepared = _prepared(plan)
-    prices = Prices(problem.price_usd_per_hour, problem.carbon_g_per_kwh)
-    own = run(
-        prepared, problem.trace, slo=problem.slo, prices=prices, seed=problem.seed, with_itl=False
-    ).summary
+    own, itl = _run(context, prepared, problem.trace)
     replayed = len(problem.trace)
     if not own.slo.met:
-        return _missed(plan, own, problem.rate_rps, float(own.slo.attainment or 0.0), replayed)
-    highest = min(candidate.bounds.goodput_rps, HIGHEST_RATE * problem.rate_rps)
-    pilot = _pilot(context, prepared, highest)
-    found = measure_goodput(
-        prepared, problem.trace, problem.slo, highest, guess_rps=pilot.rps, seed=problem.seed
-    )
-    replayed += pilot.evaluations * len(context.pilot)
+        return _missed(context, plan, own, replayed)
+    own = replace(own, itl_s=itl_distribution(itl))
+    top = ceiling(context, prepared, candidate.bounds.goodput_rps)
+    pilot = _pilot(context, prepared, top.rps)
+    found = measure_goodput(prepared, problem.trace, problem.slo, top.rps, guess_rps=pilot.rps, seed=problem.seed)
+    replayed += top.requests + pilot.evaluations * len(context.pilot)
     replayed += sum(context.loads.requests_at(rate) for rate, _ in found.tested)
     if found.rps is None:
-        return _missed(plan, own, found.tested[-1][0], found.attainment, replayed)
+        return _without_goodput(context, plan, own, found, replayed)
     best_trace = goodput_trace(problem.trace, found.rps)
-    best = run(
-        prepared, best_trace, slo=problem.slo, prices=prices, seed=problem.seed, warmup=WARMUP, with_itl=False
-    ).summary
-    binding = what_binds(best)
+    best, _ = _run(context, prepared, best_trace, warmup=WARMUP)
+    binding = what_binds(best, problem.slo)
     return Evaluation(
         plan=plan,
         goodput_rps=found.rps,
@@ -79,6 +75,7 @@ def evaluate(context: Context, candidate: Candidate) -> Evaluation | Dropped:
         why=binding.line,
         tested=found.tested,
         requests_simulated=replayed + len(best_trace),
+        notes=_notes(problem.trace, found.rps, top.note if found.censored else ""),
     )
 
 
@@ -114,10 +111,41 @@ def _pilot(context: Context, prepared: Prepared, highest_rps: float) -> Goodput:
     return goodput(attainment_at, problem.slo.target, highest_rps, tolerance=PILOT_TOLERANCE)
 
 
-def _missed(plan: Plan, summary: Summary, rate_rps: float, attainment: float, replayed: int) -> Dropped:
-    target = summary.slo.target or 1.0
-    reason = f"attainment {attainment:.3f} < {target:g} at {rate_rps:.4g} req/s; {what_binds(summary).line}"
-    return Dropped(plan, "slo", reason, target - attainment, replayed)
+def _run(context: Context, prepared: Prepared, trace: Trace, warmup: float = 0.0) -> tuple[Summary, ItlRuns]:
+    """The summary without its ITL percentiles, which only a feasible plan needs, and what they are made of."""
+    problem = context.problem
+    prices = Prices(problem.price_usd_per_hour, problem.carbon_g_per_kwh)
+    done = run(prepared, trace, slo=problem.slo, prices=prices, seed=problem.seed, warmup=warmup, with_itl=False)
+    return done.summary, done.result.itl
+
+
+def _notes(trace: Trace, goodput_rps: float, censored: str) -> tuple[str, ...]:
+    """Why the goodput ends at the highest rate that was tried, and why it may be below the search's own rate."""
+    notes = [censored] if censored else []
+    if goodput_rps * (1 + TOLERANCE) < trace.rate_rps:
+        short = len(trace) < goodput_requests(trace.rate_rps)
+        length = f"the trace is only {len(trace):,} requests, {trace.span_s:.3g} s long" if short else ""
+        why = length or f"the first {WARMUP:.0%} of the time is not counted for goodput"
+        notes.append(f"goodput is below the offered rate of {trace.rate_rps:.4g} req/s: {why}")
+    return tuple(notes)
+
+
+def _missed(context: Context, plan: Plan, own: Summary, replayed: int) -> Dropped:
+    """Not feasible: the SLO is missed at the rate of the search."""
+    slo, reached = context.problem.slo, own.slo.attainment or 0.0
+    short = f"attainment {reached:.3f} < {slo.target:g} at {context.problem.rate_rps:.4g} req/s"
+    return Dropped(plan, "slo", f"{short}; {what_binds(own, slo).line}", float(slo.target - reached), replayed)
+
+
+def _without_goodput(context: Context, plan: Plan, own: Summary, found: Goodput, replayed: int) -> Dropped:
+    """Meets the SLO at the rate of the search, but nowhere once the first requests are not counted."""
+    target, lowest_rps = context.problem.slo.target, min(rate for rate, _ in found.tested)
+    reason = (
+        f"meets the SLO at {context.problem.rate_rps:.4g} req/s (attainment {own.slo.attainment:.3f}), but has no "
+        f"goodput: with the first {WARMUP:.0%} of the time not counted, attainment is {found.attainment:.3f} < "
+        f"{target:g} even at {lowest_rps:.3g} req/s"
+    )
+    return Dropped(plan, "goodput", reason, float(target - found.attainment), replayed)
 
 
 def _without_wall_time(summary: Summary) -> dict[str, object]:

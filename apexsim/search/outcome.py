@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from apexsim.spec.plan import Plan
 
-Cause = Literal["illegal", "memory", "bound", "slo", "failed"]
-"""Why a plan is not ranked: it is no valid plan, does not fit, cannot be better, misses the SLO, crashed."""
+Cause = Literal["illegal", "memory", "bound", "slo", "goodput", "failed"]
+"""Why a plan is not ranked: it is no valid plan, does not fit, cannot be better, misses the SLO at the search's rate,
+meets it there and yet at no rate once a warm-up is left out, crashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Candidate:
 class Dropped:
     """A plan that is not ranked. ``miss`` tells how near it came: smaller is nearer, within one cause.
 
-    For ``memory`` it is the bytes that a device lacks, for ``slo`` target − attainment.
+    For ``memory`` it is the bytes that a device lacks, for ``slo`` and ``goodput`` target − attainment.
     """
 
     plan: Plan
@@ -66,13 +67,14 @@ class Evaluation:
     """A plan that meets the SLO at the search's rate, as it was replayed.
 
     Attributes:
-        goodput_rps: the largest rate (requests/s) at which the SLO is met.
+        goodput_rps: the largest rate (requests/s) at which the SLO is met, after a warm-up (design §8).
         censored: the SLO was still met at the highest rate that was tried: goodput is at least this.
         at_goodput: attainment, j_per_output_token and usd_per_million_output_tokens of the replay at goodput.
         summary: the summary JSON of the replay at the search's rate.
         binds: the resource that keeps goodput from being higher, ``why`` the line that explains it.
         tested: (rate in requests/s, attainment) of each replay on the way to the goodput, in order.
         requests_simulated: requests of all replays of this plan.
+        notes: what a reader must know of these figures: why goodput is censored, or below the search's rate.
     """
 
     plan: Plan
@@ -84,6 +86,7 @@ class Evaluation:
     why: str
     tested: tuple[tuple[float, float], ...] = ()
     requests_simulated: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -105,5 +108,6 @@ class Evaluation:
             "at_goodput": self.at_goodput,
             "binds": self.binds,
             "why": self.why,
+            "notes": list(self.notes),
             "summary": self.summary,
         }

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from apexsim.cost.accounting import Accounting
 from apexsim.cost.ledger import JOULES
 from apexsim.cost.memory import DoesNotFit
 from apexsim.engine.simulate import ReplicaLimits
 from apexsim.errors import ApexsimError
-from apexsim.metrics.attainment import reaches
+from apexsim.metrics.attainment import needed_shares, reaches
 from apexsim.metrics.cost import MILLION, SECONDS_PER_HOUR
 from apexsim.scenario import Prepared, prepare
-from apexsim.search.bounds import Due, Load, attainment_bound, due_to_meet, median_e2e_bound
+from apexsim.search.bounds import Counted, Due, attainment_bound, due_to_meet, median_e2e_bound
 from apexsim.search.copies import GoodputBound, GoodputLoads
 from apexsim.search.outcome import Bounds, Candidate, Cause, Dropped
 from apexsim.search.problem import Problem
@@ -26,9 +28,9 @@ from apexsim.search.work import Work, least_per_token, least_work
 from apexsim.spec.legality import check_plan
 from apexsim.spec.plan import Plan
 from apexsim.workload.trace import Trace
-from apexsim.workload.transform import sample
 
 PILOT_REQUESTS = 1000
+"""Of the thinned trace on which goodput is looked for first: a replay of it takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,23 @@ class Context:
 
     problem: Problem
     loads: GoodputLoads
-    pilot: Trace  # the problem's, thinned out: a first look for the goodput
+    pilot: Trace  # the problem's, thinned out or repeated: a first look for the goodput
 
     @classmethod
     def of(cls, problem: Problem) -> Context:
-        trace = problem.trace
-        pilot = trace if len(trace) <= PILOT_REQUESTS else sample(trace, PILOT_REQUESTS, problem.seed)
-        return cls(problem, GoodputLoads(trace), pilot)
+        return cls(problem, GoodputLoads(problem.trace), _pilot(problem.trace))
+
+
+def _pilot(trace: Trace) -> Trace:
+    """About ``PILOT_REQUESTS`` of the trace, the first and the last among them, so that it keeps its span.
+
+    Drawn from a stream of its own: the guess that comes of it has nothing to do with the seed of a run.
+    """
+    n = len(trace)
+    if n <= PILOT_REQUESTS:
+        return trace
+    between = np.random.default_rng(0).choice(n - 2, size=PILOT_REQUESTS - 2, replace=False) + 1
+    return trace.take(np.concatenate([[0], np.sort(between), [n - 1]]))
 
 
 def families(plans: Iterable[Plan]) -> list[tuple[Plan, ...]]:
@@ -75,6 +87,7 @@ class _Replica:
     """One replica of a family that fits: what its requests cost it at least, and what follows from that."""
 
     prepared: Prepared
+    limits: ReplicaLimits
     work: Work
     dues: tuple[Due, ...]
     goodput: GoodputBound
@@ -83,23 +96,25 @@ class _Replica:
 def _screen_fitting(
     context: Context, prepared: Prepared, family: Sequence[Plan]
 ) -> list[Candidate | Dropped]:
-    work = _work(context, prepared)
+    limits = _limits(prepared)
+    work = _work(context, prepared, limits)
     dues = due_to_meet(work, context.loads.lengths, context.problem.slo)
-    replica = _Replica(prepared, work, dues, GoodputBound(context.loads, dues, work.servers))
+    replica = _Replica(prepared, limits, work, dues, GoodputBound(context.loads, dues, work.servers))
     return [_screen_one(context, replica, plan) for plan in family]
 
 
 def _screen_one(context: Context, replica: _Replica, plan: Plan) -> Candidate | Dropped:
     problem, loads, replicas = context.problem, context.loads, plan.pools[0].replicas
-    load = Load(loads.one_copy, problem.trace.span_s, problem.rate_rps)
+    load = Counted(loads.one_copy, problem.trace.span_s, problem.rate_rps)
     attainment = attainment_bound(replica.dues, load, replicas)
     rate, server = replica.goodput.of(replicas)
-    if not reaches(attainment, problem.slo.target) or rate <= 0:
-        reason = (
-            f"attainment at most {attainment:.3f} < {problem.slo.target:g} at {problem.rate_rps:.4g} req/s"
-            f" (bound; binds: {server or 'device'})"
-        )
-        return Dropped(plan, "slo", reason, problem.slo.target - attainment)
+    if not reaches(attainment, problem.slo.target):
+        short = f"attainment at most {attainment:.3f} < {problem.slo.target:g} at {problem.rate_rps:.4g} req/s"
+        reason = f"{short} (bound; {_what_bounds(context, replica, server)})"
+        return Dropped(plan, "slo", reason, float(problem.slo.target - attainment))
+    if rate <= 0:
+        reason = f"the SLO can be met at no rate (bound; {_what_bounds(context, replica, server)})"
+        return Dropped(plan, "goodput", reason)
     joules, dollars = _per_token(context, replica.prepared, plan, replica.work, rate)
     bounds = Bounds(
         attainment=attainment,
@@ -112,14 +127,29 @@ def _screen_one(context: Context, replica: _Replica, plan: Plan) -> Candidate | 
     return Candidate(plan, bounds)
 
 
-def _work(context: Context, prepared: Prepared) -> Work:
+def _what_bounds(context: Context, replica: _Replica, server: str) -> str:
+    """The resource that is short, or that requests are too long to be served at all."""
+    lengths, number = context.loads.lengths, context.loads.one_copy
+    rejected, requests = int(number[~replica.work.served].sum()), int(number.sum())
+    if rejected <= (1 - max(needed_shares(context.problem.slo).values())) * requests:
+        return f"binds: {server or 'device'}"
+    context_tokens = replica.limits.max_model_len
+    too_long = int(number[lengths.input_tokens + lengths.output_tokens > context_tokens].sum())
+    of_context = f"{too_long:,} longer than the context of {context_tokens:,} tokens"
+    kv_tokens = replica.limits.kv_blocks * replica.limits.block_size
+    of_cache = f"{rejected - too_long:,} than the {kv_tokens:,} tokens of a replica's KV cache"
+    return f"{rejected:,} of {requests:,} requests are rejected: {of_context}, {of_cache}"
+
+
+def _limits(prepared: Prepared) -> ReplicaLimits:
     compiled, memory = prepared.compiled, prepared.compiled.memory
-    replica = ReplicaLimits(
-        memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s
-    )
+    return ReplicaLimits(memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s)
+
+
+def _work(context: Context, prepared: Prepared, limits: ReplicaLimits) -> Work:
     return least_work(
-        compiled.tables,
-        replica,
+        prepared.compiled.tables,
+        limits,
         prepared.policy,
         context.loads.lengths,
         prefix_caching=prepared.pool.scheduler.prefix_caching,

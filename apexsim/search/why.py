@@ -2,6 +2,7 @@
 
 Rules, the first that holds:
 
+    rejections  more requests are too long for the context or the KV cache than the SLO forgives
     KV memory   the cache is full (or requests were preempted) and waiting is what breaks the SLO
     queueing    the replicas stand idle more than half of the time: bursts, or pipeline stages that wait
     host        the largest part of the busy time is the engine's own code
@@ -12,9 +13,12 @@ Rules, the first that holds:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from apexsim.metrics.attainment import needed_shares
 from apexsim.metrics.summary import Summary
+from apexsim.spec.slo import SLO
 
 FULL = 0.95
 """A KV cache whose peak is above this share is full: the last blocks are too small for what waits."""
@@ -32,24 +36,28 @@ class Binding:
     line: str
 
 
-def what_binds(summary: Summary) -> Binding:
+def what_binds(summary: Summary, slo: SLO) -> Binding:
     """Why a run at this rate could not go faster; ``summary`` needs its SLO report and breakdown."""
-    limit, share = _tightest(summary)
+    needed = needed_shares(slo)
+    limit, share = _tightest(summary, needed)
     missed = f"{limit} is the first limit to go ({share:.1%} within)" if limit else "no limit is missed"
-    resource, figure = _resource(summary, limit)
+    resource, figure = _resource(summary, limit, max(needed.values()))
     return Binding(resource, f"{resource}: {figure}; {missed}")
 
 
-def _tightest(summary: Summary) -> tuple[str, float]:
-    """The limit that the fewest requests keep, and the share that does; "" where all keep all."""
+def _tightest(summary: Summary, needed: Mapping[str, float]) -> tuple[str, float]:
+    """The limit with the least margin: share that keeps it ÷ share that must. "" where all keep all."""
     shares = {name: share for name, share in summary.slo.by_limit.items() if share < 1}
     if not shares:
         return "", 1.0
-    name = min(shares, key=lambda limit: (shares[limit], limit))
+    name = min(shares, key=lambda limit: (shares[limit] / needed[limit], limit))
     return name, shares[name]
 
 
-def _resource(summary: Summary, limit: str) -> tuple[str, str]:
+def _resource(summary: Summary, limit: str, needed: float) -> tuple[str, str]:
+    rejected, requests = summary.requests.rejected, summary.requests.total
+    if rejected > (1 - needed) * requests:
+        return "rejections", f"{rejected:,} of {requests:,} requests are too long for the context or the KV cache"
     peak = summary.memory.kv_peak_fraction or 0.0
     waits = limit.partition(":")[0] in WAITING
     if waits and (peak >= FULL or summary.preemptions > 0):
