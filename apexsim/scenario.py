@@ -152,8 +152,6 @@ def replay(
     prepared: Prepared, trace: Trace, *, seed: int = 0, concurrency: int | None = None
 ) -> SimulationResult:
     """Let the engine serve ``trace`` until its last request has ended."""
-    if seed < 0:
-        raise UsageError(f"seed is {seed} (allowed: 0 or more)")
     compiled, memory = prepared.compiled, prepared.compiled.memory
     limits = ReplicaLimits(
         memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s

@@ -159,7 +159,7 @@ def test_a_file_that_is_not_there_ends_with_5(tmp_path):
             PLAN_YAML.replace("max_num_seqs: 64", "preset: vlm"),
             "yaml: pools[0].scheduler: unknown scheduler preset 'vlm'; did you mean 'vllm'",
         ),
-        (PLAN_YAML + "router: last-loaded\n", "yaml: router: unknown router 'last-loaded'; did you mean 'least-loaded'"),
+        (PLAN_YAML + "router: last-loaded\n", "router: unknown router 'last-loaded'; did you mean 'least-loaded'"),
     ],
 )
 def test_an_unknown_name_ends_with_2_and_the_nearest_one(tmp_path, plan, says):

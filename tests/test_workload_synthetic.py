@@ -67,6 +67,8 @@ def test_imposed_arrivals_keep_the_requests_and_are_noted():
     [
         (0.0, 1.0, 5, 1, "rate is 0"),
         (1.0, -1.0, 5, 1, "cv is -1"),
+        (1.0, 1e300, 5, 1, "cv is 1e"),
+        (1.0, 1e-300, 5, 1, "cv is 1e"),
         (1.0, 1.0, 0, 1, "requests is 0"),
         (1.0, 1.0, 5, 0, "0 tokens"),
     ],

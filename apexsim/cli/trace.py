@@ -48,10 +48,10 @@ def convert(
     window: Annotated[
         str | None, typer.Option(metavar="0s:600s", help="Only arrivals from … to (without) on the trace's clock.")
     ] = None,
-    sample: Annotated[int | None, typer.Option(help="So many requests, drawn without replacement.")] = None,
-    head: Annotated[int | None, typer.Option(help="Only the first so many requests.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="So many requests, drawn without replacement.")] = None,
+    head: Annotated[int | None, typer.Option(min=1, help="Only the first so many requests.")] = None,
     jitter: Annotated[str | None, typer.Option(metavar="3s", help="Delay each by up to this, at random.")] = None,
-    repeat: Annotated[int | None, typer.Option(help="So many copies, sessions and prefixes renamed.")] = None,
+    repeat: Annotated[int | None, typer.Option(min=1, help="So many copies, sessions and prefixes renamed.")] = None,
     rate: Annotated[
         float | None, typer.Option(callback=a_rate, help="Scale the arrivals to this rate, requests/s.")
     ] = None,

@@ -6,14 +6,15 @@ bursty. Gaps are Gamma with shape 1 / CV² (Treat BurstGPT's windows the same wa
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from apexsim.errors import UsageError
 from apexsim.workload.lengths import Fixed, LengthLaw
 from apexsim.workload.limits import check_rate, check_requests, generator, generators, within_time
 from apexsim.workload.trace import Floats, Trace
+
+LEAST_CV, MOST_CV = 1e-3, 1e3
+"""Below, the gaps are a clock's; above, nearly all are 0."""
 
 DECIMALS = 6
 """Arrivals are rounded to microseconds: finer than any log, and short to write."""
@@ -70,11 +71,11 @@ def renewal(rate_rps: float, cv: float, n: int, rng: np.random.Generator) -> Flo
     """float64[n] arrivals in seconds, the first at 0.
 
     Raises:
-        UsageError: the rate is not positive, or the CV negative.
+        UsageError: the rate or the CV is out of range.
     """
     check_rate("rate", rate_rps)
-    if not (math.isfinite(cv) and cv >= 0):
-        raise UsageError(f"cv is {cv:g} (allowed: 0 or more)")
+    if not (cv == 0 or LEAST_CV <= cv <= MOST_CV):
+        raise UsageError(f"cv is {cv:g} (allowed: 0, or {LEAST_CV:g} to {MOST_CV:g})")
     gaps = np.ones(n) if cv == 0 else rng.standard_gamma(cv**-2, n) * cv**2
     gaps[0] = 0.0
     return within_time(np.round(np.cumsum(gaps) / rate_rps, DECIMALS), f"rate {rate_rps:g}")

@@ -20,6 +20,9 @@ from apexsim.spec.files import write_atomically
 from apexsim.workload.table import to_table
 from apexsim.workload.trace import Trace
 
+MOST_NANOSECONDS = 2**62
+"""Some 146 years; int64 holds twice as much."""
+
 
 def write_trace(trace: Trace, path: Path | str, format: str | None = None) -> None:
     """Write a trace; ``.gz`` at the end of the name zips it.
@@ -105,6 +108,9 @@ def _mooncake(trace: Trace) -> bytes:
 
 
 def _apex(trace: Trace) -> bytes:
+    last_s = float(trace.arrival_s[-1])
+    if last_s > MOST_NANOSECONDS / 1e9:
+        raise UsageError(f"{trace.name}: an arrival at {last_s:g} s in nanoseconds is more than APEX+'s format holds")
     nanoseconds = np.rint(trace.arrival_s * 1e9).astype(np.int64).tolist()
     columns = zip(nanoseconds, trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True)
     return _lines(
