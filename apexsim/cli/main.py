@@ -60,7 +60,8 @@ class _Edge(TyperGroup):
 def _show(error: Any) -> None:
     """What is wrong with a command line, in one line, and where to read on; the help where nothing was said."""
     if type(error).__name__ == "NoArgsIsHelpError":
-        error.show()
+        # with rich the help stands on stdout by now, and the message is empty
+        typer.echo(error.format_message(), err=True, nl=bool(error.format_message()))
         return
     message = " ".join(error.format_message().split()).removesuffix(".")
     context = getattr(error, "ctx", None)
