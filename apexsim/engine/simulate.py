@@ -66,12 +66,7 @@ def simulate_pool(
         raise UsageError(f"concurrency {concurrency} (at least 1 request must be in flight)")
     if not 0 <= seed < 1 << 63:
         raise UsageError(f"seed {seed} (allowed: 0 to 2^63 - 1)")
-    rules = Limits(
-        max_num_batched_tokens=int(policy.max_num_batched_tokens), max_num_seqs=int(policy.max_num_seqs),
-        mix=bool(policy.mix), chunked=bool(policy.chunked), free_decodes=bool(policy.free_decodes),
-        reserve=bool(policy.reserve), kv_blocks=int(limits.kv_blocks), block_size=int(limits.block_size),
-        max_model_len=int(limits.max_model_len),
-    )  # fmt: skip
+    rules = _rules(policy, limits)
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
     origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
@@ -98,4 +93,19 @@ def simulate_pool(
         replicas=(replicas,),
         seed=seed,
         timeline=recorder.timeline(state, origin_s) if timeline else None,
+    )
+
+
+def _rules(policy: Policy, limits: ReplicaLimits) -> Limits:
+    """What the compiled scheduler reads, in exactly its types."""
+    return Limits(
+        max_num_batched_tokens=int(policy.max_num_batched_tokens),
+        max_num_seqs=int(policy.max_num_seqs),
+        mix=bool(policy.mix),
+        chunked=bool(policy.chunked),
+        free_decodes=bool(policy.free_decodes),
+        reserve=bool(policy.reserve),
+        kv_blocks=int(limits.kv_blocks),
+        block_size=int(limits.block_size),
+        max_model_len=int(limits.max_model_len),
     )
