@@ -154,14 +154,6 @@ def test_why_names_the_limit_with_the_least_margin():
     assert "tpot is the first limit to go (95.0% within)" in what_binds(missed, slo).line
 
 
-def test_why_names_rejections():
-    base, slo = summary_of(), parse_slo("tpot=50ms@0.9")
-    rejected = replace(base, requests=replace(base.requests, rejected=60))
-    assert what_binds(rejected, slo).resource == "rejections"
-    few = replace(base, requests=replace(base.requests, rejected=3))
-    assert what_binds(few, slo).resource != "rejections"
-
-
 @pytest.mark.parametrize("tokens", [10_000_000, 130_000])
 def test_requests_that_are_too_long_are_named_as_that(tokens):
     trace = poisson(3.0, 40, 200, 20, seed=1)

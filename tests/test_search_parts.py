@@ -193,8 +193,7 @@ def test_an_executor_that_cannot_be_is_a_usage_error(backend, workers, words):
 
 def test_a_torn_last_line_of_a_journal_is_left_out(tmp_path):
     path = tmp_path / "deep" / "journal.jsonl"
-    with Journal(path) as journal:
-        journal.write({"a": 1})
+    with Journal(path, {"a": 1}) as journal:
         journal.write({"b": 2})
     path.write_bytes(path.read_bytes() + b'{"c": ')
     assert read(path) == [{"a": 1}, {"b": 2}]
@@ -206,7 +205,7 @@ def test_a_torn_last_line_of_a_journal_is_left_out(tmp_path):
 def test_a_journal_that_cannot_be_written_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
-        Journal(tmp_path / "file" / "journal.jsonl")
+        Journal(tmp_path / "file" / "journal.jsonl", {})
 
 
 def question(**changes: object):
@@ -236,6 +235,7 @@ def test_the_rate_of_the_search_is_the_traces_own_or_the_one_asked_for():
         ({"objective": "carbon"}, "--carbon"),
         ({"rate_rps": 0.0}, "--rate 0"),
         ({"price_usd_per_hour": -1.0}, "--price -1"),
+        ({"carbon_g_per_kwh": float("nan")}, "--carbon nan"),
         ({"cluster": catalog.cluster("8xh100-sxm+8xh200-sxm")}, "one group"),
         ({"model": "Llama-9"}, "Llama-9"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apexsim.cli.terminal import a_file, print_rich, put_json, say, say_when_compiling
+from apexsim.cli.terminal import a_file, put_json, say, say_when_compiling
 
 if TYPE_CHECKING:
     from apexsim.report.search_results import SearchReport
     from apexsim.search.run import Progress
 
 INTERRUPTED = 130
+
+WIDTH_OF_A_FILE = 140
+"""Columns of the ranking in a file or a pipe: the longest names of plans fit beside all figures."""
 
 
 def search(
@@ -72,19 +76,26 @@ def search(
     files = report.save(folder)
     _answer(report, json)
     say(f"written: {', '.join(path.name for path in files)} in {folder}; {report.result.wall_s:.1f} s")
+    for warning in report.warnings:
+        say(warning)
     if report.result.interrupted:
-        say("interrupted: the table holds what was finished")
+        say("the table holds what was finished; the same command goes on from there")
         raise typer.Exit(INTERRUPTED)
     _ = report.best  # raises where nothing is feasible
 
 
 def _answer(report: SearchReport, json: str | None) -> None:
+    from rich.console import Console
     from rich.text import Text
 
     if json is not None:
         put_json(json, report.to_dict())
-    if json != "-" and report.result.ranked:
-        print_rich(Text(report.heading, style="bold"), report, Text(f"best: {report.best.id}: {report.best.why}"))
+    if json == "-" or not report.result.ranked:
+        return
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE, highlight=False)
+    best = Text(f"best: {report.best.id}: {report.best.why}")
+    for part in (Text(report.heading, style="bold"), report, best):
+        console.print(part, soft_wrap=isinstance(part, Text))  # prose is the reader's to wrap
 
 
 @contextmanager

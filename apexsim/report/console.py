@@ -21,7 +21,8 @@ def _table(table: Table) -> RichTable:
     )
     for column, name in enumerate(table.header):
         number = table.is_number(column)
-        rendered.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        whole = number or name in table.whole
+        rendered.add_column(name, justify="right" if number else "left", no_wrap=whole, overflow="fold")
     for row in table.rows:
         rendered.add_row(*(Text(cell) for cell in row))
     return rendered

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from apexsim.errors import NoFeasiblePlan
+from apexsim import __version__
+from apexsim.errors import ApexsimError, NoFeasiblePlan
 from apexsim.report import search_plots
 from apexsim.report.console import render
 from apexsim.report.files import write_json, write_parquet
@@ -21,7 +22,8 @@ from apexsim.report.simulation import Conditions, SimulationReport, as_trace, si
 from apexsim.search.evaluate import prepare_candidate
 from apexsim.search.executors import executor
 from apexsim.search.journal import Journal
-from apexsim.search.miss import nearest_miss
+from apexsim.search.miss import crash, nearest_miss
+from apexsim.search.objectives import grams_per_million_tokens
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem, make_problem
 from apexsim.search.run import KEEP, Progress, SearchResult
@@ -49,6 +51,7 @@ class SearchReport:
 
     result: SearchResult
     top: int = TOP
+    journal_failure: str = ""  # why the journal is not complete, say because the disk was full
 
     @property
     def best(self) -> Evaluation:
@@ -56,10 +59,19 @@ class SearchReport:
 
         Raises:
             NoFeasiblePlan: there is none; the message holds the nearest miss and what binds it.
+            ApexsimError: plans crashed, so that nobody knows whether there is one.
         """
-        if not self.result.ranked:
-            raise NoFeasiblePlan(nearest_miss(self.result))
-        return self.result.ranked[0]
+        if self.result.ranked:
+            return self.result.ranked[0]
+        if self.result.crashed:
+            raise ApexsimError(f"no feasible plan was found, but {crash(self.result)}")
+        raise NoFeasiblePlan(nearest_miss(self.result))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What went wrong on the way to a result that is nevertheless one: crashed plans, a lost journal."""
+        found = (crash(self.result) if self.result.ranked else "", self.journal_failure, self.result.interruption)
+        return tuple(warning for warning in found if warning)
 
     @property
     def heading(self) -> str:
@@ -87,10 +99,17 @@ class SearchReport:
     def to_pandas(self) -> pd.DataFrame:
         """One row a ranked plan, best first: knobs, goodput, what it costs there, latencies (s) at the rate."""
         front = set(self.result.pareto)
-        return pd.DataFrame([_flat(place, e, e.id in front) for place, e in enumerate(self.result.ranked, start=1)])
+        rows = [_flat(place, e, e.id in front) for place, e in enumerate(self.result.ranked, start=1)]
+        intensity = self.result.problem.carbon_g_per_kwh
+        if intensity is not None:
+            for row in rows:
+                joules = row["j_per_output_token_at_goodput"]
+                grams = None if joules is None else joules * grams_per_million_tokens(intensity)
+                row["g_co2e_per_million_output_tokens_at_goodput"] = grams
+        return pd.DataFrame(rows)
 
     def plot_pareto(self, ax: Axes | None = None) -> Axes:
-        """Energy against goodput per device, coloured by price; the Pareto front is drawn out."""
+        """Energy against goodput per device, coloured by the number of devices; the Pareto front is ringed."""
         return search_plots.pareto(self.result.ranked, self.result.pareto, ax)
 
     def plot_goodput(self, ax: Axes | None = None) -> Axes:
@@ -189,7 +208,8 @@ def search_for(
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> SearchReport:
     """The same with the question resolved, and nothing but the journal written: what the command line calls."""
-    with nullcontext() if out is None else Journal(Path(out) / JOURNAL) as journal:
+    heading = {"search": problem.fingerprint, "version": __version__}
+    with nullcontext() if out is None else Journal(Path(out) / JOURNAL, heading) as journal:
         result = run_search(
             problem,
             executor(backend, workers),
@@ -198,7 +218,7 @@ def search_for(
             journal=journal,
             on_progress=on_progress,
         )
-    return SearchReport(result, top)
+    return SearchReport(result, top, "" if journal is None else journal.failure)
 
 
 def _flat(place: int, evaluation: Evaluation, on_front: bool) -> dict[str, Any]:
@@ -231,4 +251,5 @@ def _flat(place: int, evaluation: Evaluation, on_front: bool) -> dict[str, Any]:
         "on_pareto_front": on_front,
         "binds": evaluation.binds,
         "why": evaluation.why,
+        "notes": "; ".join(evaluation.notes),
     }

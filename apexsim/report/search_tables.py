@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from apexsim.report.tables import UNDEFINED, Table
+from apexsim.search.objectives import grams_per_million_tokens
 from apexsim.search.outcome import Cause, Evaluation
 from apexsim.search.problem import Problem
 from apexsim.search.run import SearchResult
 from apexsim.spec.plan import Plan
 
+PLAN = "plan"
+
 CAUSES: dict[Cause, str] = {
     "illegal": "not legal or not simulated",
     "memory": "does not fit in memory",
     "slo": "misses the SLO",
+    "goodput": "has no goodput",
     "bound": "cannot be among the best",
     "failed": "crashed",
 }
@@ -27,28 +32,44 @@ def search_tables(result: SearchResult, top: int) -> tuple[Table, ...]:
 def ranking_table(result: SearchResult, top: int) -> Table:
     """One row a plan, best first; latencies in milliseconds at the search's rate, the rest at goodput."""
     problem = result.problem
-    header = ("#", "plan", "dev", "req/s", "per dev", "TTFT ms", "TPOT ms", "J/tok", "USD/Mtok", "binds")
-    rows = tuple(_row(place, plan) for place, plan in enumerate(result.ranked[:top], start=1))
+    carbon = () if problem.carbon_g_per_kwh is None else ("gCO2e/Mtok",)
+    header = ("#", PLAN, "dev", "req/s", "per dev", "TTFT ms", "TPOT ms", "J/tok", "USD/Mtok", *carbon, "binds")
+    shown = result.ranked[:top]
+    rows = tuple(_row(place, plan, problem.carbon_g_per_kwh) for place, plan in enumerate(shown, start=1))
     title = (
         f"{len(rows)} of {len(result.ranked)} feasible plans by {problem.objective.label}. At goodput: req/s, "
         f"J per output token, USD per million.\nAt {problem.rate_rps:.4g} req/s: TTFT and TPOT, p50 / p99."
     )
-    return Table(title, header, rows, frozenset({"plan"}))
+    title += "".join(f"\n{note}" for note in _notes(shown))
+    return Table(title, header, rows, prose=frozenset({PLAN, "binds"}), whole=frozenset({PLAN}))
 
 
-def _row(place: int, evaluation: Evaluation) -> tuple[str, ...]:
+def _notes(shown: Sequence[Evaluation]) -> list[str]:
+    """What the marks ≥ and * of the goodputs mean, in the words of the first plan that has each."""
+    censored = [f"≥ ({e.id}) {e.notes[0]}" for e in shown if e.censored and e.notes]
+    others = [f"* ({e.id}) {e.notes[-1]}" for e in shown if len(e.notes) > e.censored]
+    return censored[:1] + others[:1]
+
+
+def _row(place: int, evaluation: Evaluation, carbon_g_per_kwh: float | None) -> tuple[str, ...]:
     ttft, tpot = evaluation.summary["ttft_s"], evaluation.summary["tpot_s"]
     at_goodput = evaluation.at_goodput
+    joules = at_goodput["j_per_output_token"]
+    carbon: tuple[str, ...] = ()
+    if carbon_g_per_kwh is not None:
+        carbon = (_figure(None if joules is None else joules * grams_per_million_tokens(carbon_g_per_kwh)),)
     return (
         str(place),
         evaluation.id,
         str(evaluation.plan.devices),
-        f"{'≥' if evaluation.censored else ''}{evaluation.goodput_rps:.2f}",
+        f"{'≥' if evaluation.censored else ''}{evaluation.goodput_rps:.2f}"
+        f"{'*' if len(evaluation.notes) > evaluation.censored else ''}",
         f"{evaluation.goodput_rps_per_device:.3f}",
         f"{_milliseconds(ttft['p50'])} / {_milliseconds(ttft['p99'])}",
         f"{_milliseconds(tpot['p50'])} / {_milliseconds(tpot['p99'])}",
-        _figure(at_goodput["j_per_output_token"]),
+        _figure(joules),
         _figure(at_goodput["usd_per_million_output_tokens"]),
+        *carbon,
         evaluation.binds,
     )
 
@@ -59,7 +80,7 @@ def dropped_table(result: SearchResult) -> Table:
     rows = []
     for cause, words in CAUSES.items():
         if counts[cause]:
-            nearest = min((d for d in result.dropped if d.cause == cause), key=lambda d: (d.miss, d.id))
+            nearest = min((d for d in result.dropped if d.cause == cause), key=lambda d: d.distance)
             rows.append((words, str(counts[cause]), f"{nearest.id}: {nearest.reason}"))
     return Table("Plans that are not ranked", ("", "plans", "for example"), tuple(rows), frozenset({"for example"}))
 

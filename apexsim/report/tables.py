@@ -22,12 +22,16 @@ _SCALES = {1e9: "G", 1e6: "M", 1e3: "k"}
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text. The first column is the row's name; the others hold numbers, but for those of ``prose``."""
+    """Rows of text. The first column is the row's name; the others hold numbers, but for those of ``prose``.
+
+    What stands in a column of ``whole`` is never broken over lines: a name to copy.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     prose: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
 
     def is_number(self, column: int) -> bool:
         """Whether a column is aligned to the right."""

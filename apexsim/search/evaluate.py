@@ -21,6 +21,7 @@ from apexsim.scenario import Prepared, measure_goodput, prepare, replay, run
 from apexsim.search.ceiling import ceiling
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.prune import Context
+from apexsim.search.rejected import limits_of, too_long
 from apexsim.search.why import what_binds
 from apexsim.spec.plan import Plan
 from apexsim.workload.trace import Trace
@@ -49,7 +50,7 @@ def evaluate(context: Context, candidate: Candidate) -> Evaluation | Dropped:
     own, itl = _run(context, prepared, problem.trace)
     replayed = len(problem.trace)
     if not own.slo.met:
-        return _missed(context, plan, own, replayed)
+        return _missed(context, prepared, own, replayed)
     own = replace(own, itl_s=itl_distribution(itl))
     top = ceiling(context, prepared, candidate.bounds.goodput_rps)
     pilot = _pilot(context, prepared, top.rps)
@@ -130,11 +131,12 @@ def _notes(trace: Trace, goodput_rps: float, censored: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _missed(context: Context, plan: Plan, own: Summary, replayed: int) -> Dropped:
+def _missed(context: Context, prepared: Prepared, own: Summary, replayed: int) -> Dropped:
     """Not feasible: the SLO is missed at the rate of the search."""
     slo, reached = context.problem.slo, own.slo.attainment or 0.0
+    binds = too_long(limits_of(prepared), context.loads.lengths, slo) or what_binds(own, slo).line
     short = f"attainment {reached:.3f} < {slo.target:g} at {context.problem.rate_rps:.4g} req/s"
-    return Dropped(plan, "slo", f"{short}; {what_binds(own, slo).line}", float(slo.target - reached), replayed)
+    return Dropped(prepared.plan, "slo", f"{short}; {binds}", float(slo.target - reached), replayed)
 
 
 def _without_goodput(context: Context, plan: Plan, own: Summary, found: Goodput, replayed: int) -> Dropped:

@@ -6,12 +6,13 @@ results by plan. Another backend (Ray, Dask) is one more class here and one more
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Protocol, TypeVar
 
 import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from apexsim.errors import UsageError, unknown_name
 
@@ -19,11 +20,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class WorkersLost(RuntimeError):
+    """Worker processes died, and those that took over died, too."""
+
+
 class Executor(Protocol):
     """A context manager whose workers live from ``__enter__`` to ``__exit__``."""
 
     def run(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """``function(item)`` for each item, as they finish. Both must be picklable."""
+        """``function(item)`` for each item, as they finish. Both must be picklable.
+
+        Raises:
+            WorkersLost: some results cannot be had, because whoever works on them dies.
+        """
         ...
 
     def __enter__(self) -> Executor: ...
@@ -49,14 +58,42 @@ class Serial:
 
 
 class Processes:
-    """Local worker processes (joblib's loky); short items travel in batches, large arrays by memory map."""
+    """Local worker processes (joblib's loky); short items travel in batches, large arrays by memory map.
+
+    Where a worker is killed (by the system, when memory runs out) what was lost is done again, once, by fresh and
+    fewer processes.
+    """
 
     def __init__(self, workers: int) -> None:
-        self._parallel = joblib.Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
+        self._workers = workers
+        self._parallel = self._processes()
 
     def run(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        results: Iterator[Result] = self._parallel(joblib.delayed(function)(item) for item in items)
-        return results
+        missing = dict(enumerate(items))
+        try:
+            yield from self._take(function, missing)
+        except TerminatedWorkerError:
+            self.__exit__(None, None, None)
+            self._workers = max(2, self._workers // 2)
+            self._parallel = self._processes()
+            self._parallel.__enter__()
+            yield from self._again(function, missing)
+
+    def _again(self, function: Callable[[Item], Result], missing: dict[int, Item]) -> Iterator[Result]:
+        try:
+            yield from self._take(function, missing)
+        except TerminatedWorkerError as error:
+            raise WorkersLost("worker processes were killed, twice: is there enough memory?") from error
+
+    def _take(self, function: Callable[[Item], Result], missing: dict[int, Item]) -> Iterator[Result]:
+        """The results of what is ``missing``; what is there leaves it."""
+        task = partial(_numbered, function)
+        for number, result in self._parallel(joblib.delayed(task)(*item) for item in list(missing.items())):
+            del missing[number]
+            yield result
+
+    def _processes(self) -> joblib.Parallel:
+        return joblib.Parallel(n_jobs=self._workers, backend="loky", return_as="generator_unordered")
 
     def __enter__(self) -> Processes:
         self._parallel.__enter__()
@@ -66,6 +103,10 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._parallel.__exit__(kind, error, trace)
+
+
+def _numbered(function: Callable[[Item], Result], number: int, item: Item) -> tuple[int, Result]:
+    return number, function(item)
 
 
 BACKENDS: dict[str, Callable[[int], Executor]] = {"process": Processes}
@@ -81,5 +122,5 @@ def executor(backend: str, workers: int | None) -> Executor:
         raise UsageError(unknown_name("backend", backend, BACKENDS))
     if workers is not None and workers < 1:
         raise UsageError(f"workers: {workers} is not allowed; at least 1 is needed")
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or joblib.cpu_count()  # what the affinity and the container leave to this process
     return Serial() if count == 1 else BACKENDS[backend](count)

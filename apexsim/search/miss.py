@@ -10,18 +10,26 @@ def nearest_miss(result: SearchResult) -> str:
     """One line: the plan that came nearest to being feasible, and what binds it."""
     problem = result.problem
     heading = f"no feasible plan for {problem.model.name} on {problem.cluster}"
-    missed = _nearest(result, "slo")
+    missed = _nearest(result, "goodput") or _nearest(result, "slo")
     if missed is not None:
         return f"{heading} under {problem.slo}: the nearest is {missed.id}: {missed.reason}"
     short = _nearest(result, "memory")
     if short is not None:
         return f"{heading}: memory is short; the best attempt is {short.id}: {short.reason}"
-    illegal = _nearest(result, "illegal") or _nearest(result, "failed")
+    illegal = _nearest(result, "illegal")
     if illegal is not None:
         return f"{heading}: {illegal.id}: {illegal.reason}"
     return f"{heading}: the space holds no plan for {problem.cluster.devices} devices"
 
 
+def crash(result: SearchResult) -> str:
+    """One line where plans crashed, say because of a bug: how many, and the first of them; "" where none did."""
+    if not result.crashed:
+        return ""
+    first = result.crashed[0]
+    return f"{len(result.crashed)} of {result.considered} plans crashed, for example {first.id}: {first.reason}"
+
+
 def _nearest(result: SearchResult, cause: str) -> Dropped | None:
     misses = [dropped for dropped in result.dropped if dropped.cause == cause]
-    return min(misses, key=lambda dropped: (dropped.miss, dropped.id), default=None)
+    return min(misses, key=lambda dropped: dropped.distance, default=None)

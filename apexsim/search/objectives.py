@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apexsim.errors import UsageError, unknown_name
+from apexsim.metrics.cost import MILLION
+from apexsim.metrics.energy import JOULES_PER_KWH
 from apexsim.search.outcome import Bounds, Evaluation
 
 
@@ -14,7 +16,8 @@ class Objective:
     """One thing to make as large (``highest_wins``) or as small as possible.
 
     ``value`` may be None where the figure is undefined (no price is known); such plans come last.
-    ``bound`` is never worse than the value that a replay of the same plan gives.
+    ``bound`` is never worse than the value that a replay of the same plan gives. A person reads both times
+    ``scale``, in ``unit``.
     """
 
     name: str
@@ -23,12 +26,18 @@ class Objective:
     highest_wins: bool
     value: Callable[[Evaluation], float | None]
     bound: Callable[[Bounds], float | None]
+    scale: float = 1.0
 
     def loss(self, value: float | None) -> float:
-        """The value with its sign turned so that smaller is better; infinite where there is none."""
-        if value is None:
-            return float("inf")
-        return -value if self.highest_wins else value
+        """What to make small."""
+        return loss(value, self.highest_wins)
+
+
+def loss(value: float | None, highest_wins: bool) -> float:
+    """The value with its sign turned so that smaller is better; infinite where there is none."""
+    if value is None:
+        return float("inf")
+    return -value if highest_wins else value
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -46,21 +55,29 @@ OBJECTIVES: dict[str, Objective] = {
         Objective("latency", "median E2E", "s", False,
                   lambda e: e.summary["e2e_s"]["p50"], lambda b: b.latency_s),
         # grams = joules × a constant intensity: the order, and so the search, is that of energy
-        Objective("carbon", "carbon at goodput", "J/output token × gCO2e/kWh", False,
+        Objective("carbon", "carbon at goodput", "g CO2e/M output tokens", False,
                   lambda e: e.at_goodput["j_per_output_token"], lambda b: b.j_per_output_token),
     )
 }
 
 
-def objective_named(name: str) -> Objective:
-    """The objective of that name.
+def grams_per_million_tokens(g_co2e_per_kwh: float) -> float:
+    """g CO2e per million tokens, for each joule per token."""
+    return g_co2e_per_kwh * MILLION / JOULES_PER_KWH
+
+
+def objective_named(name: str, g_co2e_per_kwh: float | None = None) -> Objective:
+    """The objective of that name; the intensity of the electricity is the scale of ``carbon``.
 
     Raises:
         UsageError: nobody knows the name.
     """
     if name not in OBJECTIVES:
         raise UsageError(unknown_name("objective", name, OBJECTIVES))
-    return OBJECTIVES[name]
+    objective = OBJECTIVES[name]
+    if name == "carbon" and g_co2e_per_kwh is not None:
+        return replace(objective, scale=grams_per_million_tokens(g_co2e_per_kwh))
+    return objective
 
 
 def order(evaluation: Evaluation, objective: Objective) -> tuple[float, float, float, str]:

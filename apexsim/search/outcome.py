@@ -6,6 +6,7 @@ A plan is a ``Candidate`` once it fits; it ends as an ``Evaluation`` (it meets t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,9 +58,19 @@ class Dropped:
     def id(self) -> str:
         return self.plan.id
 
+    @property
+    def distance(self) -> tuple[bool, float, str]:
+        """Sorts plans of one cause, the nearest first; what was replayed before what only a bound is known of."""
+        return (self.requests_simulated == 0, self.miss, self.id)
+
     def to_dict(self) -> dict[str, Any]:
         """The entry of ``pruned`` in the search's JSON."""
         return {"plan": self.plan.model_dump(mode="json"), "reason": self.reason}
+
+    def to_entry(self) -> dict[str, Any]:
+        """The entry of the journal; ``outcome_of`` reads it."""
+        more = {"miss": self.miss, "requests_simulated": self.requests_simulated}
+        return {"dropped": {"id": self.id, "cause": self.cause, **self.to_dict(), **more}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +122,22 @@ class Evaluation:
             "notes": list(self.notes),
             "summary": self.summary,
         }
+
+    def to_entry(self) -> dict[str, Any]:
+        """The entry of the journal; ``outcome_of`` reads it."""
+        evaluated = self.to_dict(rank=0)
+        del evaluated["rank"]
+        more = {"tested": self.tested, "requests_simulated": self.requests_simulated}
+        return {"evaluated": evaluated | more}
+
+
+def outcome_of(entry: Mapping[str, Any]) -> Evaluation | Dropped:
+    """What ``to_entry`` made the entry of, to the last digit."""
+    kind, data = next(iter(entry.items()))
+    data = dict(data) | {"plan": Plan.model_validate(data["plan"])}
+    del data["id"]
+    if kind == "dropped":
+        return Dropped(**data)
+    del data["goodput_rps_per_device"]
+    tested = tuple((rate_rps, share) for rate_rps, share in data["tested"])
+    return Evaluation(**data | {"tested": tested, "notes": tuple(data["notes"])})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.search.objectives import Objective, order
+from apexsim.search.objectives import Objective, loss, order
 from apexsim.search.outcome import Bounds, Evaluation
 
 
@@ -23,10 +23,8 @@ class Axis:
     bound: Callable[[Bounds, int], float | None]  # the best value that a plan of so many devices can reach
 
     def loss(self, value: float | None) -> float:
-        """The value with its sign turned so that smaller is better; infinite where there is none."""
-        if value is None:
-            return float("inf")
-        return -value if self.highest_wins else value
+        """What to make small."""
+        return loss(value, self.highest_wins)
 
 
 AXES: tuple[Axis, ...] = (

@@ -57,8 +57,12 @@ class Problem:
     def fingerprint(self) -> str:
         """Eight hexadecimal digits of all that the answer depends on; equal questions have the same."""
         digest = hashlib.sha256()
-        for column in (self.trace.arrival_s, self.trace.input_tokens, self.trace.output_tokens):
-            digest.update(column.tobytes())
+        trace = self.trace
+        for column in (
+            trace.arrival_s, trace.input_tokens, trace.output_tokens, trace.session, trace.shared_prefix_tokens,
+            trace.hash_ids,
+        ):  # fmt: skip
+            digest.update(b"-" if column is None else column.tobytes())
         words = {
             "model": self.model.model_dump(mode="json"),
             "cluster": self.cluster.model_dump(mode="json"),
@@ -100,12 +104,13 @@ def make_problem(
         space: the lists to search, or those that differ from ``default_space`` as a mapping or a YAML file.
 
     Raises:
-        UsageError: an unknown name, a figure that is not positive, an objective that lacks its price.
+        UsageError: an unknown name, a rate of 0, a negative figure, an objective that lacks its price.
         InputError: a model or space file that cannot be read.
     """
-    _check_positive("--rate", rate_rps)
-    _check_positive("--price", price_usd_per_hour)
-    _check_positive("--carbon", carbon_g_per_kwh)
+    if rate_rps is not None and not (math.isfinite(rate_rps) and rate_rps > 0):
+        raise UsageError(f"--rate {rate_rps:g}: must be more than 0")
+    _check_not_negative("--price", price_usd_per_hour)
+    _check_not_negative("--carbon", carbon_g_per_kwh)
     if len(cluster.groups) > 1:
         raise UsageError(f"cluster {cluster}: this release searches one group of equal devices, not several")
     spec, profile = catalog.model(model), catalog.device(cluster.device)
@@ -113,7 +118,7 @@ def make_problem(
     if no_such_node is not None:
         raise UsageError(no_such_node)
     price = profile.price_usd_per_hour if price_usd_per_hour is None else price_usd_per_hour
-    wanted = objective_named(objective)
+    wanted = objective_named(objective, carbon_g_per_kwh)
     _check_figures(wanted, profile, price, carbon_g_per_kwh)
     if not isinstance(space, Space):
         usual = default_space(spec, profile, cluster)
@@ -143,9 +148,9 @@ def _offered(trace: Trace, rate_rps: float | None) -> Trace:
     return trace if rate_rps is None else at_rate(trace, rate_rps)
 
 
-def _check_positive(flag: str, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{flag} {value:g}: must be more than 0")
+def _check_not_negative(flag: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{flag} {value:g}: must be 0 or more")
 
 
 def _check_figures(

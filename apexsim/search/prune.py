@@ -17,13 +17,14 @@ from apexsim.cost.ledger import JOULES
 from apexsim.cost.memory import DoesNotFit
 from apexsim.engine.simulate import ReplicaLimits
 from apexsim.errors import ApexsimError
-from apexsim.metrics.attainment import needed_shares, reaches
+from apexsim.metrics.attainment import reaches
 from apexsim.metrics.cost import MILLION, SECONDS_PER_HOUR
 from apexsim.scenario import Prepared, prepare
 from apexsim.search.bounds import Counted, Due, attainment_bound, due_to_meet, median_e2e_bound
 from apexsim.search.copies import GoodputBound, GoodputLoads
 from apexsim.search.outcome import Bounds, Candidate, Cause, Dropped
 from apexsim.search.problem import Problem
+from apexsim.search.rejected import limits_of, too_long
 from apexsim.search.work import Work, least_per_token, least_work
 from apexsim.spec.legality import check_plan
 from apexsim.spec.plan import Plan
@@ -96,7 +97,7 @@ class _Replica:
 def _screen_fitting(
     context: Context, prepared: Prepared, family: Sequence[Plan]
 ) -> list[Candidate | Dropped]:
-    limits = _limits(prepared)
+    limits = limits_of(prepared)
     work = _work(context, prepared, limits)
     dues = due_to_meet(work, context.loads.lengths, context.problem.slo)
     replica = _Replica(prepared, limits, work, dues, GoodputBound(context.loads, dues, work.servers))
@@ -129,21 +130,8 @@ def _screen_one(context: Context, replica: _Replica, plan: Plan) -> Candidate | 
 
 def _what_bounds(context: Context, replica: _Replica, server: str) -> str:
     """The resource that is short, or that requests are too long to be served at all."""
-    lengths, number = context.loads.lengths, context.loads.one_copy
-    rejected, requests = int(number[~replica.work.served].sum()), int(number.sum())
-    if rejected <= (1 - max(needed_shares(context.problem.slo).values())) * requests:
-        return f"binds: {server or 'device'}"
-    context_tokens = replica.limits.max_model_len
-    too_long = int(number[lengths.input_tokens + lengths.output_tokens > context_tokens].sum())
-    of_context = f"{too_long:,} longer than the context of {context_tokens:,} tokens"
-    kv_tokens = replica.limits.kv_blocks * replica.limits.block_size
-    of_cache = f"{rejected - too_long:,} than the {kv_tokens:,} tokens of a replica's KV cache"
-    return f"{rejected:,} of {requests:,} requests are rejected: {of_context}, {of_cache}"
-
-
-def _limits(prepared: Prepared) -> ReplicaLimits:
-    compiled, memory = prepared.compiled, prepared.compiled.memory
-    return ReplicaLimits(memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s)
+    rejected = too_long(replica.limits, context.loads.lengths, context.problem.slo)
+    return rejected or f"binds: {server or 'device'}"
 
 
 def _work(context: Context, prepared: Prepared, limits: ReplicaLimits) -> Work:

@@ -4,22 +4,24 @@
     strategy.ask      → evaluate (executor) → evaluations | dropped: slo, failed    → journal, strategy.tell
     rank              → best first; the Pareto front; the rest with their reasons
 
-Results are keyed by plan, never by who finished first, so any executor gives the same answer. Ctrl-C ends the
-search early: what is done by then is ranked.
+Results are keyed by plan, never by who finished first, so any executor gives the same answer. Ctrl-C, or workers
+that keep dying, end the search early: what is done by then is ranked. Plans that the journal of a killed search holds
+are not replayed again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from apexsim.search.evaluate import evaluate_all
-from apexsim.search.executors import Executor
+from apexsim.search.executors import Executor, WorkersLost
 from apexsim.search.journal import Journal
-from apexsim.search.outcome import Candidate, Dropped, Evaluation
+from apexsim.search.objectives import order
+from apexsim.search.outcome import Bounds, Candidate, Dropped, Evaluation, outcome_of
 from apexsim.search.pareto import front, rank
 from apexsim.search.problem import Problem
 from apexsim.search.prune import Context, families, screen
@@ -28,6 +30,9 @@ from apexsim.search.strategies import Strategy, strategy
 
 KEEP = 30
 """So many of the best plans are exact, whatever else is dropped by its bound."""
+
+NEAREST = 3
+"""So many plans that miss the SLO by their bounds are replayed where no plan is left, for what the reader is told."""
 
 FAMILIES_AT_ONCE, PLANS_AT_ONCE = 8, 2
 """Items of one task for a worker: enough to outweigh the message, few enough to share out evenly."""
@@ -52,7 +57,15 @@ class SearchResult:
     dropped: tuple[Dropped, ...]
     pareto: tuple[str, ...]
     wall_s: float
-    interrupted: bool
+    interruption: str = ""  # why the search ended early; "" where it is complete
+
+    @property
+    def interrupted(self) -> bool:
+        return bool(self.interruption)
+
+    @property
+    def crashed(self) -> tuple[Dropped, ...]:
+        return tuple(dropped for dropped in self.dropped if dropped.cause == "failed")
 
     @property
     def considered(self) -> int:
@@ -74,6 +87,7 @@ class SearchResult:
                 "plans_considered": self.considered,
                 "plans_evaluated": len(self.ranked) + sum(d.requests_simulated > 0 for d in self.dropped),
                 "requests_simulated": self.requests_simulated,
+                "interrupted": self.interrupted,
             },
         }
 
@@ -91,21 +105,26 @@ def search(
 
     Args:
         keep: so many of the best plans, and the Pareto front, are those of an exhaustive search.
-        journal: gets a line for each plan that is done.
+        journal: gets a line for each plan that is done; gives back what a killed search has done.
         on_progress: is called after each result.
     """
     began = time.perf_counter()
     state = _Search(problem, executor, journal, on_progress)
-    chosen, interrupted = strategy(strategy_name), False
+    chosen, interruption = strategy(strategy_name), ""
     try:
         with executor:
             state.screen()
             state.evaluate(chosen(state.candidates, problem.objective, keep))
+            state.replay_nearest()
+        if journal is not None:
+            journal.finish()
     except KeyboardInterrupt:
-        interrupted = True
+        interruption = "interrupted"
+    except WorkersLost as error:
+        interruption = f"interrupted: {error}"
     ranked = rank(state.evaluations, problem.objective)
     wall_s = time.perf_counter() - began
-    return SearchResult(problem, ranked, state.in_order(state.dropped), front(ranked), wall_s, interrupted)
+    return SearchResult(problem, ranked, state.in_order(state.dropped), front(ranked), wall_s, interruption)
 
 
 class _Search:
@@ -122,7 +141,9 @@ class _Search:
         self._executor = executor
         self._journal = journal
         self._report = on_progress
+        self._earlier = {outcome.id: outcome for outcome in _replayed(journal.earlier if journal else ())}
         self._order: dict[str, int] = {}
+        self._best: Evaluation | None = None
         self.candidates: list[Candidate] = []
         self.evaluations: list[Evaluation] = []
         self.dropped: list[Dropped] = []
@@ -159,34 +180,56 @@ class _Search:
             for outcome in self._outcomes(by_length):
                 reached[outcome.id] = outcome if isinstance(outcome, Evaluation) else None
                 done += 1
-                self._report(Progress("replayed", done, total - len(asked.dropped), self._best()))
+                self._report(Progress("replayed", done, total - len(asked.dropped), self._best))
             asked.tell({candidate.id: reached[candidate.id] for candidate in wave})
         for name, reason in asked.dropped.items():
             self._drop(Dropped(candidates[name].plan, "bound", reason))
 
     def _outcomes(self, wave: Sequence[Candidate]) -> Iterator[Evaluation | Dropped]:
         """Of each plan, as it is done and written down."""
-        task = partial(evaluate_all, self._context)
-        for outcomes in self._executor.run(task, _batches(wave, PLANS_AT_ONCE)):
+        for candidate in wave:
+            if candidate.id in self._earlier:
+                yield self._keep(self._earlier[candidate.id])
+        new = [candidate for candidate in wave if candidate.id not in self._earlier]
+        for outcomes in self._executor.run(partial(evaluate_all, self._context), _batches(new, PLANS_AT_ONCE)):
             for outcome in outcomes:
-                if isinstance(outcome, Evaluation):
-                    self.evaluations.append(outcome)
-                    self._note({"evaluated": outcome.to_dict(rank=0)})
-                else:
-                    self._drop(outcome)
-                yield outcome
+                yield self._keep(outcome)
+
+    def replay_nearest(self) -> None:
+        """Where bounds alone say that every plan misses the SLO: a few replays say what really binds the nearest."""
+        misses = [dropped for dropped in self.dropped if dropped.cause == "slo"]
+        if self.evaluations or any(dropped.requests_simulated for dropped in misses):
+            return
+        nearest = sorted(misses, key=lambda dropped: dropped.distance)[:NEAREST]
+        for outcome in self._outcomes([Candidate(dropped.plan, Bounds()) for dropped in nearest]):
+            self.dropped = [dropped for dropped in self.dropped if dropped.id != outcome.id or dropped is outcome]
+
+    def _keep(self, outcome: Evaluation | Dropped) -> Evaluation | Dropped:
+        if isinstance(outcome, Dropped):
+            self._drop(outcome)
+            return outcome
+        objective = self._context.problem.objective
+        self.evaluations.append(outcome)
+        if self._best is None or order(outcome, objective) < order(self._best, objective):
+            self._best = outcome
+        self._note(outcome)
+        return outcome
 
     def _drop(self, outcome: Dropped) -> None:
         self.dropped.append(outcome)
-        self._note({"dropped": {"id": outcome.id, "cause": outcome.cause, **outcome.to_dict()}})
+        self._note(outcome)
 
-    def _note(self, entry: dict[str, Any]) -> None:
-        if self._journal is not None:
-            self._journal.write(entry)
+    def _note(self, outcome: Evaluation | Dropped) -> None:
+        if self._journal is not None and outcome.id not in self._earlier:
+            self._journal.write(outcome.to_entry())
 
-    def _best(self) -> Evaluation | None:
-        ranked = rank(self.evaluations, self._context.problem.objective)
-        return ranked[0] if ranked else None
+
+def _replayed(entries: Iterable[dict[str, Any]]) -> Iterator[Evaluation | Dropped]:
+    """What a journal holds of plans that were replayed; the screening is quick, and a crash may not come again."""
+    for entry in entries:
+        outcome = outcome_of(entry)
+        if isinstance(outcome, Evaluation) or (outcome.cause in ("slo", "goodput") and outcome.requests_simulated):
+            yield outcome
 
 
 def _screen_batch(context: Context, batch: Sequence[Sequence[Any]]) -> list[Candidate | Dropped]:

@@ -48,9 +48,12 @@ class Grid:
     ranks and the Pareto front are those of an exhaustive search.
     """
 
-    def __init__(self, candidates: Sequence[Candidate], objective: Objective, keep: int) -> None:
+    def __init__(
+        self, candidates: Sequence[Candidate], objective: Objective, keep: int, wave: int = WAVE
+    ) -> None:
         self._objective = objective
         self._keep = keep
+        self._wave = wave
         self._open = sorted(candidates, key=lambda c: (self._best_loss(c), -c.bounds.goodput_rps, c.id))
         self._reached: list[Evaluation] = []
         self._dropped: dict[str, str] = {}
@@ -61,7 +64,7 @@ class Grid:
 
     def ask(self) -> Sequence[Candidate]:
         self._drop_hopeless()
-        wave, self._open = self._open[:WAVE], self._open[WAVE:]
+        wave, self._open = self._open[: self._wave], self._open[self._wave :]
         return wave
 
     def tell(self, reached: Mapping[str, Evaluation | None]) -> None:
@@ -87,12 +90,14 @@ class Grid:
 
     def _reason(self, candidate: Candidate, worst_kept: float) -> str:
         objective = self._objective
+        bound = objective.bound(candidate.bounds)
+        assert bound is not None, "a plan without a bound is not hopeless"
         sign = -1 if objective.highest_wins else 1
         reach = "at most" if objective.highest_wins else "at least"
         by = f" (by its {candidate.bounds.binds})" if candidate.bounds.binds else ""
         return (
-            f"{objective.label} {reach} {objective.bound(candidate.bounds):.4g} {objective.unit}{by}, "
-            f"worse than the best {self._keep} plans ({sign * worst_kept:.4g} or better)"
+            f"{objective.label} {reach} {objective.scale * bound:.4g} {objective.unit}{by}, "
+            f"worse than the best {self._keep} plans ({objective.scale * sign * worst_kept:.4g} or better)"
         )
 
 

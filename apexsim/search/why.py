@@ -2,7 +2,6 @@
 
 Rules, the first that holds:
 
-    rejections  more requests are too long for the context or the KV cache than the SLO forgives
     KV memory   the cache is full (or requests were preempted) and waiting is what breaks the SLO
     queueing    the replicas stand idle more than half of the time: bursts, or pipeline stages that wait
     host        the largest part of the busy time is the engine's own code
@@ -38,10 +37,9 @@ class Binding:
 
 def what_binds(summary: Summary, slo: SLO) -> Binding:
     """Why a run at this rate could not go faster; ``summary`` needs its SLO report and breakdown."""
-    needed = needed_shares(slo)
-    limit, share = _tightest(summary, needed)
+    limit, share = _tightest(summary, needed_shares(slo))
     missed = f"{limit} is the first limit to go ({share:.1%} within)" if limit else "no limit is missed"
-    resource, figure = _resource(summary, limit, max(needed.values()))
+    resource, figure = _resource(summary, limit)
     return Binding(resource, f"{resource}: {figure}; {missed}")
 
 
@@ -54,10 +52,7 @@ def _tightest(summary: Summary, needed: Mapping[str, float]) -> tuple[str, float
     return name, shares[name]
 
 
-def _resource(summary: Summary, limit: str, needed: float) -> tuple[str, str]:
-    rejected, requests = summary.requests.rejected, summary.requests.total
-    if rejected > (1 - needed) * requests:
-        return "rejections", f"{rejected:,} of {requests:,} requests are too long for the context or the KV cache"
+def _resource(summary: Summary, limit: str) -> tuple[str, str]:
     peak = summary.memory.kv_peak_fraction or 0.0
     waits = limit.partition(":")[0] in WAITING
     if waits and (peak >= FULL or summary.preemptions > 0):

@@ -102,11 +102,11 @@ def least_work(
         prefill_s=np.vstack([prefill, np.full_like(prompt, host_s), np.zeros_like(prompt)]),
         total_s=np.vstack([prefill + decode, host_s * (steps + 1), kv_s]),
         alone_s=replica.entry_s + prefill.max(axis=0) + steps * rates.iteration_s + replica.exit_s,
-        served=_served(replica, lengths),
+        served=served(replica, lengths),
     )
 
 
-def _served(replica: ReplicaLimits, lengths: Lengths) -> NDArray[np.bool_]:
+def served(replica: ReplicaLimits, lengths: Lengths) -> NDArray[np.bool_]:
     """The engine's rule: the length within the context, all but the last token within the KV cache."""
     total = lengths.input_tokens + lengths.output_tokens
     blocks = -(-(total - 1) // replica.block_size)
