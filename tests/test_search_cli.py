@@ -161,3 +161,24 @@ def test_a_search_without_a_winner_is_an_answer_and_its_best_an_error(folder):
     assert found.to_pandas().empty
     with pytest.raises(ax.ApexsimError, match="the nearest is"):
         _ = found.best
+
+
+def test_nothing_paid_and_nothing_emitted_are_figures(folder):
+    result = search(folder, "--price", "0", "--carbon", "0", "--json", "-")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert data["plans"][0]["at_goodput"]["usd_per_million_output_tokens"] == 0.0
+    assert data["simulation"]["interrupted"] is False
+
+
+def test_names_of_plans_are_whole_in_a_file(folder):
+    (folder / "space.yaml").write_text(SPACE.replace("[8192]", "[16384]").replace("[256]", "[1024]"))
+    result = search(folder, "--carbon", "400")
+    assert "2xtp2-fp8-kvbf16-t16384-s1024" in result.stdout
+    assert "gCO2e/Mtok" in result.stdout
+
+
+def test_what_the_marks_of_a_goodput_mean_stands_above_the_table(folder):
+    result = search(folder, "--slo", "tpot=100ms@0.9")
+    assert "≥ (" in result.stdout
+    assert "the SLO does not limit the rate" in " ".join(result.stdout.split())
