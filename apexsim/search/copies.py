@@ -8,7 +8,8 @@ means more copies. For each k the bound b_k of ``bounds.py`` holds for the rates
 and the plan's bound is the largest min(b_k, most_k) with b_k > most_{k−1}. Where to stop: of k copies at
 least q = k − ⌈0.1 k⌉ are counted whole, during at most q + 1 copies' time, and at least share − (1 − share)/q
 of their requests meet the SLO. The bound β_q from these alone falls with q, so beyond the k where β_q drops
-below most_{k−1} no rate is possible. From there the exact b_k are tried downwards.
+below most_{k−1} no rate is possible. From there, or from the most copies that are tested at all, the exact b_k are
+tried downwards.
 """
 
 from __future__ import annotations

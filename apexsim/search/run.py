@@ -61,10 +61,12 @@ class SearchResult:
 
     @property
     def interrupted(self) -> bool:
+        """Whether some plans were not looked at."""
         return bool(self.interruption)
 
     @property
     def crashed(self) -> tuple[Dropped, ...]:
+        """Plans that ended in an error of the program."""
         return tuple(dropped for dropped in self.dropped if dropped.cause == "failed")
 
     @property
