@@ -199,7 +199,7 @@ def new_state(
     longest = limits.max_num_batched_tokens
     if not limits.chunked:
         longest = max(longest, min(limits.max_model_len, int((prompt + output).max())))
-    room = 3 * n + 4 * seqs + 1024
+    room = 5 * n + 4 * seqs + 1024  # untouched rows cost nothing
     return State(
         requests=requests, replicas=fleet, groups=batches, stage_free_s=np.full((replicas, stages), -np.inf),
         begun=rows(CHUNK, groups, seqs + 1), finishes=rows(DUE, groups, 2 * seqs + 64),
