@@ -25,7 +25,7 @@ from apexsim.engine.result import SimulationResult
 from apexsim.engine.simulate import ReplicaLimits, simulate_pool
 from apexsim.scenario import Prepared, prepare
 from apexsim.spec.cluster import Cluster
-from apexsim.spec.plan import Plan, Pool, Scheduler
+from apexsim.spec.plan import Plan, Pool
 from apexsim.workload.read import read_trace
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate, head, repeat
@@ -36,10 +36,8 @@ MILLION = 1_360_000
 RUNS = 3
 
 
-def prepared_plan() -> Prepared:
-    plan = Plan(
-        model="Llama-3.1-8B", cluster=Cluster.model_validate("8xh100-sxm"), pools=(Pool(scheduler=Scheduler()),)
-    )
+def prepared_plan(pp: int = 1) -> Prepared:
+    plan = Plan(model="Llama-3.1-8B", cluster=Cluster.model_validate("8xh100-sxm"), pools=(Pool(pp=pp),))
     prepared = prepare(plan)
     assert isinstance(prepared, Prepared), prepared
     return prepared
@@ -84,6 +82,15 @@ def throughput(prepared: Prepared, trace: Trace) -> None:
             replicas, f"{router}, {rate:.3g} req/s", f"{iterations:,}", f"{wall_s:.2f}", f"{cpu_s:.2f}",
             f"{len(load) / cpu_s:,.0f}", f"{iterations / cpu_s:,.0f}",
         )  # fmt: skip
+
+
+def pipelines(trace: Trace) -> None:
+    title = "Pipelines, which step one iteration at a time"
+    heading(title, "stages", "requests", "iterations", "CPU s", "iterations/CPU s")
+    for stages in (2, 4):
+        cpu_s, _, result = replay(prepared_plan(stages), trace)
+        iterations = result.pools[0].iterations
+        row(stages, f"{len(trace):,}", f"{iterations:,}", f"{cpu_s:.2f}", f"{iterations / cpu_s:,.0f}")
 
 
 def growth_with_requests(prepared: Prepared, trace: Trace) -> None:
@@ -143,6 +150,7 @@ def main() -> None:
     print(f"## Replay of {Path(source).name}, repeated to {len(million):,} requests")
     print(f"\nPython {platform.python_version()}, {os.cpu_count()} cores ({platform.machine()}), one of them used.")
     throughput(prepared, million)
+    pipelines(head(million, 100_000))
     growth_with_requests(prepared, million)
     growth_with_output(prepared)
     whole_process(million)

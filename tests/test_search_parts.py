@@ -48,8 +48,8 @@ def evaluation(goodput: float, joules: float | None = 1.0, dollars: float | None
 def test_the_default_space_holds_what_the_device_can():
     space = usual_space()
     assert space.tp == (1, 2, 4, 8)
-    assert space.pp == (1, 2)
-    assert usual_space(cluster="8xl40s").pp == (1, 2, 4, 8)  # no fast links: stages instead of tensor parallelism
+    assert space.pp == (1, 2, 4, 8)
+    assert usual_space(cluster="2x8xl40s").pp == (1, 2, 4, 8, 16)  # no fast links: stages over both nodes
     assert space.weights == space.kv_cache == ("bf16", "fp8")
     assert usual_space(cluster="8xa100-sxm-80gb").weights == ("bf16",)
     assert usual_space(model="DeepSeek-V3").weights == ("fp8-block",)
@@ -76,7 +76,7 @@ def test_a_space_file_replaces_lists_and_is_strict(tmp_path):
     file = tmp_path / "space.yaml"
     file.write_text("tp: [1, 2]\nweights: [fp8]\n")
     space = load_space(file, usual_space())
-    assert (space.tp, space.weights, space.pp) == ((1, 2), ("fp8",), (1, 2))
+    assert (space.tp, space.weights, space.pp) == ((1, 2), ("fp8",), (1, 2, 4, 8))
     for text, words in (
         ("tpp: [1]", "tpp"), ("weights: [fp9]", "fp9"), ("tp: []", "at least one"), ("tp: [0]", "from 1"),
         ("tp: [1,", "YAML"),
@@ -90,7 +90,7 @@ def test_a_space_file_replaces_lists_and_is_strict(tmp_path):
 
 def test_a_space_may_be_a_mapping_and_is_as_strict():
     space = load_space({"tp": [1, 2], "weights": ["fp8"]}, usual_space())
-    assert (space.tp, space.weights, space.pp) == ((1, 2), ("fp8",), (1, 2))
+    assert (space.tp, space.weights, space.pp) == ((1, 2), ("fp8",), (1, 2, 4, 8))
     with pytest.raises(UsageError, match=r"space: .*tpp"):
         load_space({"tpp": [1]}, usual_space())
 

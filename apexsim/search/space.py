@@ -119,8 +119,8 @@ def _degrees(devices: int) -> tuple[int, ...]:
 
 
 def _pipeline_degrees(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> tuple[int, ...]:
-    """Up to two stages a node; any number where no fast links would carry tensor parallelism instead."""
-    most = cluster.devices if profile.scaleup is None else 2 * cluster.nodes
+    """As many stages as a node has devices, or twice the nodes; any number where no fast links join the devices."""
+    most = cluster.devices if profile.scaleup is None else max(cluster.devices_per_node, 2 * cluster.nodes)
     return tuple(degree for degree in _degrees(cluster.devices) if degree <= min(most, model.layers))
 
 
