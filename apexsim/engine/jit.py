@@ -29,7 +29,9 @@ KERNEL_FILES = (
 
 
 def _fingerprint() -> str:
-    digest = hashlib.sha256(f"{numba.__version__} {sys.version_info[:3]} {sys.platform}".encode())
+    # The folder, too: Numba keeps the kernels of each checkout apart, and ``is_compiled`` asks for this one's.
+    here = f"{numba.__version__} {sys.version_info[:3]} {sys.platform} {Path(__file__).parent}"
+    digest = hashlib.sha256(here.encode())
     for name in KERNEL_FILES:
         digest.update((Path(__file__).parents[1] / name).read_bytes())
     return digest.hexdigest()[:16]
