@@ -50,7 +50,7 @@ class RequestView:
     """The request that a plug-in router places."""
 
     index: int
-    arrival_s: float
+    arrival_s: float  # at the engine, since the first request was offered
     input_tokens: int
     session: int  # -1: none
 

@@ -50,16 +50,22 @@ def series_length(state: State, tables: StepTables, limits: Limits, g: int) -> i
 
 
 @kernel
+def segment_after(
+    state: State, tables: StepTables, g: int, done: int
+) -> tuple[float, float, float, float, int]:
+    """The straight stretch of the law that begins after ``done`` iterations of the series; see ``decode_segment``."""
+    group = state.groups[g]
+    kv = float(group.kv + group.decoding * (done + 1))
+    windowed = float(group.kv_windowed + group.growing * (done + 1))
+    return decode_segment(tables, group.decoding, kv, windowed, group.growing)
+
+
+@kernel
 def series_seconds(state: State, tables: StepTables, g: int, steps: int) -> float:
     """How long ``steps`` decode iterations of this batch take."""
-    groups = state.groups
-    kv, windowed = groups[g].kv, groups[g].kv_windowed
-    decoding, growing = groups[g].decoding, groups[g].growing
     done, elapsed = 0, 0.0
     while done < steps:
-        first, slope, _, _, length = decode_segment(
-            tables, decoding, float(kv + decoding * (done + 1)), float(windowed + growing * (done + 1)), growing
-        )
+        first, slope, _, _, length = segment_after(state, tables, g, done)
         m = min(length, steps - done)
         elapsed += m * first + 0.5 * slope * m * (m - 1.0)
         done += m
@@ -71,13 +77,9 @@ def cut_series(state: State, tables: StepTables, g: int, at_s: float) -> None:
     """Somebody has arrived at ``at_s`` who could be admitted: end the series at the first boundary from then on."""
     groups = state.groups
     limit = at_s - groups[g].begin_s - instant(at_s)
-    kv, windowed = groups[g].kv, groups[g].kv_windowed
-    decoding, growing = groups[g].decoding, groups[g].growing
     done, elapsed, steps = 0, 0.0, groups[g].steps
     while done < steps and (elapsed < limit or done == 0):
-        first, slope, _, _, length = decode_segment(
-            tables, decoding, float(kv + decoding * (done + 1)), float(windowed + growing * (done + 1)), growing
-        )
+        first, slope, _, _, length = segment_after(state, tables, g, done)
         m = steps_within(first, slope, limit - elapsed, min(length, steps - done))
         elapsed += m * first + 0.5 * slope * m * (m - 1.0)
         done += m
@@ -90,13 +92,10 @@ def close_series(state: State, tables: StepTables, limits: Limits, g: int) -> No
     """A series of decode iterations has ended: book its time, gaps and blocks."""
     groups, replicas = state.groups, state.replicas
     r = g  # one stage: a group is its replica
-    steps, decoding, growing = groups[g].steps, groups[g].decoding, groups[g].growing
-    kv, windowed = groups[g].kv, groups[g].kv_windowed
+    steps, decoding = groups[g].steps, groups[g].decoding
     done, longest = 0, 0.0
     while done < steps:
-        first, slope, attention, attention_slope, length = decode_segment(
-            tables, decoding, float(kv + decoding * (done + 1)), float(windowed + growing * (done + 1)), growing
-        )
+        first, slope, attention, attention_slope, length = segment_after(state, tables, g, done)
         m = min(length, steps - done)
         record_run(state, first, slope if m > 1 else 0.0, m, decoding)
         longest = max(longest, first, first + slope * (m - 1))
