@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from apexsim.search.outcome import Evaluation
 
 FRONT = "#d95f02"
+WIDE = 5
+"""Energies that differ by more than this factor are drawn on a logarithmic axis."""
+
 SHAPES = 6
 """Curves in one picture; more cannot be told apart."""
 
@@ -38,8 +41,14 @@ def pareto(ranked: Sequence[Evaluation], front: Sequence[str], ax: Axes | None =
     ax.set_xlabel("goodput per device, requests/s")
     ax.set_ylabel("energy at goodput, J per output token")
     ax.set_title(f"{len(plans)} feasible plans: fast and frugal is bottom right")
-    ax.set_ylim(bottom=0)
-    ax.grid(alpha=0.3)
+    if y and max(y) > WIDE * min(y):
+        # Deep pipelines burn several times the energy of the best: on a linear axis those would be one line.
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.yaxis.set_minor_formatter(ScalarFormatter())
+    else:
+        ax.set_ylim(bottom=0)
+    ax.grid(alpha=0.3, which="both")
     return ax
 
 
