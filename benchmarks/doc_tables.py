@@ -51,7 +51,7 @@ def _range(shares: list[float]) -> str:
 
 def accuracy(device: str = "h100-sxm", engine: str = "vllm") -> str:
     """The short form for one engine."""
-    files = [load(path) for path in sorted((profile_folder(device) / "kernels").glob(f"*-{engine}.json"))]
+    files = [load(path) for path in sorted((profile_folder(device) / "kernels").glob(f"*.{engine}.json"))]
     header = ("operator", "dtype", "held out", "median", "p90", "worst")
     return table(header, ([row[0], row[1], *row[5:9]] for row in map(_errors, files)))
 

@@ -3,76 +3,32 @@
     apexsim calibrate fit --data ../shared/data/kernels --device h100-sxm
 
 reads the tables, fits a law and a grid for each recipe on 80 % of the shapes, measures the error on the other 20 %,
-and writes ``hardware_profiles/<device>/kernels/*.json``. Equal tables give equal files.
+and writes ``hardware_profiles/<device>/kernels/*.json``. Equal tables give equal files. What is particular to an
+operator stands in ``apexsim/calibration/families/``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.calibration.problems import Problem, problems, window_factor
+from apexsim.calibration.families import FAMILIES
+from apexsim.calibration.families.family import Family
+from apexsim.calibration.problem import Problem
 from apexsim.calibration.regression import error_summary, fit_grid, fit_parameters
-from apexsim.calibration.rows import RECIPES, SYSTEMS, Recipe, held_out, read_rows
-from apexsim.cost.coefficients import LAWS, Fit, KernelFile, Law
-from apexsim.cost.laws import CollectiveLaw, DecodeLaw, ExpertLaw, GemmLaw, PrefillLaw
+from apexsim.calibration.rows import SYSTEMS, Recipe, held_out, read_rows
+from apexsim.cost.coefficients import Fit, KernelFile
+from apexsim.cost.laws import LAWS, Law
 from apexsim.errors import UsageError, unknown_name
 from apexsim.spec import catalog
 from apexsim.spec.files import write_atomically
+from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]
-
-DATABASE = "NVIDIA AIConfigurator performance database (aiconfigurator-core 0.12.0, Apache-2.0)"
-
-UNITS = {"h100-sxm": 132, "h200-sxm": 132, "a100-sxm-80gb": 108, "l40s": 142, "b200-sxm": 148, "b300-sxm": 148}
-"""Streaming multiprocessors, by NVIDIA's architecture papers; other devices take 128."""
-
-TILES = ((64, 128), (128, 128), (128, 256), (256, 128), (64, 256))
-"""Tiles that GEMM kernels use, rows × columns; the fit takes the pair that explains the rows best."""
-
-KNOTS = {
-    "gemm": {"m": 16, "n": 10, "k": 10},
-    "prefill_attention": {"blocks": 11, "tokens": 15, "group": 4},
-    "prefill_attention windowed": {"blocks": 11, "tokens": 15, "group": 4, "window": 2},
-    "decode_attention": {"blocks": 12, "tokens": 14, "group": 7},
-    "grouped_gemm": {"rows": 12, "experts": 6, "width": 14, "per_token": 4},
-    "all_reduce": {"bytes": 10},
-    "all_gather": {"bytes": 10},
-}
-"""Knots of the correction grids, by axis."""
-
-SMOOTHNESS = {
-    "gemm": 0.3, "prefill_attention": 0.3, "decode_attention": 0.1, "grouped_gemm": 0.05, "all_reduce": 0.3,
-    "all_gather": 0.3,
-}  # fmt: skip
-"""Weight of a step between neighbouring knots of a grid against one row: the less, the closer to the rows. For GEMM a
-smaller one changed no held-out error, but moved real models' shapes, which lie between the measured ones, away from
-measured step times. Kernels that are tuned by shape (experts, TensorRT-LLM's decode) need a smaller one."""
-
-SEARCH: dict[type[Law], dict[str, tuple[float, float, float]]] = {
-    GemmLaw: {
-        "compute": (0.8, 0.1, 1.2), "memory": (0.85, 0.2, 1.2), "sharpness": (4, 1, 30),
-        "latency_s": (2.5e-6, 1e-7, 5e-5), "quantisation": (0.5, 0.01, 1), "k_half": (50, 0.1, 3000),
-    },
-    PrefillLaw: {
-        "compute": (0.6, 0.1, 1.1), "memory": (0.7, 0.1, 1.2), "sharpness": (3, 1, 20),
-        "latency_s": (1e-5, 1e-6, 1e-4), "quantisation": (0.5, 0.01, 1), "critical_s": (5e-9, 1e-12, 1e-6),
-    },
-    DecodeLaw: {
-        "compute": (0.5, 0.01, 3), "memory": (0.85, 0.3, 1.2), "sharpness": (3, 1, 20),
-        "latency_s": (1e-5, 1e-6, 1e-4), "block_s": (3e-6, 1e-8, 1e-4), "critical_s": (1e-10, 1e-13, 1e-7),
-    },
-    ExpertLaw: {
-        "compute": (0.5, 0.02, 1.1), "memory": (0.8, 0.1, 1.2), "sharpness": (2, 0.7, 20),
-        "latency_s": (2e-5, 1e-6, 3e-4), "expert_s": (1e-8, 1e-12, 1e-5), "token_s": (1e-8, 1e-12, 1e-6),
-    },
-    CollectiveLaw: {"latency_s": (5e-6, 1e-7, 1e-3), "link": (0.7, 0.01, 1.5), "sharpness": (1.5, 0.5, 10)},
-}
-"""Parameters of each law: where the search starts, and its bounds."""
 
 WORST_P90 = 0.4
 """A fit whose held-out p90 is worse is not kept: head dimension 512 (FlashAttention-4) is too rough for this law."""
@@ -94,47 +50,42 @@ def fit_device(data: Path, device: str, fitted: str) -> tuple[KernelFile, ...]:
     """
     if device not in SYSTEMS:
         raise UsageError(unknown_name("measured device", device, SYSTEMS))
-    made = [fit_recipe(data, device, recipe, fitted) for recipe in RECIPES]
+    profile = catalog.device(device)
+    recipes = [recipe for family in FAMILIES.values() for recipe in family.recipes]
+    made = [fit_recipe(data, profile, recipe, fitted) for recipe in recipes]
     files = tuple(file for file in made if file is not None)
     if not files:
-        tables = ", ".join(sorted({f"{recipe.table}.parquet" for recipe in RECIPES}))
+        tables = ", ".join(sorted({f"{recipe.table}.parquet" for recipe in recipes}))
         raise UsageError(f"{data}: holds no kernel tables of {device} (known: {tables})")
     return files
 
 
-def fit_recipe(data: Path, device: str, recipe: Recipe, fitted: str) -> KernelFile | None:
-    """The kernel file of one recipe; None where there are no rows or the device lacks the dtype."""
-    profile = catalog.device(device)
-    multiplies = recipe.operator in ("gemm", "grouped_gemm")
-    if multiplies and not profile.supports(recipe.dtype):  # type: ignore[arg-type]  # recipes hold words of WeightDtype
-        return None
-    rows = read_rows(data, recipe, SYSTEMS[device])
+def fit_recipe(data: Path, profile: HardwareProfile, recipe: Recipe, fitted: str) -> KernelFile | None:
+    """The kernel file of one recipe; None where there are no rows that the device's profile can stand for."""
+    family = FAMILIES[recipe.operator]
+    rows = read_rows(data, recipe, SYSTEMS[profile.name])
     if rows is None:
         return None
-    fits = []
-    for problem in problems(recipe, rows, profile):
-        factor = window_factor(rows, problem.variant) if recipe.operator == "decode_attention" else 1.0
-        fit = fit_problem(recipe.operator, problem, UNITS.get(device, 128), factor)
-        if fit.held_out["p90"] <= WORST_P90:
-            fits.append(fit)
-    source = f"{DATABASE}, {recipe.table}.parquet"
-    return KernelFile(recipe.operator, recipe.dtype, recipe.engine, rows.version, source, fitted, tuple(fits))
+    made = [fit_problem(family, problem, profile) for problem in family.problems(recipe, rows, profile)]
+    fits = tuple(fit for fit in made if fit.held_out["p90"] <= WORST_P90)
+    if not fits:
+        return None
+    return KernelFile(recipe.operator, recipe.dtype, recipe.engine, rows.version, recipe.source, fitted, fits)
 
 
-def fit_problem(operator: str, problem: Problem, units: int, factor: float = 1.0) -> Fit:
+def fit_problem(family: Family, problem: Problem, profile: HardwareProfile) -> Fit:
     """Law, grid and held-out error of one variant. Rows that beat 0.95 × roofline take no part."""
     possible = problem.seconds >= problem.floor
     test = held_out(problem.seconds.size)
     train = np.flatnonzero(possible & ~test)
-    law = _law(operator, problem, train, units)
-    predicted = law.seconds(problem.work, problem.sizes, problem.peak, problem.bandwidth)
-    knots = KNOTS[f"{operator} windowed" if problem.windowed else operator]
-    axes = {axis: (problem.sizes[axis][train], count) for axis, count in knots.items()}
-    grid = fit_grid(axes, np.log(problem.seconds / predicted)[train], SMOOTHNESS[operator])
-    measured = {axis: (float(problem.sizes[axis].min()), float(problem.sizes[axis].max())) for axis in knots}
+    law = _law(family, problem, train, profile)
+    part = problem.take(train)
+    residual = np.log(part.seconds / law.seconds(part.work, part.sizes, part.peak, part.bandwidth))
+    grid = fit_grid(part.knots, part.sizes, residual, family.smoothness)
+    measured = {axis: (float(problem.sizes[axis].min()), float(problem.sizes[axis].max())) for axis in problem.knots}
     fit = Fit(
-        problem.variant, problem.windowed, law, grid, measured, int(problem.seconds.size),
-        int((~possible).sum()), {}, factor,
+        problem.variant, problem.windowed, law, grid, measured, int(problem.seconds.size), int((~possible).sum()), {},
+        problem.window_factor,
     )
     return replace(fit, held_out=held_out_error(fit, problem))
 
@@ -148,25 +99,21 @@ def held_out_error(fit: Fit, problem: Problem) -> dict[str, float]:
     return error_summary(predicted[chosen], problem.seconds[chosen])
 
 
-def _law(operator: str, problem: Problem, train: NDArray[np.int64], units: int) -> Law:
+def _law(family: Family, problem: Problem, train: NDArray[np.int64], profile: HardwareProfile) -> Law:
     """The law with the parameters that explain the training rows best."""
     if train.size > FIT_ROWS:
         train = np.sort(np.random.default_rng(0).choice(train, FIT_ROWS, replace=False))
     part = problem.take(train)
-    if operator == "gemm":
-        tiles = ({"tile_m": rows, "tile_n": columns, "units": units} for rows, columns in TILES)
-        return min((_search(GemmLaw, part, fixed) for fixed in tiles), key=lambda found: found[1])[0]
-    law = LAWS[operator]
-    return _search(law, part, {"units": units} if law in (PrefillLaw, DecodeLaw) else {})[0]
+    return min((_search(family, part, fixed) for fixed in family.fixed(profile)), key=lambda found: found[1])[0]
 
 
-def _search(law: type[Law], part: Problem, fixed: dict[str, int]) -> tuple[Law, float]:
-    """The best parameters of ``law``, and their loss."""
-    names = list(SEARCH[law])
-    start, low, high = zip(*SEARCH[law].values(), strict=True)
+def _search(family: Family, part: Problem, fixed: Mapping[str, int]) -> tuple[Law, float]:
+    """The best parameters of the family's law, and their loss."""
+    names = list(family.search)
+    start, low, high = zip(*family.search.values(), strict=True)
 
     def made(values: Floats) -> Law:
-        return law(**dict(zip(names, values.tolist(), strict=True)), **fixed)
+        return LAWS[family.operator](**dict(zip(names, values.tolist(), strict=True)), **fixed)
 
     def predict(values: Floats) -> Floats:
         return made(values).seconds(part.work, part.sizes, part.peak, part.bandwidth)

@@ -7,7 +7,7 @@ that cells without rows take their neighbours' values; reweighted a few times to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -39,16 +39,18 @@ def fit_parameters(
     return np.exp(found.x), float(found.cost)
 
 
-def fit_grid(axes: dict[str, tuple[Floats, int]], residual: Floats, smoothness: float) -> CorrectionGrid:
+def fit_grid(
+    knots: Mapping[str, Floats], sizes: Mapping[str, Floats], residual: Floats, smoothness: float
+) -> CorrectionGrid:
     """The grid for ``residual`` = log(measured / law).
 
     Args:
-        axes: name -> (sizes of the rows, number of knots).
+        knots: axis -> log2 of the sizes at its knots.
+        sizes: at least every axis -> sizes of the rows.
         smoothness: weight of a step between neighbouring knots against one row's residual.
     """
-    knots = tuple(_knots(sizes, count) for sizes, count in axes.values())
-    shape = tuple(len(axis) for axis in knots)
-    design = _design(knots, [sizes for sizes, _ in axes.values()], shape)
+    shape = tuple(len(axis) for axis in knots.values())
+    design = _design(tuple(knots.values()), [sizes[axis] for axis in knots], shape)
     smooth = smoothness * _steps(shape)
     weights = np.ones(residual.size)
     values = np.zeros(int(np.prod(shape)))
@@ -57,12 +59,7 @@ def fit_grid(axes: dict[str, tuple[Floats, int]], residual: Floats, smoothness: 
         target = np.concatenate([root * residual, np.zeros(smooth.shape[0])])
         values = lsmr(vstack([diags(root) @ design, smooth]), target, maxiter=400)[0]
         weights = ROBUST_SCALE / np.maximum(np.abs(residual - design @ values), ROBUST_SCALE)
-    return CorrectionGrid(tuple(axes), knots, values.reshape(shape))
-
-
-def _knots(sizes: Floats, count: int) -> Floats:
-    low, high = np.log2(sizes.min()), np.log2(sizes.max())
-    return np.linspace(low, max(high, low + 1.0), count)
+    return CorrectionGrid(tuple(knots), tuple(knots.values()), values.reshape(shape))
 
 
 def _design(knots: Sequence[Floats], sizes: Sequence[Floats], shape: tuple[int, ...]) -> csr_matrix:

@@ -1,17 +1,18 @@
 """Measured kernels as columns: which rows of which table speak for which operator, dtype and engine.
 
-Tables are Parquet files in the format of the published kernel database (columns ``system``, ``backend``,
-``backend_version``, ``latency_ms`` and the sizes). What is left out, and why, stands at each recipe.
+Tables are Parquet files in the format of the published kernel database: columns ``system``, ``backend_version``, a
+time (``latency_ms``) and the sizes. What is left out of them, and why, stands at the recipes of each family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -27,6 +28,11 @@ SYSTEMS = {
 }  # fmt: skip
 """Device profile -> ``system`` of the tables."""
 
+DATABASE = "NVIDIA AIConfigurator performance database (aiconfigurator-core 0.12.0, Apache-2.0)"
+
+UNITS = {"_ms": 1e-3, "_us": 1e-6}
+"""End of a column's name -> seconds."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -36,45 +42,20 @@ class Recipe:
     dtype: str
     engine: str
     table: str
+    sizes: tuple[str, ...]  # numeric columns that tell the shapes of the table apart
     where: dict[str, Any] = field(default_factory=dict)
+    time: str = "latency_ms"
     latest_version: bool = True  # a table with several versions gives its newest
 
     @property
     def name(self) -> str:
-        return f"{self.operator}-{self.dtype}-{self.engine}"
+        """The name of its kernel file."""
+        return f"{self.operator}.{self.dtype}.{self.engine}"
 
-
-def _attention(operator: str, table: str) -> Iterator[Recipe]:
-    for engine, suffix in (("vllm", ""), ("tensorrt-llm", "_trtllm")):
-        for dtype, word in (("bf16", "bfloat16"), ("fp8", "fp8")):
-            # With attn_dtype fp8 TensorRT-LLM multiplies in fp8 too; the law's peak is that of 16 bits.
-            where = {"kv_dtype": word, "attn_dtype": "bfloat16"}
-            yield Recipe(operator, dtype, engine, f"{table}{suffix}", where)
-
-
-RECIPES: tuple[Recipe, ...] = (
-    Recipe("gemm", "bf16", "vllm", "gemm", {"dtype": "bfloat16"}),
-    Recipe("gemm", "bf16", "tensorrt-llm", "gemm_trtllm", {"dtype": "bfloat16"}),
-    Recipe("gemm", "fp8", "vllm", "gemm", {"dtype": "fp8"}),
-    Recipe("gemm", "fp8", "tensorrt-llm", "gemm_trtllm", {"dtype": "fp8"}),
-    # vLLM's own fp8-block rows were timed without CUDA graphs (55 us floor on H100) and with one warm weight matrix.
-    Recipe("gemm", "fp8-block", "tensorrt-llm", "gemm_trtllm", {"dtype": "fp8_block"}),
-    *_attention("prefill_attention", "context_attention"),
-    *_attention("decode_attention", "generation_attention"),
-    *(
-        # vLLM's per-tensor fp8 rows (FlashInfer CUTLASS for ModelOpt checkpoints) take 3 to 6 x the time to read the
-        # weights, slower than bf16; Llama-4-Scout-FP8 under vLLM 0.15.1 runs like the fp8-block rows.
-        Recipe("grouped_gemm", dtype, "vllm", "moe", {"dtype": word, "routing": "balanced"})
-        for dtype, word in (
-            ("bf16", "bfloat16"), ("fp8", "fp8_block"), ("fp8-block", "fp8_block"), ("w4a16", "int4_wo"),
-            ("mxfp4", "w4a16_mxfp4"),
-        )
-    ),
-    # Eager variants hold 20 to 44 us of launches, which a running engine hides or replays in a graph.
-    Recipe("all_reduce", "bf16", "vllm", "allreduce", {"variant": "vllm_graph"}),
-    Recipe("all_reduce", "bf16", "tensorrt-llm", "allreduce", {"variant": "trtllm"}),
-    Recipe("all_gather", "bf16", "nccl", "nccl", {"op": "all_gather", "dtype": "half"}),
-)
+    @property
+    def source(self) -> str:
+        """Provenance of its kernel file."""
+        return f"{DATABASE}, {self.table}.parquet"
 
 
 @dataclass(frozen=True)
@@ -89,13 +70,6 @@ class Rows:
         return Rows({name: size[mask] for name, size in self.sizes.items()}, self.seconds[mask], self.version)
 
 
-_SIZES = (
-    "m", "n", "k", "batch", "prompt_tokens", "kv_tokens", "q_heads", "kv_heads", "head_dim", "window_tokens",
-    "gpus", "bytes", "tokens", "hidden_size", "moe_intermediate_size", "experts", "experts_per_token", "moe_tp",
-    "moe_ep",
-)  # fmt: skip
-
-
 def read_rows(folder: Path, recipe: Recipe, system: str) -> Rows | None:
     """The rows of ``recipe`` on ``system``; None where the folder lacks the table or the table has none.
 
@@ -107,20 +81,34 @@ def read_rows(folder: Path, recipe: Recipe, system: str) -> Rows | None:
     path = folder / f"{recipe.table}.parquet"
     if not path.exists():
         return None
-    try:
-        table = pq.read_table(path, filters=[("system", "=", system), *((k, "=", v) for k, v in recipe.where.items())])
-    except (OSError, ValueError, KeyError) as problem:
-        raise InputError(f"{path}: not a kernel table: {' '.join(str(problem).split())[:120]}") from None
+    where = {"system": system, **recipe.where}
+    table = read_table(path, ("backend_version", recipe.time, *recipe.sizes), where)
     if recipe.latest_version and table.num_rows:
         versions = sorted(set(table["backend_version"].to_pylist()), key=_version_key)
         table = table.filter(pc.equal(table["backend_version"], versions[-1]))
     if table.num_rows == 0:
         return None
-    names = [name for name in _SIZES if name in table.column_names]
-    sizes = np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
-    shapes, seconds = _medians(sizes, table["latency_ms"].to_numpy() * 1e-3)
-    columns = {name: shapes[:, i].copy() for i, name in enumerate(names)}
+    sizes = np.column_stack([table[name].to_numpy().astype(np.float64) for name in recipe.sizes])
+    shapes, seconds = _medians(sizes, table[recipe.time].to_numpy() * UNITS[recipe.time[-3:]])
+    columns = {name: shapes[:, i].copy() for i, name in enumerate(recipe.sizes)}
     return Rows(columns, seconds, table["backend_version"][0].as_py())
+
+
+def read_table(path: Path, columns: Sequence[str], where: dict[str, Any]) -> pa.Table:
+    """``columns`` of the rows whose other columns are as in ``where``.
+
+    Raises:
+        InputError: no Parquet file, or one without such a column.
+    """
+    try:
+        known = pq.read_schema(path).names
+        missing = [name for name in (*where, *columns) if name not in known]
+        if missing:
+            raise InputError(f"{path}: lacks the column {missing[0]!r} (has: {', '.join(known)})")
+        filters = [(name, "=", value) for name, value in where.items()]
+        return pq.read_table(path, columns=list(columns), filters=filters or None)
+    except (OSError, ValueError, KeyError, pa.ArrowNotImplementedError) as problem:
+        raise InputError(f"{path}: not a kernel table: {' '.join(str(problem).split())[:120]}") from None
 
 
 def held_out(count: int, seed: int = 0, share: float = 0.2) -> NDArray[np.bool_]:

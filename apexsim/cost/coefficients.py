@@ -1,6 +1,6 @@
 """Fitted coefficients as files: one JSON for each (operator, dtype, engine), with provenance and held-out errors.
 
-``hardware_profiles/<device>/kernels/<operator>-<dtype>-<engine>.json`` holds one or more fits; attention has one a
+``hardware_profiles/<device>/kernels/<operator>.<dtype>.<engine>.json`` holds one or more fits; attention has one a
 head dimension, a collective one a number of ranks. Grids are stored as thousandths of a natural logarithm.
 """
 
@@ -16,22 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.grid import CorrectionGrid
-from apexsim.cost.laws import CollectiveLaw, DecodeLaw, ExpertLaw, GemmLaw, PrefillLaw, Sizes
+from apexsim.cost.laws import LAWS, Law, Sizes
 from apexsim.cost.shapes import Work
 from apexsim.errors import InputError
 
 Floats = NDArray[np.float64]
-Law = GemmLaw | PrefillLaw | DecodeLaw | ExpertLaw | CollectiveLaw
-
-LAWS: dict[str, type[Law]] = {
-    "gemm": GemmLaw,
-    "prefill_attention": PrefillLaw,
-    "decode_attention": DecodeLaw,
-    "grouped_gemm": ExpertLaw,
-    "all_reduce": CollectiveLaw,
-    "all_gather": CollectiveLaw,
-}
-
 GRID_UNIT = 1e-3
 
 
@@ -76,7 +65,7 @@ class KernelFile:
 
     @property
     def name(self) -> str:
-        return f"{self.operator}-{self.dtype}-{self.engine}"
+        return f"{self.operator}.{self.dtype}.{self.engine}"
 
     def to_json(self) -> str:
         """The text of the file: one line a fit, so that a changed fit shows as one changed line."""

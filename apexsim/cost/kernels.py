@@ -16,10 +16,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from apexsim.cost.coefficients import Fit, Law, load
+from apexsim.cost.coefficients import Fit, KernelFile, load
 from apexsim.cost.collectives import collective_floor_s, collective_s, sent_bytes
 from apexsim.cost.floor import floor_s
-from apexsim.cost.laws import DecodeLaw, ExpertLaw, GemmLaw, PrefillLaw, Sizes
+from apexsim.cost.laws import DecodeLaw, ExpertLaw, GemmLaw, Law, PrefillLaw, Sizes
 from apexsim.cost.operators import AttentionOp, GroupedGemm
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype, sixteen_bit
 from apexsim.cost.shapes import (
@@ -55,6 +55,10 @@ proportion to their rows."""
 
 ATTENTION_KERNELS = 4
 """Launches' worth of fixed time of an attention kernel (10 us of FlashAttention-3 on an H100 against 2.5 us)."""
+
+
+PREFERENCE = ("vllm", "tensorrt-llm", "sglang")
+"""Whose measurements stand for an engine that was not measured itself, best first."""
 
 
 class Priced(NamedTuple):
@@ -195,19 +199,27 @@ class CalibratedKernels(AnalyticKernels):
 
     def __init__(self, profile: HardwareProfile, engine: str = "vllm") -> None:
         super().__init__(profile, engine)
-        folder = (profile.folder or profile_folder(profile.name)) / "kernels" if profile.kernels else Path()
-        self._files = tuple(load(folder / f"{name}.json") for name in sorted(profile.kernels))
+        self._folder = (profile.folder or profile_folder(profile.name)) / "kernels" if profile.kernels else Path()
+
+    def file(self, operator: str, dtype: str) -> KernelFile | None:
+        """The measurements of an operator as this engine runs it, else as another engine was measured."""
+        prefix = f"{operator}.{'bf16' if dtype == 'fp16' else dtype}."
+        engines = [name.removeprefix(prefix) for name in self.profile.kernels if name.startswith(prefix)]
+        if not engines:
+            return None
+        preferred = (self.engine, *PREFERENCE)
+        known = [engine for engine in preferred if engine in engines]
+        return self.load(prefix + (known[0] if known else min(engines)))
+
+    def load(self, name: str) -> KernelFile:
+        """A kernel file of the profile, read when it is first asked for."""
+        return load(self._folder / f"{name}.json")
 
     def find(self, operator: str, dtype: str, variant: int = 0, windowed: bool = False) -> Fit | None:
-        """The fit of an operator as this engine runs it, else as another engine was measured.
-
-        A variant (head dimension) that nobody measured takes the nearest one; the price is then extrapolated.
-        """
-        sixteen = {"fp16": "bf16"}.get(dtype, dtype)
-        files = [f for f in self._files if f.operator == operator and f.dtype == sixteen]
-        if not files:
+        """The fit of a variant (head dimension, ranks); one that nobody measured takes the nearest, extrapolated."""
+        file = self.file(operator, dtype)
+        if file is None:
             return None
-        file = min(files, key=lambda f: (f.engine != self.engine, f.engine != "vllm", f.engine))
         return min(file.fits, key=lambda f: (f.windowed != windowed, abs(f.variant - variant), f.variant))
 
     def _gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:

@@ -1,0 +1,58 @@
+"""A fitting problem: measured seconds beside what an operator had to do, for one variant of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apexsim.cost.floor import floor_s
+from apexsim.cost.shapes import Work
+from apexsim.spec.dtypes import ComputeDtype
+from apexsim.spec.hardware import HardwareProfile
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a law and its grid are fitted on: work, sizes and measured seconds, row by row."""
+
+    work: Work
+    sizes: Mapping[str, Floats]
+    seconds: Floats
+    floor: Floats  # 0.95 × roofline
+    peak: float
+    bandwidth: float
+    knots: Mapping[str, Floats]  # axis of the grid (a name of ``sizes``) -> log2 of the sizes where it has knots
+    variant: int = 0
+    windowed: bool = False
+    window_factor: float = 1.0  # see ``Fit``
+
+    def take(self, rows: NDArray[np.int64]) -> Problem:
+        """The same problem on some of the rows."""
+        return replace(
+            self, work=Work(*(column[rows] for column in self.work)),
+            sizes={name: size[rows] for name, size in self.sizes.items()},
+            seconds=self.seconds[rows], floor=self.floor[rows],
+        )
+
+
+def device_problem(
+    profile: HardwareProfile, compute: ComputeDtype, work: Work, sizes: Mapping[str, Floats], seconds: Floats,
+    knots: Mapping[str, Floats], *, variant: int = 0, windowed: bool = False, window_factor: float = 1.0,
+) -> Problem:
+    """The problem of an operator that computes in ``compute`` and reads the memory of ``profile``."""
+    floor = floor_s(profile, compute, work.flops, work.moved)
+    return Problem(
+        work, sizes, seconds, floor, profile.peak_flops[compute], profile.memory_bandwidth, knots, variant, windowed,
+        window_factor,
+    )
+
+
+def even_knots(sizes: Floats, count: int) -> Floats:
+    """``count`` knots evenly spaced in log2 over the measured sizes."""
+    low, high = np.log2(sizes.min()), np.log2(sizes.max())
+    return np.linspace(low, max(high, low + 1.0), count)
