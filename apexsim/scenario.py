@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from apexsim import __version__, registry
+from apexsim.cost.host import HostModel
 from apexsim.cost.memory import DoesNotFit
 from apexsim.cost.step import CompiledPool, compile_pool
 from apexsim.engine.result import SimulationResult
@@ -103,12 +104,14 @@ def prepare(
     source: str = "plan",
     model: ModelSpec | None = None,
     profile: HardwareProfile | None = None,
+    host: HostModel | None = None,
 ) -> Prepared | DoesNotFit:
     """Resolve every name of ``plan`` and compile its step tables.
 
     Args:
         source: what an error message calls the plan: its file.
         model, profile: already resolved ones, so that a search does not look them up for each plan.
+        host: host terms in place of those of the plan's engine.
 
     Raises:
         UsageError: an unknown name.
@@ -130,7 +133,7 @@ def prepare(
         model, profile, plan.cluster, plan.pools[0], engine=plan.engine, engine_version=plan.engine_version,
         max_num_batched_tokens=policy.max_num_batched_tokens, max_num_seqs=policy.max_num_seqs,
         # without chunking a whole prompt is one chunk, however long
-        max_chunk_tokens=None if policy.chunked else plan.pools[0].max_model_len or model.max_context,
+        max_chunk_tokens=None if policy.chunked else plan.pools[0].max_model_len or model.max_context, host=host,
     )
     if isinstance(compiled, DoesNotFit):
         return compiled
@@ -149,16 +152,22 @@ def _policy(plan: Plan, source: str) -> Policy:
 
 
 def replay(
-    prepared: Prepared, trace: Trace, *, seed: int = 0, concurrency: int | None = None
+    prepared: Prepared,
+    trace: Trace,
+    *,
+    seed: int = 0,
+    concurrency: int | None = None,
+    timeline: bool = False,
+    marks: tuple[float, ...] = (),
 ) -> SimulationResult:
-    """Let the engine serve ``trace`` until its last request has ended."""
+    """Let the engine serve ``trace`` until its last request has ended; see ``engine.simulate.simulate_pool``."""
     compiled, memory = prepared.compiled, prepared.compiled.memory
     limits = ReplicaLimits(
         memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s
     )
     return simulate_pool(
         trace, compiled.tables, limits, prepared.policy, replicas=prepared.pool.replicas,
-        router=prepared.plan.router, seed=seed, concurrency=concurrency,
+        router=prepared.plan.router, seed=seed, concurrency=concurrency, timeline=timeline, marks=marks,
     )
 
 

@@ -66,6 +66,7 @@ def compile_pool(
     max_num_seqs: int,
     max_chunk_tokens: int | None = None,
     costs: str = "calibrated",
+    host: HostModel | None = None,
 ) -> CompiledPool | DoesNotFit:
     """Step tables of one pool of a plan, or why it cannot run.
 
@@ -75,6 +76,7 @@ def compile_pool(
         max_chunk_tokens: longest chunk of a prompt that one iteration may take, where that is more than
             ``max_num_batched_tokens`` (a scheduler without chunking takes whole prompts).
         costs: registered cost model that prices the operators.
+        host: host terms in place of those of the engine's version.
     """
     reason = check_pool(model, pool)
     if reason is not None:
@@ -86,7 +88,7 @@ def compile_pool(
     memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine)
     if isinstance(memory, DoesNotFit):
         return memory
-    host = host_model(engine, engine_version)
+    host = host or host_model(engine, engine_version)
     prices = pricer(profile, engine, cluster.link(profile, pool.tp), costs)
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, max_num_seqs)
     parts = _Parts(model, cut, prices, host, most_tokens, max_num_seqs, memory.max_model_len)

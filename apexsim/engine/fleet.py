@@ -8,6 +8,7 @@ event that asks it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,20 @@ import simpy
 from apexsim.cost.tables import StepTables
 from apexsim.engine.jit import exact
 from apexsim.engine.law import exact_tables
-from apexsim.engine.pool import advance_all, offer_one, run_closed, run_open
+from apexsim.engine.pool import advance_all, cut_all, offer_one, run_closed, run_open
+from apexsim.engine.recorder import counters
 from apexsim.engine.replica import NEEDS_RECORDS, THROUGH
+from apexsim.engine.result import Snapshot
 from apexsim.engine.routers import Choice, Offered, PlugInRouter, ReplicaView, RequestView
 from apexsim.engine.state import Limits, State, with_deeper_stack, with_longer_records
+
+
+@dataclass
+class Marks:
+    """Instants of the engine's clock, ascending, at which the counters are wanted, and what they were."""
+
+    at_s: tuple[float, ...] = ()
+    reached: list[Snapshot] = field(default_factory=list)
 
 
 class PoolProcess:
@@ -36,9 +47,15 @@ class PoolProcess:
         while (full := kernel(self.state, self.tables, self.limits, *arguments)) != THROUGH:
             self.state = with_longer_records(self.state) if full == NEEDS_RECORDS else with_deeper_stack(self.state)
 
-    def open_loop(self, choice: Choice) -> Generator[simpy.Event, None, None]:
-        """All arrivals and replicas in one compiled run."""
-        self.to_the_end(run_open, exact(choice.candidates, np.int64), choice.load, np.zeros(1, np.int64), np.inf)
+    def open_loop(self, choice: Choice, marks: Marks) -> Generator[simpy.Event, None, None]:
+        """All arrivals and replicas in one compiled run, or in one to each mark."""
+        candidates, cursor = exact(choice.candidates, np.int64), np.zeros(1, np.int64)
+        for at_s in marks.at_s:
+            self.to_the_end(run_open, candidates, choice.load, cursor, at_s)
+            ends_s = cut_all(self.state, self.tables, at_s)
+            self.to_the_end(run_open, candidates, choice.load, cursor, ends_s)
+            marks.reached.append(Snapshot(ends_s, counters(self.state, self.limits)))
+        self.to_the_end(run_open, candidates, choice.load, cursor, np.inf)
         yield self.env.timeout(0)
 
     def closed_loop(
@@ -80,16 +97,19 @@ class PoolProcess:
 
 def run_pool(
     state: State, tables: StepTables, limits: Limits, *, router: Any, offered: Offered, replicas: int, seed: int,
-    concurrency: int | None, delay_s: float,
+    concurrency: int | None, delay_s: float, marks: Marks | None = None,
 ) -> State:  # fmt: skip
-    """Run one pool until its last request has ended; returns the final state (arrays may have been replaced)."""
+    """Run one pool until its last request has ended; returns the final state (arrays may have been replaced).
+
+    ``marks`` are reached in an open loop under a built-in router only.
+    """
     env = simpy.Environment()
     pool = PoolProcess(env, state, tables, limits)
     if isinstance(router, PlugInRouter):
         router.start(offered, replicas, seed)
         env.process(pool.routed_by(router, offered))
     elif concurrency is None:
-        env.process(pool.open_loop(router.candidates(offered, replicas, seed)))
+        env.process(pool.open_loop(router.candidates(offered, replicas, seed), marks or Marks()))
     else:
         env.process(pool.closed_loop(router.candidates(offered, replicas, seed), concurrency, delay_s))
     env.run()

@@ -139,6 +139,21 @@ def run_open(
         cursor[0] = i + 1
 
 
+@entry_kernel
+def cut_all(state: State, tables: StepTables, at_s: float) -> float:
+    """End every series at its first boundary from ``at_s`` on; returns when the last iteration then in flight ends."""
+    state, tables = borrow_state(state), borrow_tables(tables)
+    groups = state.groups
+    ends_s = at_s
+    for g in range(groups.size):
+        if groups[g].phase != RUNNING:
+            continue
+        if groups[g].steps > 1 and is_series(state, g):
+            cut_series(state, tables, g, at_s)
+        ends_s = max(ends_s, groups[g].end_s)
+    return ends_s
+
+
 @kernel
 def release(state: State, cursor: NDArray[np.int64], concurrency: int, at_s: float) -> None:
     """As many requests as have ended since are offered at ``at_s``; ``cursor[1]`` counts those offered so far."""

@@ -43,10 +43,10 @@ def counters(state: State, limits: Limits) -> Counters:
     """Sums over the replicas, in the order of their index."""
     sums = state.replicas
     return Counters(
-        mixed=state.histograms[MIXED],
-        decode=state.histograms[DECODE],
-        sampled=state.histograms[SAMPLED],
-        scheduled=state.histograms[SCHEDULED],
+        mixed=state.histograms[MIXED].copy(),
+        decode=state.histograms[DECODE].copy(),
+        sampled=state.histograms[SAMPLED].copy(),
+        scheduled=state.histograms[SCHEDULED].copy(),
         iterations=int(sums.iterations.sum()),
         busy_s=float(sums.busy_s.sum()),
         prefill_attention_s=float(sums.prefill_attention_s.sum()),

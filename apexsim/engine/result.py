@@ -91,6 +91,18 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The counters as they stood at a mark.
+
+    Attributes:
+        at_s: the end of the last iteration that was in flight at the mark, on the trace's clock.
+    """
+
+    at_s: float
+    counters: Counters
+
+
+@dataclass(frozen=True, slots=True)
 class SimulationResult:
     """Everything that one run of the engine produced; equal inputs and seed give equal bytes."""
 
@@ -101,6 +113,7 @@ class SimulationResult:
     seed: int
     notes: tuple[str, ...] = ()
     timeline: Timeline | None = None
+    snapshots: tuple[Snapshot, ...] = ()  # one a mark, in the order of the marks
 
     @property
     def duration_s(self) -> float:

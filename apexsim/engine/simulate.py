@@ -9,8 +9,8 @@ import numpy as np
 
 from apexsim.cost.tables import StepTables
 from apexsim.engine import recorder
-from apexsim.engine.fleet import run_pool
-from apexsim.engine.result import SimulationResult
+from apexsim.engine.fleet import Marks, run_pool
+from apexsim.engine.result import SimulationResult, Snapshot
 from apexsim.engine.routers import Offered, PlugInRouter
 from apexsim.engine.routers import router as named_router
 from apexsim.engine.schedulers import Policy
@@ -45,6 +45,7 @@ def simulate_pool(
     seed: int = 0,
     concurrency: int | None = None,
     timeline: bool = False,
+    marks: tuple[float, ...] = (),
 ) -> SimulationResult:
     """Serve ``trace`` with ``replicas`` alike replicas until the last request has ended.
 
@@ -55,13 +56,17 @@ def simulate_pool(
     Args:
         router: a registered name, or a router object (``engine.routers``).
         timeline: also keep every iteration (``result.timeline``), 64 bytes each.
+        marks: instants of the trace's clock, ascending, at which the counters are wanted (``result.snapshots``);
+            in an open loop under a built-in router only.
 
     Raises:
-        UsageError: unknown router, or a plug-in router in a closed loop.
+        UsageError: unknown router, a plug-in router in a closed loop, or marks where none can be reached.
     """
     chosen = named_router(router) if isinstance(router, str) else router
     if concurrency is not None and isinstance(chosen, PlugInRouter):
         raise UsageError(f"router {router!r}: a plug-in router serves open loops only (built-in ones serve both)")
+    if marks and (concurrency is not None or isinstance(chosen, PlugInRouter)):
+        raise UsageError("marks: only an open loop under a built-in router reaches them")
     if concurrency is not None and concurrency < 1:
         raise UsageError(f"concurrency {concurrency} (at least 1 request must be in flight)")
     if not 0 <= seed < 1 << 63:
@@ -75,9 +80,10 @@ def simulate_pool(
         replicas=replicas, stages=tables.stages, timeline=timeline,
     )  # fmt: skip
     session = trace.session if trace.session is not None else np.full(len(trace), -1, np.int64)
+    wanted = Marks(tuple(at_s - origin_s for at_s in marks))
     state = run_pool(
         state, tables, rules, router=chosen, offered=Offered(len(trace), session), replicas=replicas, seed=seed,
-        concurrency=concurrency, delay_s=limits.entry_s + limits.exit_s,
+        concurrency=concurrency, delay_s=limits.entry_s + limits.exit_s, marks=wanted,
     )  # fmt: skip
     return SimulationResult(
         requests=recorder.request_columns(
@@ -93,6 +99,7 @@ def simulate_pool(
         replicas=(replicas,),
         seed=seed,
         timeline=recorder.timeline(state, origin_s) if timeline else None,
+        snapshots=tuple(Snapshot(at.at_s + origin_s, at.counters) for at in wanted.reached),
     )
 
 
