@@ -1,7 +1,8 @@
 """Host time: what the serving engine's own code adds to an iteration and to a request.
 
-An iteration of n scheduled sequences lasts ``max(device, floor(n)) + serial(n)``: ``serial`` is what no device work
-hides (scheduling, input preparation and sampling of a synchronous engine), ``floor`` what runs beside the device.
+The work of an iteration of n scheduled sequences (scheduling, input preparation, output handling) takes
+``iteration_s + n · sequence_s``. A synchronous engine does it while the device waits, and the iteration lasts
+``device + host``; one that schedules asynchronously does it beside the device: ``max(device, host)``.
 One that replays no CUDA graph also lasts no less than the launches of its kernels.
 A request pays ``entry_s`` before the engine sees it (API, tokeniser) and ``exit_s`` after its last iteration.
 
@@ -24,10 +25,9 @@ class HostModel:
 
     engine: str
     since: tuple[int, int]
-    serial_s: float
-    serial_per_sequence_s: float
-    floor_s: float
-    floor_per_sequence_s: float
+    iteration_s: float
+    sequence_s: float  # each scheduled sequence more
+    asynchronous: bool  # whether the next batch is decided while the device works on this one, unless a plan says so
     entry_s: float
     exit_s: float
     logit_bytes: float  # memory traffic of the sampler, bytes a logit: sorting for top-p moves hundreds
@@ -37,18 +37,17 @@ class HostModel:
     source: str
 
     def serial(self, max_num_seqs: int) -> Floats:
-        """[max_num_seqs + 1] seconds by scheduled sequences; 0 where none is."""
-        return _affine(self.serial_s, self.serial_per_sequence_s, max_num_seqs)
+        """[max_num_seqs + 1] seconds that no device work hides, by scheduled sequences."""
+        return self._work(max_num_seqs) * (not self.asynchronous)
 
     def floor(self, max_num_seqs: int) -> Floats:
-        """[max_num_seqs + 1] seconds by scheduled sequences; 0 where none is."""
-        return _affine(self.floor_s, self.floor_per_sequence_s, max_num_seqs)
+        """[max_num_seqs + 1] seconds that run beside the device, by scheduled sequences."""
+        return self._work(max_num_seqs) * self.asynchronous
 
-
-def _affine(fixed: float, each: float, count: int) -> Floats:
-    seconds = fixed + each * np.arange(count + 1, dtype=np.float64)
-    seconds[0] = 0.0
-    return seconds
+    def _work(self, count: int) -> Floats:
+        seconds = self.iteration_s + self.sequence_s * np.arange(count + 1, dtype=np.float64)
+        seconds[0] = 0.0
+        return seconds
 
 
 # Where the numbers come from.
@@ -63,22 +62,22 @@ def _affine(fixed: float, each: float, count: int) -> Floats:
 # TensorRT-LLM samples greedily in its benchmarks; its host terms are vLLM's.
 HOSTS: tuple[HostModel, ...] = (
     HostModel(
-        "vllm", (0, 0), serial_s=4.1e-3, serial_per_sequence_s=0.25e-3, floor_s=0.0, floor_per_sequence_s=0.0,
+        "vllm", (0, 0), iteration_s=4.1e-3, sequence_s=0.25e-3, asynchronous=False,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=256, graphs_with_prefill=False,
         eager_kernel_s=31e-6, source="fitted on apex-h100-llama70b",
     ),
     HostModel(
-        "vllm", (0, 8), serial_s=0.46e-3, serial_per_sequence_s=14e-6, floor_s=0.0, floor_per_sequence_s=0.0,
+        "vllm", (0, 8), iteration_s=0.46e-3, sequence_s=14e-6, asynchronous=False,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=512, graphs_with_prefill=True,
         eager_kernel_s=10e-6, source="fitted on mlenergy-h100-dense and vllm-h100-open-loop",
     ),
     HostModel(
-        "vllm", (0, 14), serial_s=0.0, serial_per_sequence_s=0.0, floor_s=0.46e-3, floor_per_sequence_s=14e-6,
+        "vllm", (0, 14), iteration_s=0.46e-3, sequence_s=14e-6, asynchronous=True,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=512, graphs_with_prefill=True,
         eager_kernel_s=10e-6, source="fitted on mlenergy-h100-dense and vllm-h100-open-loop",
     ),
     HostModel(
-        "tensorrt-llm", (0, 0), serial_s=0.0, serial_per_sequence_s=0.0, floor_s=0.46e-3, floor_per_sequence_s=14e-6,
+        "tensorrt-llm", (0, 0), iteration_s=0.46e-3, sequence_s=14e-6, asynchronous=True,
         entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=12.0, largest_graph=512, graphs_with_prefill=False,
         eager_kernel_s=10e-6, source="estimated from vLLM's",
     ),
