@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from apexsim.calibration.families import FAMILIES
 from apexsim.calibration.families.attention import window_factor
 from apexsim.calibration.families.gemm import GEMM
-from apexsim.calibration.fit import fit_device, fit_problem, fit_recipe, held_out_error, write_fits
+from apexsim.calibration.fit import fit_device, fit_problem, fit_recipe, fit_rows, held_out_error, write_fits
 from apexsim.calibration.problem import Problem
-from apexsim.calibration.regression import error_summary, fit_grid
+from apexsim.calibration.regression import error_summary, fit_grids
 from apexsim.calibration.rows import SYSTEMS, Recipe, Rows, held_out, read_rows
 from apexsim.cli.main import app
 from apexsim.cost.coefficients import KernelFile, load, parse
@@ -86,7 +86,7 @@ def test_rows_that_beat_the_roofline_take_no_part_and_are_counted() -> None:
 def test_a_grid_takes_what_the_law_misses() -> None:
     size = 2.0 ** np.linspace(0, 12, 400)
     wave = 0.3 * np.sin(np.log2(size))
-    grid = fit_grid({"m": np.linspace(0, 12, 25)}, {"m": size}, wave, 0.05)
+    (grid,) = fit_grids([{"m": np.linspace(0, 12, 25)}], {"m": size}, wave, 0.05)
     assert np.abs(np.log(grid.factor([size])) - wave).max() < 0.03
     outside = grid.factor([np.array([1e-3, 1.0, 2.0**12, 1e9])])
     assert outside[0] == outside[1]  # the roofline's slope is all that is left beyond the outer knots
@@ -175,7 +175,7 @@ def test_a_damaged_kernel_file_is_one_line(damage: str, tmp_path: Path) -> None:
     if damage == "key":
         del data["fits"][0]["law"]["latency_s"]
     elif damage == "grid":
-        data["fits"][0]["grid"] = data["fits"][0]["grid"][1:]
+        data["fits"][0]["grids"][0]["values"].pop()
     elif damage == "word":
         data["operator"] = "alltoall"
     path = tmp_path / "x.json"
@@ -203,20 +203,28 @@ BOUNDS = {"gemm": 0.05, "prefill_attention": 0.06, "decode_attention": 0.06, "gr
 """Largest held-out median error of a committed vLLM fit. Windows at head dimension 256 are outside: 487 rows."""
 
 
-@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.engine == "vllm"], ids=lambda recipe: recipe.name)
+QUICK = ("gemm.fp8.vllm", "decode_attention.bf16.vllm", "grouped_gemm.w4a16.vllm", "all_reduce.bf16.vllm")
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.name in QUICK], ids=lambda recipe: recipe.name)
 def test_committed_fits_err_on_held_out_shapes_as_they_say(recipe: Recipe) -> None:
-    rows = read_rows(shared("data/kernels"), recipe, SYSTEMS["h100-sxm"])
+    """The error is that of a fit without those shapes, made anew here."""
+    rows, family = read_rows(shared("data/kernels"), recipe, SYSTEMS["h100-sxm"]), FAMILIES[recipe.operator]
     assert rows is not None
-    by_variant = {
-        (problem.variant, problem.windowed): problem
-        for problem in FAMILIES[recipe.operator].problems(recipe, rows, H100)
-    }
+    by_variant = {(fit.variant, fit.windowed): fit for fit in load(KERNELS / f"{recipe.name}.json").fits}
+    for problem in family.problems(recipe, rows, H100):
+        fit = by_variant.get((problem.variant, problem.windowed))
+        if fit is None:
+            continue  # too rough to be kept
+        again = held_out_error(fit_rows(family, problem, ~problem.held_out(), H100), problem)
+        assert again == pytest.approx(fit.held_out, abs=2e-3), (recipe.name, fit.variant)
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.engine == "vllm"], ids=lambda recipe: recipe.name)
+def test_committed_fits_are_as_good_as_asked(recipe: Recipe) -> None:
     for fit in load(KERNELS / f"{recipe.name}.json").fits:
-        again = held_out_error(fit, by_variant[fit.variant, fit.windowed])
-        for name in ("n", "median", "p90"):
-            assert again[name] == pytest.approx(fit.held_out[name], abs=2e-3), (recipe.name, fit.variant, name)
         if not (fit.windowed and (fit.variant == 256 or recipe.dtype == "fp8")):
-            assert again["median"] <= BOUNDS[recipe.operator], (recipe.name, fit.variant)
+            assert fit.held_out["median"] <= BOUNDS[recipe.operator], (recipe.name, fit.variant)
 
 
 def test_committed_files_are_what_the_command_makes() -> None:

@@ -8,12 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.calibration.rows import held_out
 from apexsim.cost.floor import floor_s
 from apexsim.cost.shapes import Work
 from apexsim.spec.dtypes import ComputeDtype
 from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]
+
+
+Knots = Mapping[str, Floats]
+"""Axis of a grid (a name of ``sizes``) -> log2 of the sizes where it has knots."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,12 @@ class Problem:
     floor: Floats  # 0.95 × roofline
     peak: float
     bandwidth: float
-    knots: Mapping[str, Floats]  # axis of the grid (a name of ``sizes``) -> log2 of the sizes where it has knots
+    knots: Knots
     variant: int = 0
     windowed: bool = False
     window_factor: float = 1.0  # see ``Fit``
+    finer: tuple[Knots, ...] = ()  # grids of fewer axes and more knots, which take what the first one leaves
+    shape: tuple[str, ...] = ()  # sizes that make one shape, held out whole; every row is one of its own if empty
 
     def take(self, rows: NDArray[np.int64]) -> Problem:
         """The same problem on some of the rows."""
@@ -39,16 +46,25 @@ class Problem:
             seconds=self.seconds[rows], floor=self.floor[rows],
         )
 
+    def held_out(self) -> NDArray[np.bool_]:
+        """[rows] whether a row belongs to the fifth of the shapes, drawn at random, that a fit does not see."""
+        if not self.shape:
+            return held_out(self.seconds.size)
+        keys = np.column_stack([self.sizes[name] for name in self.shape])
+        shapes, of_row = np.unique(keys, axis=0, return_inverse=True)
+        return held_out(len(shapes))[of_row.ravel()]
+
 
 def device_problem(
     profile: HardwareProfile, compute: ComputeDtype, work: Work, sizes: Mapping[str, Floats], seconds: Floats,
-    knots: Mapping[str, Floats], *, variant: int = 0, windowed: bool = False, window_factor: float = 1.0,
+    knots: Knots, *, variant: int = 0, windowed: bool = False, window_factor: float = 1.0,
+    finer: tuple[Knots, ...] = (), shape: tuple[str, ...] = (),
 ) -> Problem:
     """The problem of an operator that computes in ``compute`` and reads the memory of ``profile``."""
     floor = floor_s(profile, compute, work.flops, work.moved)
     return Problem(
         work, sizes, seconds, floor, profile.peak_flops[compute], profile.memory_bandwidth, knots, variant, windowed,
-        window_factor,
+        window_factor, finer, shape,
     )
 
 
@@ -56,3 +72,9 @@ def even_knots(sizes: Floats, count: int) -> Floats:
     """``count`` knots evenly spaced in log2 over the measured sizes."""
     low, high = np.log2(sizes.min()), np.log2(sizes.max())
     return np.linspace(low, max(high, low + 1.0), count)
+
+
+def measured_knots(sizes: Floats) -> Floats:
+    """A knot at every measured size."""
+    found = np.log2(np.unique(sizes))
+    return found if found.size > 1 else np.array([found[0], found[0] + 1.0])

@@ -1,6 +1,6 @@
 """Fitting one law and its correction grid to measured seconds.
 
-The law's parameters minimise a robust loss of log(law / measured). The grid then takes what is left: a ridge
+The law's parameters minimise a robust loss of log(law / measured). The grids then take what is left: a ridge
 regression of the residual on multilinear hat functions, smoothed by penalising steps between neighbouring knots, so
 that cells without rows take their neighbours' values; reweighted a few times towards the median.
 """
@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
-from scipy.sparse import csr_matrix, diags, vstack
+from scipy.sparse import block_diag, csr_matrix, diags, hstack, identity, vstack
 from scipy.sparse.linalg import lsmr
 
 from apexsim.cost.grid import CorrectionGrid, cells
@@ -39,27 +39,43 @@ def fit_parameters(
     return np.exp(found.x), float(found.cost)
 
 
-def fit_grid(
-    knots: Mapping[str, Floats], sizes: Mapping[str, Floats], residual: Floats, smoothness: float
-) -> CorrectionGrid:
-    """The grid for ``residual`` = log(measured / law).
+def fit_grids(
+    shapes: Sequence[Mapping[str, Floats]], sizes: Mapping[str, Floats], residual: Floats, smoothness: float
+) -> tuple[CorrectionGrid, ...]:
+    """Grids whose sum is closest to ``residual`` = log(measured / law), all found together.
+
+    The first takes the trend. The others, of fewer axes and more knots, take what is peculiar to a size whatever the
+    rest is; they are drawn to zero, so that nothing is theirs that the first can say.
 
     Args:
-        knots: axis -> log2 of the sizes at its knots.
+        shapes: of each grid, axis -> log2 of the sizes at its knots.
         sizes: at least every axis -> sizes of the rows.
-        smoothness: weight of a step between neighbouring knots against one row's residual.
+        smoothness: weight of a step between neighbouring knots, and of a finer grid's value, against one row's
+            residual.
     """
-    shape = tuple(len(axis) for axis in knots.values())
-    design = _design(tuple(knots.values()), [sizes[axis] for axis in knots], shape)
-    smooth = smoothness * _steps(shape)
+    counts = [tuple(len(axis) for axis in knots.values()) for knots in shapes]
+    design = hstack([
+        _design(tuple(knots.values()), [sizes[axis] for axis in knots], count)
+        for knots, count in zip(shapes, counts, strict=True)
+    ]).tocsr()  # fmt: skip
+    smooth = smoothness * block_diag([_smooth(count, shrunk=index > 0) for index, count in enumerate(counts)]).tocsr()
     weights = np.ones(residual.size)
-    values = np.zeros(int(np.prod(shape)))
+    values = np.zeros(design.shape[1])
     for _ in range(REWEIGHTINGS):
         root = np.sqrt(weights)
         target = np.concatenate([root * residual, np.zeros(smooth.shape[0])])
-        values = lsmr(vstack([diags(root) @ design, smooth]), target, maxiter=400)[0]
+        values = lsmr(vstack([diags(root) @ design, smooth]), target, maxiter=600)[0]
         weights = ROBUST_SCALE / np.maximum(np.abs(residual - design @ values), ROBUST_SCALE)
-    return CorrectionGrid(tuple(knots), tuple(knots.values()), values.reshape(shape))
+    parts = np.split(values, np.cumsum([int(np.prod(count)) for count in counts])[:-1])
+    return tuple(
+        CorrectionGrid(tuple(knots), tuple(knots.values()), part.reshape(count))
+        for knots, part, count in zip(shapes, parts, counts, strict=True)
+    )
+
+
+def _smooth(shape: tuple[int, ...], shrunk: bool) -> csr_matrix:
+    steps = _steps(shape)
+    return vstack([steps, identity(steps.shape[1])]).tocsr() if shrunk else steps
 
 
 def _design(knots: Sequence[Floats], sizes: Sequence[Floats], shape: tuple[int, ...]) -> csr_matrix:

@@ -107,7 +107,7 @@ def read_table(path: Path, columns: Sequence[str], where: dict[str, Any]) -> pa.
             raise InputError(f"{path}: lacks the column {missing[0]!r} (has: {', '.join(known)})")
         filters = [(name, "=", value) for name, value in where.items()]
         return pq.read_table(path, columns=list(columns), filters=filters or None)
-    except (OSError, ValueError, KeyError, pa.ArrowNotImplementedError) as problem:
+    except (OSError, ValueError, KeyError, pa.ArrowException) as problem:
         raise InputError(f"{path}: not a kernel table: {' '.join(str(problem).split())[:120]}") from None
 
 

@@ -1,12 +1,14 @@
 """Fitted coefficients as files: one JSON for each (operator, dtype, engine), with provenance and held-out errors.
 
 ``hardware_profiles/<device>/kernels/<operator>.<dtype>.<engine>.json`` holds one or more fits; attention has one a
-head dimension, a collective one a number of ranks. Grids are stored as thousandths of a natural logarithm.
+head dimension, a collective one a number of ranks. Grids are stored as whole numbers of ``GRID_UNIT``, natural
+logarithms.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +23,8 @@ from apexsim.cost.shapes import Work
 from apexsim.errors import InputError
 
 Floats = NDArray[np.float64]
-GRID_UNIT = 1e-3
+GRID_UNIT = 4e-3
+"""Grid values are rounded to 0.4 %: a tenth of the errors that are left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +40,14 @@ class Fit:
     beyond_roofline: int  # rows that beat 0.95 × roofline and were left out
     held_out: dict[str, float]  # n, median, p90, worst absolute relative error
     window_factor: float = 1.0  # decode attention: a sequence past its window against a full one of that length
+    finer: tuple[CorrectionGrid, ...] = ()  # grids of fewer axes and more knots, which multiply with the first
 
     def seconds(self, work: Work, sizes: Sizes, peak: float, bandwidth: float) -> Floats:
-        """Law times grid; no floor."""
-        law = self.law.seconds(work, sizes, peak, bandwidth)
-        return law * self.grid.factor([sizes[axis] for axis in self.grid.axes])
+        """Law times grids; no floor."""
+        seconds = self.law.seconds(work, sizes, peak, bandwidth)
+        for grid in (self.grid, *self.finer):
+            seconds = seconds * grid.factor([sizes[axis] for axis in grid.axes])
+        return seconds
 
     def extrapolated(self, sizes: Sizes) -> NDArray[np.bool_]:
         """True where a size lies outside the measured ones."""
@@ -83,9 +89,13 @@ def _dump(fit: Fit) -> dict[str, Any]:
         "rows": fit.rows, "beyond_roofline": fit.beyond_roofline,
         "held_out": {name: _short(value) for name, value in fit.held_out.items()},
         "window_factor": _short(fit.window_factor),
-        "knots": {axis: [_short(k) for k in knots] for axis, knots in zip(fit.grid.axes, fit.grid.knots, strict=True)},
-        "grid": np.rint(fit.grid.values / GRID_UNIT).astype(int).tolist(),
+        "unit": GRID_UNIT, "grids": [_dump_grid(grid) for grid in (fit.grid, *fit.finer)],
     }
+
+
+def _dump_grid(grid: CorrectionGrid) -> dict[str, Any]:
+    knots = {axis: [_short(k) for k in knots] for axis, knots in zip(grid.axes, grid.knots, strict=True)}
+    return {"knots": knots, "values": np.rint(grid.values / GRID_UNIT).astype(int).tolist()}
 
 
 def _short(value: float) -> float:
@@ -95,21 +105,24 @@ def _short(value: float) -> float:
 def parse(data: dict[str, Any]) -> KernelFile:
     """A kernel file from its JSON; KeyError, TypeError and ValueError say that it is not one."""
     law = LAWS[data["operator"]]
-    fits = tuple(
-        Fit(
-            variant=fit["variant"], windowed=fit["windowed"], law=law(**fit["law"]),
-            grid=CorrectionGrid(
-                tuple(fit["knots"]), tuple(np.array(k, dtype=np.float64) for k in fit["knots"].values()),
-                np.array(fit["grid"], dtype=np.float64) * GRID_UNIT,
-            ),
-            measured={axis: (low, high) for axis, (low, high) in fit["measured"].items()},
-            rows=fit["rows"], beyond_roofline=fit["beyond_roofline"], held_out=fit["held_out"],
-            window_factor=fit["window_factor"],
-        )
-        for fit in data["fits"]
-    )
+    fits = tuple(_parse_fit(fit, law) for fit in data["fits"])
     head = {name: data[name] for name in ("operator", "dtype", "engine", "engine_version", "source", "fitted")}
     return KernelFile(**head, fits=fits)
+
+
+def _parse_fit(fit: dict[str, Any], law: Callable[..., Law]) -> Fit:
+    grid, *finer = (_parse_grid(found, fit["unit"]) for found in fit["grids"])
+    return Fit(
+        variant=fit["variant"], windowed=fit["windowed"], law=law(**fit["law"]), grid=grid,
+        measured={axis: (low, high) for axis, (low, high) in fit["measured"].items()},
+        rows=fit["rows"], beyond_roofline=fit["beyond_roofline"], held_out=fit["held_out"],
+        window_factor=fit["window_factor"], finer=tuple(finer),
+    )
+
+
+def _parse_grid(grid: dict[str, Any], unit: float) -> CorrectionGrid:
+    knots = tuple(np.array(axis, dtype=np.float64) for axis in grid["knots"].values())
+    return CorrectionGrid(tuple(grid["knots"]), knots, np.array(grid["values"], dtype=np.float64) * unit)
 
 
 @lru_cache(maxsize=256)

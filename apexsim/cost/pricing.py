@@ -94,7 +94,7 @@ class Pricer:
         unique, where = np.unique(rows, return_inverse=True)
         table = np.zeros((LINES, unique.size))
         part, price, flops, moved = self._run(op, np.maximum(unique, 1).astype(np.float64))
-        seconds = np.maximum.accumulate(price.seconds)  # a kernel never gets cheaper with more rows
+        seconds = rising(price.seconds)  # a kernel never gets cheaper with more rows
         table[part], table[MOVED_BYTES] = seconds, moved
         table[CALIBRATED] = seconds if price.calibrated else 0.0
         table[EXTRAPOLATED] = np.where(price.extrapolated, seconds, 0.0)
@@ -139,8 +139,8 @@ class Pricer:
         together = np.maximum(1.0, SHARED_TOKENS / chunk)
         price = self.kernels.prefill_attention(together, chunk, op)
         launch = float(self._launch(op, np.ones(1)).seconds[0])
-        own = np.maximum.accumulate(np.maximum(price.seconds - launch, 0.0) / together)
-        past = np.maximum.accumulate(self.kernels.prefill_past(chunk, op).seconds)
+        own = rising(np.maximum(price.seconds - launch, 0.0) / together)
+        past = rising(self.kernels.prefill_past(chunk, op).seconds)
         own[0] = past[0] = 0.0
         return Priced(op.count * own, price.calibrated, price.extrapolated), op.count * past
 
@@ -151,9 +151,19 @@ class Pricer:
         price = self.kernels.decode_attention(sequences, context, op)
         launch = float(self._launch(op, np.ones(1)).seconds[0])
         table = np.maximum(price.seconds - launch, 0.0)
-        table = np.maximum.accumulate(np.maximum.accumulate(table, axis=0), axis=1)
+        table = rising(rising(table, axis=0), axis=1)
         table[0] = 0.0
         return Priced(op.count * table, price.calibrated, price.extrapolated)
+
+
+def rising(seconds: Floats, axis: int = -1) -> Floats:
+    """The series without its falls: halfway between the largest value so far and the smallest one to come.
+
+    Measured prices go up and down by some per cent; the largest so far alone would keep every upward error.
+    """
+    so_far = np.maximum.accumulate(seconds, axis=axis)
+    to_come = np.flip(np.minimum.accumulate(np.flip(seconds, axis), axis=axis), axis)
+    return np.asarray((so_far + to_come) / 2)
 
 
 @lru_cache(maxsize=64)

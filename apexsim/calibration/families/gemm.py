@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from apexsim.calibration.families.family import Family, units
-from apexsim.calibration.problem import Problem, device_problem, even_knots
+from apexsim.calibration.problem import Problem, device_problem, even_knots, measured_knots
 from apexsim.calibration.rows import Recipe, Rows
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype
 from apexsim.cost.shapes import gemm_work
 from apexsim.spec.dtypes import WeightDtype, weight_bytes
 from apexsim.spec.hardware import HardwareProfile
+
+Floats = NDArray[np.float64]
 
 TILES = ((64, 128), (128, 128), (128, 256), (256, 128), (64, 256))
 """Tiles that GEMM kernels use, rows × columns; the fit takes the pair that explains the rows best."""
@@ -24,7 +29,12 @@ WORDS: dict[str, WeightDtype] = {
 }  # fmt: skip
 """``dtype`` of the tables -> weights of a plan."""
 
-KNOTS = {"m": 16, "n": 10, "k": 10}
+ROWS = (1, 4, 8, 16, 17, 32, 33, 48, 64, 65, 80, 96, 97, 128, 129, 160, 192, 193, 256, 257, 512, 513, 768, 1024,
+        1280, 1536, 2048, 2560, 3072, 4096, 8192, 16384, 32768)  # fmt: skip
+"""Rows at which the trend has knots: engines and kernel libraries choose another kernel just above a power of two."""
+
+WIDTHS = 8
+"""Knots of the trend along n and k."""
 
 
 def _recipe(word: str, engine: str, table: str) -> Recipe:
@@ -38,8 +48,20 @@ def _problems(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Iterator[
     compute = compute_dtype(profile, weights)
     m, n, k = (rows.sizes[name] for name in SIZES)
     work = gemm_work(m, n, k, weight_bytes(weights), INPUT_BYTES[compute])
-    knots = {name: even_knots(rows.sizes[name], count) for name, count in KNOTS.items()}
-    yield device_problem(profile, compute, work, {"m": m, "n": n, "k": k}, rows.seconds, knots)
+    yield device_problem(
+        profile, compute, work, {"m": m, "n": n, "k": k}, rows.seconds,
+        {"m": _trend_rows(m), "n": even_knots(n, WIDTHS), "k": even_knots(k, WIDTHS)},
+        # Tiles and waves make a step at the same m for every k, and at the same m for every n.
+        finer=({"m": measured_knots(m), "n": measured_knots(n)}, {"m": measured_knots(m), "k": measured_knots(k)}),
+        # The tables hold all m of a weight matrix or none: a model's next matrix is what has to be predicted.
+        shape=("n", "k"),
+    )  # fmt: skip
+
+
+def _trend_rows(m: Floats) -> Floats:
+    """Those of ``ROWS`` that were measured."""
+    known = np.intersect1d(m, ROWS)
+    return np.log2(known) if known.size > 1 else even_knots(m, 2)
 
 
 def _tiles(profile: HardwareProfile) -> Sequence[Mapping[str, int]]:
