@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,12 +53,23 @@ def fit_device(data: Path, device: str, fitted: str) -> tuple[KernelFile, ...]:
         raise UsageError(unknown_name("measured device", device, SYSTEMS))
     profile = catalog.device(device)
     recipes = [recipe for family in FAMILIES.values() for recipe in family.recipes]
-    made = [fit_recipe(data, profile, recipe, fitted) for recipe in recipes]
-    files = tuple(file for file in made if file is not None)
+    files: list[KernelFile] = []
+    with TemporaryDirectory() as folder:
+        for family in FAMILIES.values():
+            if family.after:
+                profile = _with_kernels(profile, files, Path(folder))
+            made = [fit_recipe(data, profile, recipe, fitted) for recipe in family.recipes]
+            files += [file for file in made if file is not None]
     if not files:
         tables = ", ".join(sorted({f"{recipe.table}.parquet" for recipe in recipes}))
         raise UsageError(f"{data}: holds no kernel tables of {device} (known: {tables})")
-    return files
+    return tuple(files)
+
+
+def _with_kernels(profile: HardwareProfile, files: Iterable[KernelFile], folder: Path) -> HardwareProfile:
+    """The same device with just these kernel files, written into ``folder``."""
+    paths = write_fits(files, folder / "kernels")
+    return profile.model_copy(update={"kernels": tuple(path.stem for path in paths)}).read_from(folder)
 
 
 def fit_recipe(data: Path, profile: HardwareProfile, recipe: Recipe, fitted: str) -> KernelFile | None:
@@ -94,7 +106,7 @@ def fit_rows(family: Family, problem: Problem, seen: NDArray[np.bool_], profile:
     measured = {axis: (float(problem.sizes[axis].min()), float(problem.sizes[axis].max())) for axis in problem.knots}
     return Fit(
         problem.variant, problem.windowed, law, grid, measured, int(problem.seconds.size), int((~possible).sum()), {},
-        problem.window_factor, tuple(finer),
+        problem.window_factor, tuple(finer), problem.label, problem.runs,
     )
 
 
@@ -104,7 +116,8 @@ def held_out_error(fit: Fit, problem: Problem) -> dict[str, float]:
     predicted = np.maximum(
         fit.seconds(problem.work, problem.sizes, problem.peak, problem.bandwidth), problem.floor
     )
-    return error_summary(predicted[chosen], problem.seconds[chosen])
+    around = np.broadcast_to(problem.around, predicted.shape)[chosen]
+    return error_summary(predicted[chosen] + around, problem.seconds[chosen] + around)
 
 
 def _law(family: Family, problem: Problem, train: NDArray[np.int64], profile: HardwareProfile) -> Law:
@@ -145,7 +158,7 @@ def summary_lines(files: Iterable[KernelFile]) -> list[str]:
     lines = [f"{'file':36} {'variant':>9} {'rows':>6} {'left out':>8} {'median':>7} {'p90':>6} {'worst':>6}"]
     for file in files:
         for fit in file.fits:
-            e, name = fit.held_out, f"{fit.variant}{' win' if fit.windowed else ''}"
+            e, name = fit.held_out, f"{fit.variant}{' win' if fit.windowed else ''} {fit.label}".strip()
             lines.append(
                 f"{file.name:36} {name:>9} {fit.rows:>6} {fit.beyond_roofline:>8} "
                 f"{e['median']:>7.1%} {e['p90']:>6.1%} {e['worst']:>6.0%}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,10 @@ class Problem:
     window_factor: float = 1.0  # see ``Fit``
     finer: tuple[Knots, ...] = ()  # grids of fewer axes and more knots, which take what the first one leaves
     shape: tuple[str, ...] = ()  # sizes that make one shape, held out whole; every row is one of its own if empty
+    label: str = ""  # see ``Fit``
+    runs: tuple[tuple[int, ...], ...] = ()  # see ``Fit``
+    around: Floats = field(default_factory=lambda: np.zeros(()))
+    """Seconds of what was measured together with the operator, and was taken off: errors are of the whole."""
 
     def take(self, rows: NDArray[np.int64]) -> Problem:
         """The same problem on some of the rows."""
@@ -44,6 +48,7 @@ class Problem:
             self, work=Work(*(column[rows] for column in self.work)),
             sizes={name: size[rows] for name, size in self.sizes.items()},
             seconds=self.seconds[rows], floor=self.floor[rows],
+            around=self.around[rows] if self.around.shape else self.around,
         )
 
     def held_out(self) -> NDArray[np.bool_]:

@@ -43,7 +43,8 @@ class Recipe:
     engine: str
     table: str
     sizes: tuple[str, ...]  # numeric columns that tell the shapes of the table apart
-    where: dict[str, Any] = field(default_factory=dict)
+    where: dict[str, Any] = field(default_factory=dict)  # column -> the word that it must hold, or a tuple of words
+    words: tuple[str, ...] = ()  # columns of words that tell the shapes apart
     time: str = "latency_ms"
     latest_version: bool = True  # a table with several versions gives its newest
 
@@ -60,14 +61,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Rows:
-    """Columns of the rows of a recipe: sizes as floats, ``seconds``, and the engine's version."""
+    """Columns of the rows of a recipe: sizes as floats, ``seconds``, the engine's newest version, and words."""
 
     sizes: dict[str, Floats]
     seconds: Floats
     version: str
+    words: dict[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def take(self, mask: NDArray[np.bool_]) -> Rows:
-        return Rows({name: size[mask] for name, size in self.sizes.items()}, self.seconds[mask], self.version)
+        sizes, words = ({name: column[mask] for name, column in part.items()} for part in (self.sizes, self.words))
+        return Rows(sizes, self.seconds[mask], self.version, words)
 
 
 def read_rows(folder: Path, recipe: Recipe, system: str) -> Rows | None:
@@ -82,16 +85,20 @@ def read_rows(folder: Path, recipe: Recipe, system: str) -> Rows | None:
     if not path.exists():
         return None
     where = {"system": system, **recipe.where}
-    table = read_table(path, ("backend_version", recipe.time, *recipe.sizes), where)
-    if recipe.latest_version and table.num_rows:
-        versions = sorted(set(table["backend_version"].to_pylist()), key=_version_key)
-        table = table.filter(pc.equal(table["backend_version"], versions[-1]))
+    table = read_table(path, ("backend_version", recipe.time, *recipe.sizes, *recipe.words), where)
     if table.num_rows == 0:
         return None
-    sizes = np.column_stack([table[name].to_numpy().astype(np.float64) for name in recipe.sizes])
+    newest = max(set(table["backend_version"].to_pylist()), key=_version_key)
+    if recipe.latest_version:
+        table = table.filter(pc.equal(table["backend_version"], newest))
+    words = {name: np.unique(np.array(table[name].to_pylist()), return_inverse=True) for name in recipe.words}
+    sizes = np.column_stack(
+        [codes for _, codes in words.values()] + [table[name].to_numpy().astype(np.float64) for name in recipe.sizes]
+    )
     shapes, seconds = _medians(sizes, table[recipe.time].to_numpy() * UNITS[recipe.time[-3:]])
-    columns = {name: shapes[:, i].copy() for i, name in enumerate(recipe.sizes)}
-    return Rows(columns, seconds, table["backend_version"][0].as_py())
+    columns = dict(zip((*words, *recipe.sizes), shapes.T.copy(), strict=True))
+    named = {name: known[columns.pop(name).astype(np.int64)] for name, (known, _) in words.items()}
+    return Rows(columns, seconds, newest, named)
 
 
 def read_table(path: Path, columns: Sequence[str], where: dict[str, Any]) -> pa.Table:
@@ -105,7 +112,7 @@ def read_table(path: Path, columns: Sequence[str], where: dict[str, Any]) -> pa.
         missing = [name for name in (*where, *columns) if name not in known]
         if missing:
             raise InputError(f"{path}: lacks the column {missing[0]!r} (has: {', '.join(known)})")
-        filters = [(name, "=", value) for name, value in where.items()]
+        filters = [(name, "in" if isinstance(value, tuple) else "=", value) for name, value in where.items()]
         return pq.read_table(path, columns=list(columns), filters=filters or None)
     except (OSError, ValueError, KeyError, pa.ArrowException) as problem:
         raise InputError(f"{path}: not a kernel table: {' '.join(str(problem).split())[:120]}") from None

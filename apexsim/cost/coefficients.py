@@ -41,6 +41,8 @@ class Fit:
     held_out: dict[str, float]  # n, median, p90, worst absolute relative error
     window_factor: float = 1.0  # decode attention: a sequence past its window against a full one of that length
     finer: tuple[CorrectionGrid, ...] = ()  # grids of fewer axes and more knots, which multiply with the first
+    label: str = ""  # engine version of a collective, kernel of a grouped GEMM: what else tells fits apart
+    runs: tuple[tuple[int, ...], ...] = ()  # models that this kernel ran, where an operator has several
 
     def seconds(self, work: Work, sizes: Sizes, peak: float, bandwidth: float) -> Floats:
         """Law times grids; no floor."""
@@ -82,8 +84,9 @@ class KernelFile:
 
 
 def _dump(fit: Fit) -> dict[str, Any]:
+    told_apart = {"label": fit.label, "runs": fit.runs} if fit.label else {}
     return {
-        "variant": fit.variant, "windowed": fit.windowed,
+        "variant": fit.variant, "windowed": fit.windowed, **told_apart,
         "law": {name: _short(value) for name, value in asdict(fit.law).items()},
         "measured": {axis: [_short(low), _short(high)] for axis, (low, high) in fit.measured.items()},
         "rows": fit.rows, "beyond_roofline": fit.beyond_roofline,
@@ -116,7 +119,8 @@ def _parse_fit(fit: dict[str, Any], law: Callable[..., Law]) -> Fit:
         variant=fit["variant"], windowed=fit["windowed"], law=law(**fit["law"]), grid=grid,
         measured={axis: (low, high) for axis, (low, high) in fit["measured"].items()},
         rows=fit["rows"], beyond_roofline=fit["beyond_roofline"], held_out=fit["held_out"],
-        window_factor=fit["window_factor"], finer=tuple(finer),
+        window_factor=fit["window_factor"], finer=tuple(finer), label=fit.get("label", ""),
+        runs=tuple(tuple(run) for run in fit.get("runs", ())),
     )
 
 

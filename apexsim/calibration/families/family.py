@@ -81,5 +81,7 @@ class Family:
     """Weight of a step between neighbouring knots of the grid against one row: the less, the closer to the rows."""
     fixed: Callable[[HardwareProfile], Sequence[Mapping[str, int]]] = _nothing_fixed
     """Sets of further parameters of the law that are tried in turn; the one that explains the rows best stays."""
+    after: tuple[str, ...] = ()
+    """Operators that are fitted before: ``problems`` prices what stands around its own by the files just made."""
     tables: Mapping[str, Table] = field(default_factory=dict)
     """Name of a table -> how the report prices it."""
