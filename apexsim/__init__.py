@@ -28,6 +28,7 @@ _PUBLIC = {
     "read_trace": "apexsim.workload.read:read_trace",
     "search": "apexsim.report.search_results:search",
     "simulate": "apexsim.report.simulation:simulate",
+    "validate": "apexsim.report.validation:validate",
     "what_if": "apexsim.report.what_if:what_if",
 }
 """Public name -> "module:object". ``__init__.pyi`` says the same to type checkers; a test holds them together."""

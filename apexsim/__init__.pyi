@@ -2,6 +2,7 @@ from apexsim.errors import ApexsimError as ApexsimError
 from apexsim.report.listing import listing as listing
 from apexsim.report.search_results import search as search
 from apexsim.report.simulation import simulate as simulate
+from apexsim.report.validation import validate as validate
 from apexsim.report.what_if import what_if as what_if
 from apexsim.spec.catalog import device as device
 from apexsim.spec.catalog import model as model

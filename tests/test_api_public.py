@@ -13,7 +13,7 @@ import apexsim as ax
 
 MEANT = {
     "ApexsimError", "Cluster", "HardwareProfile", "ModelSpec", "Plan", "SLO", "Trace", "__version__", "device",
-    "listing", "model", "parse_slo", "read_trace", "search", "simulate", "what_if",
+    "listing", "model", "parse_slo", "read_trace", "search", "simulate", "validate", "what_if",
 }
 
 

@@ -1,0 +1,1 @@
+"""Measured serving runs against simulated ones."""

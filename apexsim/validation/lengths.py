@@ -1,0 +1,283 @@
+"""Prompt and answer lengths of a run whose requests are not listed: from the best description that its set has.
+
+In this order: fixed lengths; a file of samples (``lengths``), which are issued as concatenated random permutations;
+a histogram of the answers (``output_histogram``) and percentiles of the prompts (``input_lengths.csv``); else a
+spread around the means of the row. Everything is drawn by quantiles, evenly over the law, so that a draw has the
+law's mean; only the order is random, seeded by the run's name.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import io
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from apexsim.errors import InputError
+from apexsim.validation.columns import Row
+from apexsim.workload.lengths import LogNormal
+from apexsim.workload.trace import Floats, Ints
+
+SIGMA = 0.8
+"""Of the log-normal law that stands in where only a mean is known: a coefficient of variation of 0.95, between the
+prompts (1.0 to 1.6) and the answers (0.7 to 1.0) of public chat logs."""
+
+LONGEST = 131072
+
+HISTOGRAMS = "output_length_histograms"
+PROMPTS = "input_lengths.csv"
+SAMPLES = "lengths"
+"""Names by which files of lengths are found where no column names them."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of each request in the order of arrival, and what was assumed to get them."""
+
+    inputs: Ints
+    outputs: Ints
+    assumed: tuple[str, ...]
+
+
+def draw(row: Row, folder: Path, n: int, repeats: int, longest: int | None, seed: int) -> Lengths:
+    """``n`` requests of a row.
+
+    Args:
+        repeats: how often each distinct prompt is sent.
+        longest: prompt and answer together; answers are cut there.
+
+    Raises:
+        InputError: the row names a file that is not there, or no mean.
+    """
+    rng = np.random.default_rng(seed)
+    samples = samples_of(row, folder)
+    if row.get("fixed_lengths"):
+        lengths = _fixed(row, n)
+    elif samples is not None:
+        lengths = _permuted(row, samples, n, longest, rng)
+    else:
+        distinct = -(-n // repeats)
+        inputs, said = _inputs(row, folder, distinct)
+        outputs, more = _outputs(row, folder, n)
+        order = np.concatenate([rng.permutation(distinct) for _ in range(repeats)])[:n]
+        lengths = Lengths(inputs[order], rng.permutation(outputs), (*said, *more))
+    if longest is None:
+        return lengths
+    room = np.maximum(longest - lengths.inputs, 1)
+    return Lengths(lengths.inputs, np.minimum(lengths.outputs, room), lengths.assumed)
+
+
+def mean(row: Row, column: str) -> float:
+    """The row's mean length; its absence is the caller's to look for."""
+    return float(row.values[column])
+
+
+def _fixed(row: Row, n: int) -> Lengths:
+    tokens = [max(1, round(mean(row, column))) for column in ("input_tokens", "output_tokens")]
+    inputs, outputs = (np.full(n, count, np.int64) for count in tokens)
+    return Lengths(inputs, outputs, ())
+
+
+def spread(average: float, n: int) -> Ints:
+    """``n`` lengths around a mean, in rising order: log-normal, ``SIGMA``."""
+    law = LogNormal(float(np.log(average)) - SIGMA**2 / 2, SIGMA, LONGEST)
+    return scaled(law.at(_middles(n)).astype(np.float64), average)
+
+
+def scaled(lengths: Floats, average: float, most: Floats | None = None) -> Ints:
+    """Whole lengths of at least 1 with this mean; ``most`` cuts each of them, and the others make up for it."""
+    found = lengths
+    for _ in range(4):
+        found = found * (average / max(float(found.mean()), 1e-9))
+        if most is not None:
+            found = np.minimum(found, most)
+    return np.maximum(np.rint(found), 1).astype(np.int64)
+
+
+def _middles(n: int) -> Floats:
+    return (np.arange(n) + 0.5) / n
+
+
+# a file of samples
+
+
+def samples_of(row: Row, folder: Path) -> Path | None:
+    """The file of samples that the row names, or the one of ``lengths/`` whose name stands in the run's."""
+    named: str | None = row.get("lengths")
+    if named is not None:
+        for path in (folder / named, folder / SAMPLES / named):
+            if path.is_file():
+                return path
+        raise InputError(f"{row.where('lengths')} is {named!r}: no such file in {folder}")
+    found = [path for path in (folder / SAMPLES).glob("*.csv*") if _stem(path) in row.name]
+    return max(found, key=lambda path: (len(_stem(path)), path.name), default=None)
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".csv")
+
+
+def _permuted(row: Row, path: Path, n: int, longest: int | None, rng: np.random.Generator) -> Lengths:
+    inputs, outputs = _read_samples(path)
+    times = -(-n // len(inputs))
+    order = np.concatenate([rng.permutation(len(inputs)) for _ in range(times)])[:n]
+    said = [f"lengths = {path.parent.name}/{path.name}: concatenated random permutations of its samples"]
+    average = row.get("output_tokens")
+    if outputs is None:
+        answers = _between(mean(row, "output_tokens"), n, rng)
+        said.append("output lengths: the two whole numbers around the mean (the file has none)")
+    elif average is None:
+        answers = outputs[order]
+    else:
+        most = None if longest is None else np.maximum(longest - inputs[order], 1).astype(np.float64)
+        answers = scaled(outputs[order].astype(np.float64), average, most)
+        said.append("output lengths: the file's, scaled to the run's mean")
+    return Lengths(inputs[order], answers, tuple(said))
+
+
+def _between(average: float, n: int, rng: np.random.Generator) -> Ints:
+    """``n`` whole lengths, the one below and the one above the mean, so often that the mean comes out."""
+    low = int(average)
+    high = round((average - low) * n)
+    return rng.permutation(np.concatenate([np.full(n - high, max(low, 1)), np.full(high, low + 1)])).astype(np.int64)
+
+
+@lru_cache(maxsize=8)
+def _read_samples(path: Path) -> tuple[Ints, Ints | None]:
+    table = read_csv(path)
+    if "input_tokens" not in table:
+        raise InputError(f"{path}: column 'input_tokens' is missing")
+    name = next((c for c in ("output_tokens", "reference_output_tokens") if c in table), None)
+    inputs = _whole(path, table, "input_tokens")
+    outputs = None if name is None or table[name].isna().all() else _whole(path, table, name)
+    return inputs, outputs
+
+
+def _whole(path: Path, table: pd.DataFrame, column: str) -> Ints:
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
+    bad = ~(values >= 1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"{path}: row {row + 1}: column {column!r} is {table[column].iloc[row]!r} (allowed: 1 or more)"
+        )
+    return values.astype(np.int64)
+
+
+# a histogram of answers
+
+
+def _outputs(row: Row, folder: Path, n: int) -> tuple[Ints, list[str]]:
+    average = mean(row, "output_tokens")
+    bins = _histogram(row, folder)
+    if bins is None:
+        return spread(average, n), [f"output lengths: log-normal around the mean {average:g}, sigma {SIGMA}"]
+    low, high, counts, path = bins
+    each = np.repeat(np.arange(len(counts)), counts)
+    places = np.concatenate([_middles(count) for count in counts if count])
+    values = low[each] + places * (high - low)[each]
+    if len(values) != n:
+        values = np.quantile(values, _middles(n))
+    return scaled(values, average), [f"output lengths: {path.name}, even within its bins"]
+
+
+def _histogram(row: Row, folder: Path) -> tuple[Floats, Floats, Ints, Path] | None:
+    """Edges and counts of the bins of this run, and their file; None where no file has it."""
+    named = row.get("output_histogram")
+    paths = [folder / named] if named else sorted(folder.glob(f"{HISTOGRAMS}.csv*"))
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{row.where('output_histogram')} is {named!r}: no such file in {folder}")
+        table = _read_histograms(path)
+        mine = table[table["run"] == row.name] if "run" in table else table
+        if len(mine):
+            counts = _whole(path, mine[mine["requests"] > 0], "requests")
+            kept = mine[mine["requests"] > 0]
+            return kept["bin_low"].to_numpy(float), kept["bin_high"].to_numpy(float), counts, path
+        if named:
+            raise InputError(f"{row.where('output_histogram')} is {named!r}: the file has no bins of this run")
+    return None
+
+
+@lru_cache(maxsize=4)
+def _read_histograms(path: Path) -> pd.DataFrame:
+    table = read_csv(path)
+    missing = [name for name in ("bin_low", "bin_high", "requests") if name not in table]
+    if missing:
+        raise InputError(f"{path}: column {missing[0]!r} is missing (needed: bin_low, bin_high, requests[, run])")
+    return table
+
+
+# percentiles of prompts
+
+
+def _inputs(row: Row, folder: Path, n: int) -> tuple[Ints, list[str]]:
+    average = mean(row, "input_tokens")
+    shape = _percentiles(row, folder)
+    if shape is None:
+        return spread(average, n), [f"input lengths: log-normal around the mean {average:g}, sigma {SIGMA}"]
+    u, tokens, source = shape
+    return at_percentiles(u, tokens, average, n), [f"input lengths: percentiles of {source}, scaled to the mean"]
+
+
+def at_percentiles(u: Floats, tokens: Floats, average: float, n: int) -> Ints:
+    """``n`` lengths in rising order with these percentiles: log-linear between them, the lower end free for the mean.
+
+    What the lower end cannot mend (it lies between 1 and the first percentile) a factor does.
+    """
+    quantiles = _middles(n)
+
+    def at(lowest: float) -> Floats:
+        logs = np.interp(quantiles, np.append(0.0, u), np.log(np.append(lowest, tokens)))
+        return np.asarray(np.exp(logs), np.float64)
+
+    low, high = 1.0, float(tokens[0])
+    for _ in range(40):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if at(middle).mean() < average else (low, middle)
+    return scaled(at((low * high) ** 0.5), average)
+
+
+def _percentiles(row: Row, folder: Path) -> tuple[Floats, Floats, str] | None:
+    """Quantile levels and tokens of the prompts of the row's task: of its model where known, else of another one."""
+    path = folder / PROMPTS
+    if not path.is_file():
+        return None
+    table = read_csv(path)
+    if not {"task", "models"} <= set(table.columns):
+        return None
+    levels = sorted((float(name[1:]) / 100, name) for name in table.columns if re.fullmatch(r"p\d+", name))
+    levels += [(1.0, "max")] if "max" in table else []
+    columns = [name for _, name in levels]
+    known = table[[str(task) in row.name for task in table["task"]]].dropna(subset=columns)
+    if known.empty or not columns:
+        return None
+    mine = known[[_names(str(models), str(row.get("model"))) for models in known["models"]]]
+    chosen = (mine if len(mine) else known).iloc[0]
+    model = "" if len(mine) else f", {chosen['models']}"
+    tokens = chosen[columns].to_numpy(dtype=np.float64)
+    return np.array([u for u, _ in levels]), tokens, f"{PROMPTS} ({chosen['task']}{model})"
+
+
+def _names(patterns: str, model: str) -> bool:
+    return any(fnmatch.fnmatch(model.lower(), part.strip().lower()) for part in re.split(r" and |,|;", patterns))
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A small table beside ``runs.csv``, gzipped or not.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        text = gzip.decompress(data) if path.suffix == ".gz" else data
+        return pd.read_csv(io.BytesIO(text))
+    except (OSError, EOFError, ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None
