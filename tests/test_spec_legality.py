@@ -28,6 +28,7 @@ from apexsim.spec.plan import Plan, Pool
         ("Qwen2.5-72B", Pool(tp=8)),
         ("Llama-3.1-70B", Pool(tp=8, weights="w4a16")),
         ("gpt-oss-120b", Pool(tp=8)),
+        ("Qwen/Qwen3-235B-A22B-FP8", Pool(tp=8, ep=4, moe_tp=2)),
     ],
 )
 def test_legal_pools(model: str, pool: Pool) -> None:
@@ -50,7 +51,9 @@ def test_legal_pools(model: str, pool: Pool) -> None:
         ("Qwen2.5-72B", Pool(tp=8, weights="w4a8"), "tp=8 splits the feed-forward width 29568"),
         ("Llama-3.1-8B", Pool(max_model_len=200_000), "max_model_len=200000 exceeds the 131072 tokens"),
         ("Llama-3.1-8B", Pool(dp=2), "dp=2 (attention data parallelism inside a replica; use replicas)"),
-        ("Qwen3-30B-A3B", Pool(tp=2, ep=2), "ep=2 (expert parallelism"),
+        ("Llama-3.1-8B", Pool(tp=2, ep=2), "ep=2: Llama-3.1-8B has no experts"),
+        ("Qwen3-30B-A3B", Pool(tp=3, ep=3), "tp=3 does not divide the 32 attention heads"),
+        ("Mixtral-8x7B", Pool(tp=16, ep=16), "ep=16 does not divide the 8 experts"),
         ("Llama-3.1-8B", Pool(cp=2), "cp=2 (context parallelism)"),
         ("Llama-3.1-8B", Pool(role="prefill"), "role=prefill"),
         ("Llama-3.1-8B", Pool(speculative={"tokens": 3}), "speculative decoding"),

@@ -58,7 +58,6 @@ def _not_simulated_yet(pool: Pool) -> str | None:
         f"role={pool.role}": pool.role != "serve",
         f"dp={pool.dp} (attention data parallelism inside a replica; use replicas)": pool.dp > 1,
         f"cp={pool.cp} (context parallelism)": pool.cp > 1,
-        f"ep={pool.ep} (expert parallelism; ep=1 splits every expert over tp)": pool.ep > 1,
         f"activations={pool.activations} (they follow the weights)": pool.activations is not None,
         "speculative decoding": pool.speculative is not None,
         f"kv_tiers={list(pool.kv_tiers)}": bool(pool.kv_tiers),
@@ -74,6 +73,12 @@ def _wrong_degrees(model: ModelSpec, pool: Pool) -> str | None:
         reason = _wrong_tp(group.attention, pool.tp) or _wrong_width(group.mlp, pool.tp, weights)
         if reason:
             return f"tp={pool.tp} {reason} of {model.name}"
+        if isinstance(group.mlp, MoeMlp):
+            reason = _wrong_experts(group.mlp, pool, weights)
+            if reason:
+                return f"{reason} of {model.name}"
+    if pool.ep > 1 and not model.is_moe:
+        return f"ep={pool.ep}: {model.name} has no experts"
     return None
 
 
@@ -88,18 +93,29 @@ def _wrong_tp(attention: Attention, tp: int) -> str | None:
 
 
 def _wrong_width(mlp: DenseMlp | MoeMlp, tp: int, weights: WeightDtype) -> str | None:
-    """Each rank gets an equal share of every feed-forward matrix, in whole quantisation blocks."""
+    """Each rank gets an equal share of every feed-forward matrix that all ranks hold."""
+    if isinstance(mlp, DenseMlp):
+        return _wrong_share("feed-forward width", mlp.intermediate_size, tp, weights)
+    if mlp.shared_experts:
+        return _wrong_share("shared experts' width", mlp.shared_intermediate_size, tp, weights)
+    return None
+
+
+def _wrong_experts(mlp: MoeMlp, pool: Pool, weights: WeightDtype) -> str | None:
+    """Whole experts over the ep ranks, each of them in equal shares over moe_tp."""
+    if mlp.experts % pool.ep:
+        return f"ep={pool.ep} does not divide the {mlp.experts} experts"
+    reason = _wrong_share("expert width", mlp.intermediate_size, pool.experts_tp, weights)
+    name = "tp" if pool.ep == 1 else "moe_tp"
+    return f"{name}={pool.experts_tp} {reason}" if reason else None
+
+
+def _wrong_share(name: str, width: int, ranks: int, weights: WeightDtype) -> str | None:
     block = BLOCK.get(weights, 1)
-    widths = {"feed-forward width": mlp.intermediate_size}
-    if isinstance(mlp, MoeMlp):
-        widths = {"expert width": mlp.intermediate_size}
-        if mlp.shared_experts:
-            widths["shared experts' width"] = mlp.shared_intermediate_size
-    for name, width in widths.items():
-        if width % tp:
-            return f"does not divide the {name} {width}"
-        if (width // tp) % block:
-            return f"splits the {name} {width} into shares that cut the {block}-wide blocks of {weights} weights"
+    if width % ranks:
+        return f"does not divide the {name} {width}"
+    if (width // ranks) % block:
+        return f"splits the {name} {width} into shares that cut the {block}-wide blocks of {weights} weights"
     return None
 
 
