@@ -175,7 +175,7 @@ def test_a_damaged_kernel_file_is_one_line(damage: str, tmp_path: Path) -> None:
     if damage == "key":
         del data["fits"][0]["law"]["latency_s"]
     elif damage == "grid":
-        data["fits"][0]["grids"][0]["values"].pop()
+        data["fits"][0]["grids"][0]["values"] += "A"
     elif damage == "word":
         data["operator"] = "alltoall"
     path = tmp_path / "x.json"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.calibration.rows import held_out
+from apexsim.cost.coefficients import KNOT_UNIT
 from apexsim.cost.floor import floor_s
 from apexsim.cost.shapes import Work
 from apexsim.spec.dtypes import ComputeDtype
@@ -51,6 +52,10 @@ class Problem:
             around=self.around[rows] if self.around.shape else self.around,
         )
 
+    def told_apart(self, label: str, runs: tuple[tuple[int, ...], ...] = ()) -> Problem:
+        """The same problem with what its fit is known by; see ``Fit``."""
+        return replace(self, label=label, runs=runs)
+
     def held_out(self) -> NDArray[np.bool_]:
         """[rows] whether a row belongs to the fifth of the shapes, drawn at random, that a fit does not see."""
         if not self.shape:
@@ -76,10 +81,15 @@ def device_problem(
 def even_knots(sizes: Floats, count: int) -> Floats:
     """``count`` knots evenly spaced in log2 over the measured sizes."""
     low, high = np.log2(sizes.min()), np.log2(sizes.max())
-    return np.linspace(low, max(high, low + 1.0), count)
+    return _rounded(np.linspace(low, max(high, low + 1.0), count))
 
 
 def measured_knots(sizes: Floats) -> Floats:
     """A knot at every measured size."""
     found = np.log2(np.unique(sizes))
-    return found if found.size > 1 else np.array([found[0], found[0] + 1.0])
+    return _rounded(found if found.size > 1 else np.array([found[0], found[0] + 1.0]))
+
+
+def _rounded(knots: Floats) -> Floats:
+    """As the file will hold them; two sizes that are one then share a knot."""
+    return np.unique(np.rint(knots / KNOT_UNIT)) * KNOT_UNIT

@@ -1,8 +1,8 @@
 """Fitted coefficients as files: one JSON for each (operator, dtype, engine), with provenance and held-out errors.
 
 ``hardware_profiles/<device>/kernels/<operator>.<dtype>.<engine>.json`` holds one or more fits; attention has one a
-head dimension, a collective one a number of ranks. Grids are stored as whole numbers of ``GRID_UNIT``, natural
-logarithms.
+head dimension, a collective one a number of ranks. Values of a grid are whole numbers of ``GRID_UNIT``, natural
+logarithms, its knots of ``KNOT_UNIT``, logarithms to base 2; both are packed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from numpy.typing import NDArray
 
 from apexsim.cost.grid import CorrectionGrid
 from apexsim.cost.laws import LAWS, Law, Sizes
+from apexsim.cost.packing import pack, unpack
 from apexsim.cost.shapes import Work
 from apexsim.errors import InputError
 
 Floats = NDArray[np.float64]
 GRID_UNIT = 4e-3
 """Grid values are rounded to 0.4 %: a tenth of the errors that are left."""
+
+KNOT_UNIT = 1e-3
+"""Knots are rounded to 0.07 % of a size, before anything is fitted on them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +101,12 @@ def _dump(fit: Fit) -> dict[str, Any]:
 
 
 def _dump_grid(grid: CorrectionGrid) -> dict[str, Any]:
-    knots = {axis: [_short(k) for k in knots] for axis, knots in zip(grid.axes, grid.knots, strict=True)}
-    return {"knots": knots, "values": np.rint(grid.values / GRID_UNIT).astype(int).tolist()}
+    knots = {axis: pack(_whole(knots, KNOT_UNIT)) for axis, knots in zip(grid.axes, grid.knots, strict=True)}
+    return {"knots": knots, "values": pack(_whole(grid.values.ravel(), GRID_UNIT))}
+
+
+def _whole(values: Floats, unit: float) -> NDArray[np.int64]:
+    return np.rint(values / unit).astype(np.int64)
 
 
 def _short(value: float) -> float:
@@ -125,8 +133,9 @@ def _parse_fit(fit: dict[str, Any], law: Callable[..., Law]) -> Fit:
 
 
 def _parse_grid(grid: dict[str, Any], unit: float) -> CorrectionGrid:
-    knots = tuple(np.array(axis, dtype=np.float64) for axis in grid["knots"].values())
-    return CorrectionGrid(tuple(grid["knots"]), knots, np.array(grid["values"], dtype=np.float64) * unit)
+    knots = tuple(unpack(axis) * KNOT_UNIT for axis in grid["knots"].values())
+    values = unpack(grid["values"]) * unit
+    return CorrectionGrid(tuple(grid["knots"]), knots, values.reshape([len(axis) for axis in knots]))
 
 
 @lru_cache(maxsize=256)

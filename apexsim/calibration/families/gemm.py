@@ -61,7 +61,7 @@ def _problems(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Iterator[
 def _trend_rows(m: Floats) -> Floats:
     """Those of ``ROWS`` that were measured."""
     known = np.intersect1d(m, ROWS)
-    return np.log2(known) if known.size > 1 else even_knots(m, 2)
+    return measured_knots(known) if known.size > 1 else even_knots(m, 2)
 
 
 def _tiles(profile: HardwareProfile) -> Sequence[Mapping[str, int]]:
