@@ -121,11 +121,11 @@ def test_without_a_graph_an_iteration_waits_for_its_launches() -> None:
 
 
 def test_graph_sizes_are_vllms() -> None:
-    sizes = graph_sizes(host_model("vllm", "0.11.0"), 256)
+    sizes = graph_sizes(host_model("vllm", "0.11.0").graphs, 256)
     assert sizes.tolist()[:6] == [1, 2, 4, 8, 16, 24]
     assert sizes.tolist()[-3:] == [480, 496, 512]
-    assert graph_sizes(host_model("vllm", "0.11.0"), 20).max() == 40
-    assert padded(np.array([0, 1, 3, 9, 40, 41]), graph_sizes(host_model("vllm", "0.11.0"), 20)).tolist() == [
+    assert graph_sizes(host_model("vllm", "0.11.0").graphs, 20).max() == 40
+    assert padded(np.array([0, 1, 3, 9, 40, 41]), graph_sizes(host_model("vllm", "0.11.0").graphs, 20)).tolist() == [
         0, 1, 4, 16, 40, 41,
     ]  # fmt: skip
 

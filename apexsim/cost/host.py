@@ -12,11 +12,19 @@ Each preset says where its numbers come from. They are global terms by engine ve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+
+class Graphs(NamedTuple):
+    """Which iterations replay a CUDA graph."""
+
+    largest: int  # most tokens of a captured graph; 0 = none are used
+    with_prefill: bool  # whether iterations that hold prefill tokens are padded to a graph too
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,11 @@ class HostModel:
     graphs_with_prefill: bool  # whether iterations that hold prefill tokens are padded to a graph too
     eager_kernel_s: float  # host seconds to launch one kernel where no graph is replayed
     source: str
+
+    @property
+    def graphs(self) -> Graphs:
+        """The part of a preset that device prices depend on."""
+        return Graphs(self.largest_graph, self.graphs_with_prefill)
 
     def serial(self, max_num_seqs: int) -> Floats:
         """[max_num_seqs + 1] seconds that no device work hides, by scheduled sequences."""
@@ -104,13 +117,13 @@ def _major_minor(version: str) -> tuple[int, int]:
     return parts[0], parts[1] if len(parts) > 1 else 0
 
 
-def graph_sizes(host: HostModel, max_num_seqs: int) -> NDArray[np.int64]:
+def graph_sizes(graphs: Graphs, max_num_seqs: int) -> NDArray[np.int64]:
     """Batch sizes of the captured CUDA graphs: 1, 2, 4, multiples of 8 to 256, then of 16.
 
     Source: vLLM's default ``cudagraph_capture_sizes``; the largest is twice ``max_num_seqs``, at most the preset's.
     """
-    largest = min(2 * max_num_seqs, host.largest_graph)
-    sizes = [1, 2, 4, *range(8, 257, 8), *range(272, host.largest_graph + 1, 16)]
+    largest = min(2 * max_num_seqs, graphs.largest)
+    sizes = [1, 2, 4, *range(8, 257, 8), *range(272, graphs.largest + 1, 16)]
     return np.array([size for size in sizes if size <= largest], dtype=np.int64)
 
 

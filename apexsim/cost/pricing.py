@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim import registry
-from apexsim.cost.host import HostModel, graph_sizes, padded
+from apexsim.cost.host import Graphs, graph_sizes, padded
 from apexsim.cost.kernels import KernelModel, Priced
 from apexsim.cost.ledger import (
     ATTENTION,
@@ -51,7 +51,7 @@ class Sizes(NamedTuple):
 
     kind: str  # mixed | decode | sampled
     limit: int
-    host: HostModel
+    graphs: Graphs
     max_num_seqs: int
 
 
@@ -60,20 +60,20 @@ def executed(sizes: Sizes) -> NDArray[np.int64]:
     """Rows that the device really computes at each size: padded to CUDA graphs where the engine does."""
     if sizes.kind == "sampled":
         return np.arange(sizes.limit + 1, dtype=np.int64)
-    graphs = graph_sizes(sizes.host, sizes.max_num_seqs)
+    graphs = graph_sizes(sizes.graphs, sizes.max_num_seqs)
     if sizes.kind == "decode":
         return padded(np.arange(sizes.limit + 1, dtype=np.int64), graphs)
     knots = token_knots(sizes.limit)
-    return padded(knots, graphs) if sizes.host.graphs_with_prefill else knots
+    return padded(knots, graphs) if sizes.graphs.with_prefill else knots
 
 
 def eager(sizes: Sizes) -> NDArray[np.bool_]:
     """Which iterations run without a CUDA graph; size 0 does not run."""
-    graphs = graph_sizes(sizes.host, sizes.max_num_seqs)
+    graphs = graph_sizes(sizes.graphs, sizes.max_num_seqs)
     largest = int(graphs.max(initial=0))
     if sizes.kind == "decode":
         return np.arange(sizes.limit + 1) > largest
-    return token_knots(sizes.limit) > (largest if sizes.host.graphs_with_prefill else 0)
+    return token_knots(sizes.limit) > (largest if sizes.graphs.with_prefill else 0)
 
 
 class Pricer:

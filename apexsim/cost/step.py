@@ -123,12 +123,12 @@ class _Parts:
     ) -> None:
         self.stages = [stage_operators(model, cut, stage) for stage in range(cut.pp)]
         self.head_ops = head_operators(model, cut, host.logit_bytes)
-        mixed = Sizes("mixed", most_tokens, host, max_num_seqs)
-        decode = Sizes("decode", max_num_seqs, host, max_num_seqs)
+        mixed = Sizes("mixed", most_tokens, host.graphs, max_num_seqs)
+        decode = Sizes("decode", max_num_seqs, host.graphs, max_num_seqs)
         self.decode_sizes = decode
-        self.mixed_launches_s = np.stack([_launches_s(operators, mixed) for operators in self.stages])
-        self.decode_launches_s = np.stack([_launches_s(operators, decode) for operators in self.stages])
-        sampled = Sizes("sampled", max_num_seqs, host, max_num_seqs)
+        self.mixed_launches_s = np.stack([_launches_s(operators, mixed, host) for operators in self.stages])
+        self.decode_launches_s = np.stack([_launches_s(operators, decode, host) for operators in self.stages])
+        sampled = Sizes("sampled", max_num_seqs, host.graphs, max_num_seqs)
         self.mixed = [_sum(prices, operators, mixed) for operators in self.stages]
         self.decode = [_sum(prices, operators, decode) for operators in self.stages]
         self.head = _sum(prices, self.head_ops, sampled)
@@ -174,10 +174,10 @@ def _sum(prices: Pricer, operators: tuple[Operator, ...], sizes: Sizes) -> Ledge
     return total
 
 
-def _launches_s(operators: tuple[Operator, ...], sizes: Sizes) -> Floats:
+def _launches_s(operators: tuple[Operator, ...], sizes: Sizes, host: HostModel) -> Floats:
     """Host seconds to launch the kernels of an iteration of each size; 0 where a CUDA graph is replayed."""
     kernels = sum(op.count * op.kernels for op in operators)
-    return np.where(eager(sizes), kernels * sizes.host.eager_kernel_s, 0.0)
+    return np.where(eager(sizes), kernels * host.eager_kernel_s, 0.0)
 
 
 def _transfer_s(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, pool: Pool, most_tokens: int) -> Floats:
