@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apexsim.cost.graph import cut_of, head_operators, stage_operators
-from apexsim.cost.host import HOSTS, graph_sizes, host_model, padded
+from apexsim.cost.host import graph_sizes, host_model, hosts, padded
 from apexsim.cost.kernels import CalibratedKernels
 from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm
 from apexsim.cost.pricing import rising
@@ -135,7 +135,7 @@ def test_a_version_takes_the_latest_preset_that_is_not_newer() -> None:
     assert host_model("vllm", "0.11.1").since == (0, 8)
     assert host_model("vllm", "v0.15.1rc2").since == host_model("vllm", None).since == (0, 14)
     assert host_model("an-engine-nobody-knows", "3.1").engine == "vllm"
-    assert all(preset.source for preset in HOSTS)
+    assert all(preset.source for preset in hosts())
 
 
 def test_windowed_layers_are_a_kind_of_their_own() -> None:

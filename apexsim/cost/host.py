@@ -6,16 +6,21 @@ The work of an iteration of n scheduled sequences (scheduling, input preparation
 One that replays no CUDA graph also lasts no less than the launches of its kernels.
 A request pays ``entry_s`` before the engine sees it (API, tokeniser) and ``exit_s`` after its last iteration.
 
-Each preset says where its numbers come from. They are global terms by engine version, never per model or run.
+The presets are data, ``engine_profiles/<engine>.yaml``, and say where their numbers come from. They are global terms
+by engine version, never per model or run.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from apexsim.spec import catalog
+from apexsim.spec.engine import HostPreset
 
 Floats = NDArray[np.float64]
 
@@ -63,38 +68,24 @@ class HostModel:
         return seconds
 
 
-# Where the numbers come from.
-# vLLM from 0.8: serial terms and logit_bytes were fitted together on the mean TPOT of vllm-h100-open-loop (0.15.1, 36
-# runs) and the median ITL of mlenergy-h100-dense (0.11.1, 65 runs of up to 192 sequences, without Gemma): median error
-# 2.4 % and 3.0 %. The fit left asynchronous scheduling (0.14) no serial time: it does the same work beside the device,
-# hence the same terms as a floor.
-# vLLM before 0.8: fitted on the mean ITL of apex-h100-llama70b (0.6.0, 30 light runs; what lies above the device is
-# 4.2 to 8.7 ms at 1 to 14 sequences, whatever the TP). Its launch time is what TTFT of the short prompts leaves at
-# TP8, 960 kernels in 30 ms; that of the other presets is a guess.
-# entry + exit = 3.5 ms is what TTFT = 2.8 TPOT + 3.5 ms leaves in vllm-h100-open-loop; the split is a guess.
-# TensorRT-LLM samples greedily in its benchmarks; its host terms are vLLM's.
-HOSTS: tuple[HostModel, ...] = (
-    HostModel(
-        "vllm", (0, 0), iteration_s=4.1e-3, sequence_s=0.25e-3, asynchronous=False,
-        entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=256, graphs_with_prefill=False,
-        eager_kernel_s=31e-6, source="fitted on apex-h100-llama70b",
-    ),
-    HostModel(
-        "vllm", (0, 8), iteration_s=0.46e-3, sequence_s=14e-6, asynchronous=False,
-        entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=512, graphs_with_prefill=True,
-        eager_kernel_s=10e-6, source="fitted on mlenergy-h100-dense and vllm-h100-open-loop",
-    ),
-    HostModel(
-        "vllm", (0, 14), iteration_s=0.46e-3, sequence_s=14e-6, asynchronous=True,
-        entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=570.0, largest_graph=512, graphs_with_prefill=True,
-        eager_kernel_s=10e-6, source="fitted on mlenergy-h100-dense and vllm-h100-open-loop",
-    ),
-    HostModel(
-        "tensorrt-llm", (0, 0), iteration_s=0.46e-3, sequence_s=14e-6, asynchronous=True,
-        entry_s=2.5e-3, exit_s=1.0e-3, logit_bytes=12.0, largest_graph=512, graphs_with_prefill=False,
-        eager_kernel_s=10e-6, source="estimated from vLLM's",
-    ),
-)
+@cache
+def hosts() -> tuple[HostModel, ...]:
+    """Every preset of ``engine_profiles/``."""
+    return tuple(
+        HostModel(
+            engine=profile.engine, since=preset.version, iteration_s=preset.iteration, sequence_s=preset.sequence,
+            asynchronous=preset.asynchronous, entry_s=preset.entry, exit_s=preset.exit, logit_bytes=preset.logit_bytes,
+            largest_graph=preset.largest_graph, graphs_with_prefill=preset.graphs_with_prefill,
+            eager_kernel_s=preset.eager_kernel, source=_source(preset),
+        )
+        for profile in catalog.engine_profiles() for preset in profile.presets
+    )  # fmt: skip
+
+
+def _source(preset: HostPreset) -> str:
+    if not preset.fitted:
+        return preset.source
+    return f"{', '.join(preset.fitted)} fitted on {', '.join(preset.sets)}; {preset.source}"
 
 
 def host_model(engine: str, version: str | None) -> HostModel:
@@ -102,9 +93,9 @@ def host_model(engine: str, version: str | None) -> HostModel:
 
     Engines without a preset of their own take vLLM's newest, and ``source`` of the result says whose it is.
     """
-    presets = sorted((h for h in HOSTS if h.engine == engine), key=lambda h: h.since)
+    presets = sorted((h for h in hosts() if h.engine == engine), key=lambda h: h.since)
     if not presets:
-        presets = sorted((h for h in HOSTS if h.engine == "vllm"), key=lambda h: h.since)
+        presets = sorted((h for h in hosts() if h.engine == "vllm"), key=lambda h: h.since)
         version = None
     if version is None:
         return presets[-1]

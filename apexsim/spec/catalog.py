@@ -17,6 +17,7 @@ from apexsim.spec import huggingface
 from apexsim.spec.base import load_file, load_yaml, parse
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import WeightDtype
+from apexsim.spec.engine import EngineProfile
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import ModelSpec, Part
 from apexsim.spec.plan import Plan
@@ -83,6 +84,13 @@ def profile_folder(name_or_path: str | Path) -> Path:
     if (path / "profile.yaml").is_file():
         return path
     raise UsageError(unknown_name("device", text, device_names()))
+
+
+@cache
+def engine_profiles() -> tuple[EngineProfile, ...]:
+    """The engines of engine_profiles/, sorted by name; InputError for one that cannot be read."""
+    paths = sorted((data_root() / "engine_profiles").glob("*.yaml"))
+    return tuple(load_file(EngineProfile, path) for path in paths)
 
 
 def cluster(text_or_path: str | Path) -> Cluster:

@@ -1,0 +1,55 @@
+"""An engine profile: what a serving engine's own code costs beside its kernels, version by version.
+
+Host terms are global: one value for all models, devices and loads of a version. The file says which of them were
+fitted, on which measured runs, and which are estimates.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from apexsim.spec.base import Strict
+from apexsim.spec.units import Seconds
+
+HostTerm = Literal["iteration", "sequence", "entry", "exit", "logit_bytes", "eager_kernel"]
+"""Host terms that can be fitted on serving runs."""
+
+
+class HostPreset(Strict):
+    """Host terms of an engine from one version on."""
+
+    since: str = Field(pattern=r"^\d+\.\d+$", description="first version that these terms hold for")
+    iteration: Seconds = Field(ge=0, description="scheduling, input preparation and output handling of an iteration")
+    sequence: Seconds = Field(ge=0, description="each scheduled sequence more")
+    asynchronous: bool = Field(description="the next batch is composed while the device works on this one")
+    entry: Seconds = Field(ge=0, description="from the client's request to the engine's queue: HTTP, tokeniser")
+    exit: Seconds = Field(ge=0, description="from a token in the engine to the client: detokeniser, HTTP")
+    logit_bytes: float = Field(ge=0, description="memory traffic of the sampler, bytes a logit (sorting moves hundreds)")
+    eager_kernel: Seconds = Field(ge=0, description="to launch one kernel where no CUDA graph is replayed")
+    largest_graph: int = Field(ge=0, description="most tokens of a captured CUDA graph; 0 = none are used")
+    graphs_with_prefill: bool = Field(description="iterations with prefill tokens are padded to a graph too")
+    fitted: tuple[HostTerm, ...] = Field((), strict=False, description="terms that were fitted on measured runs")
+    sets: tuple[str, ...] = Field((), strict=False, description="validation sets that they were fitted on")
+    source: str = Field(description="where the terms come from, fitted or not")
+
+    @property
+    def version(self) -> tuple[int, int]:
+        major, minor = self.since.split(".")
+        return int(major), int(minor)
+
+
+class EngineProfile(Strict):
+    """All presets of one engine, oldest first."""
+
+    engine: str = Field(description="name of the engine, as plans have it")
+    presets: tuple[HostPreset, ...] = Field(min_length=1, strict=False, description="host terms, oldest version first")
+
+    @field_validator("presets")
+    @classmethod
+    def _oldest_first(cls, presets: tuple[HostPreset, ...]) -> tuple[HostPreset, ...]:
+        versions = [preset.version for preset in presets]
+        if versions != sorted(set(versions)):
+            raise ValueError("versions must rise from preset to preset")
+        return presets
