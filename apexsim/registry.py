@@ -48,6 +48,10 @@ SEAMS: dict[str, dict[str, str]] = {
     "strategies": {
         "grid": "apexsim.search.strategies:Grid",
     },
+    "machines": {
+        "cpu": "apexsim.calibration.microbench.torch_machine:Cpu",
+        "cuda": "apexsim.calibration.microbench.torch_machine:Cuda",
+    },
 }
 
 _SINGULAR = {
@@ -57,6 +61,7 @@ _SINGULAR = {
     "techniques": "technique",
     "costs": "cost model",
     "strategies": "search strategy",
+    "machines": "machine",
 }
 """What a message calls one entry of a seam."""
 

@@ -19,20 +19,18 @@ from numpy.typing import NDArray
 
 from apexsim.calibration.families import FAMILIES
 from apexsim.calibration.families.family import Family
+from apexsim.calibration.families.own import OWN
 from apexsim.calibration.problem import Problem
 from apexsim.calibration.regression import error_summary, fit_grids, fit_parameters
 from apexsim.calibration.rows import SYSTEMS, Recipe, read_rows
 from apexsim.cost.coefficients import Fit, KernelFile
 from apexsim.cost.laws import LAWS, Law
-from apexsim.errors import UsageError, unknown_name
+from apexsim.errors import UsageError
 from apexsim.spec import catalog
 from apexsim.spec.files import write_atomically
 from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]
-
-WORST_P90 = 0.4
-"""A fit whose held-out p90 is worse is not kept: head dimension 512 (FlashAttention-4) is too rough for this law."""
 
 FIT_ROWS = 6000
 """Rows that the few parameters of a law are searched on; the grid takes all."""
@@ -46,24 +44,33 @@ def fit_device(data: Path, device: str, fitted: str) -> tuple[KernelFile, ...]:
         fitted: the date that the files carry, YYYY-MM-DD.
 
     Raises:
-        UsageError: the tables do not know the device, or the folder holds none of them.
+        UsageError: the folder holds no table of the device.
         InputError: a table that cannot be read.
     """
-    if device not in SYSTEMS:
-        raise UsageError(unknown_name("measured device", device, SYSTEMS))
     profile = catalog.device(device)
-    recipes = [recipe for family in FAMILIES.values() for recipe in family.recipes]
+    files = fit_profile(data, profile, fitted)
+    if not files:
+        recipes = [recipe for family in families_of(profile).values() for recipe in family.recipes]
+        tables = ", ".join(sorted({f"{recipe.table}.parquet" for recipe in recipes}))
+        raise UsageError(f"{data}: holds no kernel tables of {profile.name} (known: {tables})")
+    return files
+
+
+def fit_profile(data: Path, profile: HardwareProfile, fitted: str) -> tuple[KernelFile, ...]:
+    """All kernel files that the tables in ``data`` allow for a device; none where none speaks of it."""
     files: list[KernelFile] = []
     with TemporaryDirectory() as folder:
-        for family in FAMILIES.values():
+        for family in families_of(profile).values():
             if family.after:
                 profile = _with_kernels(profile, files, Path(folder))
             made = [fit_recipe(data, profile, recipe, fitted) for recipe in family.recipes]
             files += [file for file in made if file is not None]
-    if not files:
-        tables = ", ".join(sorted({f"{recipe.table}.parquet" for recipe in recipes}))
-        raise UsageError(f"{data}: holds no kernel tables of {device} (known: {tables})")
     return tuple(files)
+
+
+def families_of(profile: HardwareProfile) -> Mapping[str, Family]:
+    """Those of the published tables for the devices that they hold, else those of ``apexsim calibrate run``."""
+    return FAMILIES if profile.name in SYSTEMS else OWN
 
 
 def _with_kernels(profile: HardwareProfile, files: Iterable[KernelFile], folder: Path) -> HardwareProfile:
@@ -74,12 +81,12 @@ def _with_kernels(profile: HardwareProfile, files: Iterable[KernelFile], folder:
 
 def fit_recipe(data: Path, profile: HardwareProfile, recipe: Recipe, fitted: str) -> KernelFile | None:
     """The kernel file of one recipe; None where there are no rows that the device's profile can stand for."""
-    family = FAMILIES[recipe.operator]
-    rows = read_rows(data, recipe, SYSTEMS[profile.name])
+    family = families_of(profile)[recipe.operator]
+    rows = read_rows(data, recipe, SYSTEMS.get(profile.name, profile.name))
     if rows is None:
         return None
     made = [fit_problem(family, problem, profile) for problem in family.problems(recipe, rows, profile)]
-    fits = tuple(fit for fit in made if fit.held_out["p90"] <= WORST_P90)
+    fits = tuple(fit for fit in made if fit.held_out["p90"] <= family.worst_p90)
     if not fits:
         return None
     return KernelFile(recipe.operator, recipe.dtype, recipe.engine, rows.version, recipe.source, fitted, fits)

@@ -47,6 +47,7 @@ class Recipe:
     words: tuple[str, ...] = ()  # columns of words that tell the shapes apart
     time: str = "latency_ms"
     latest_version: bool = True  # a table with several versions gives its newest
+    database: str = DATABASE
 
     @property
     def name(self) -> str:
@@ -56,7 +57,7 @@ class Recipe:
     @property
     def source(self) -> str:
         """Provenance of its kernel file."""
-        return f"{DATABASE}, {self.table}.parquet"
+        return f"{self.database}, {self.table}.parquet"
 
 
 @dataclass(frozen=True)

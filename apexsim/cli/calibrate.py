@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from apexsim.cli.calibrate_run import run
+
 app = typer.Typer(help="Make a hardware profile from measured kernels.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """One command for now; the callback keeps its name part of the command line."""
+app.command("run")(run)
 
 
 @app.command()

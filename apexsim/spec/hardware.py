@@ -92,6 +92,9 @@ class HardwareProfile(Strict):
     peak_flops: dict[ComputeDtype, Flops] = Field(
         min_length=1, description="dense FLOP/s of the tensor units by dtype; absent = not supported"
     )
+    units: int | None = Field(
+        None, ge=1, description="parallel units that run tiles of a kernel: multiprocessors, or threads of a CPU"
+    )
     memory_bytes: Bytes = Field(gt=0, description="memory that the driver reports where known, else the sales figure")
     memory_bytes_source: str = Field(description="driver or sales figure, and whose")
     memory_bandwidth: Bandwidth = Field(gt=0, description="of the device's own memory")

@@ -11,5 +11,6 @@ SUITES = {
     "techniques": "apexsim.testing.technique:TechniqueContract",
     "costs": "apexsim.testing.cost_model:CostModelContract",
     "strategies": "apexsim.testing.strategy:StrategyContract",
+    "machines": "apexsim.testing.machine:MachineContract",
 }
 """Seam -> "module:Class" of its suite."""

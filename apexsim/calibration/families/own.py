@@ -1,0 +1,74 @@
+"""Families for the tables that ``apexsim calibrate run`` writes: PyTorch's kernels on the user's own device.
+
+The same laws as everywhere, but searched over wider ranges, because such a device may be a CPU whose attention reaches
+a fiftieth of its peak; and coarser grids, because such a table holds hundreds of rows and not tens of thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from apexsim.calibration.families.attention import DECODE, PREFILL
+from apexsim.calibration.families.collectives import ALL_GATHER, ALL_REDUCE
+from apexsim.calibration.families.family import Family
+from apexsim.calibration.families.gemm import GEMM
+from apexsim.calibration.problem import Problem, even_knots
+from apexsim.calibration.rows import Recipe, Rows
+from apexsim.spec.hardware import HardwareProfile
+
+ENGINE = "torch"
+"""Column ``backend`` of such tables, and the engine of the files that are fitted on them."""
+
+WIDE: Mapping[str, tuple[float, float, float]] = {
+    "compute": (0.3, 0.002, 1.2), "memory": (0.5, 0.02, 3.0), "sharpness": (2.0, 0.7, 30.0),
+    "latency_s": (1e-5, 1e-7, 1e-3), "quantisation": (0.5, 0.01, 1.0), "k_half": (50.0, 0.1, 3000.0),
+    "critical_s": (5e-9, 1e-13, 1e-5), "block_s": (3e-6, 1e-8, 1e-3), "link": (0.7, 0.01, 1.5),
+}  # fmt: skip
+"""Parameter of any of the laws -> start, smallest and largest value."""
+
+SMOOTHNESS = 0.1
+
+WORST_P90 = 0.8
+"""The user's own measurements are kept unless they explain nothing: the alternative is a guess, and the file says how
+good they are."""
+
+ATTENTION_KNOTS = {"blocks": 4, "tokens": 5, "group": 2}
+
+
+def _own(family: Family, knots: Mapping[str, int], *recipes: Recipe) -> Family:
+    """The family with these recipes and a grid of so many knots an axis."""
+
+    def problems(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Iterator[Problem]:
+        for problem in family.problems(recipe, rows, profile):
+            coarse = {axis: even_knots(problem.sizes[axis], count) for axis, count in knots.items()}
+            yield replace(problem, knots=coarse, finer=())
+
+    search = {name: WIDE.get(name, limits) for name, limits in family.search.items()}
+    return replace(
+        family, recipes=recipes, problems=problems, search=search, smoothness=SMOOTHNESS, worst_p90=WORST_P90
+    )
+
+
+def _recipe(family: Family, kept_as: str, table: str, **where: str) -> Recipe:
+    """The family's rows in a table of ours; files of any 16-bit format are named bf16."""
+    return replace(
+        family.recipes[0], dtype=kept_as, engine=ENGINE, table=table, where={"backend": ENGINE, **where},
+        database="measured by apexsim calibrate run",
+    )
+
+
+OWN: dict[str, Family] = {
+    family.operator: family
+    for family in (
+        _own(
+            GEMM, {"m": 10, "n": 4, "k": 4},
+            _recipe(GEMM, "bf16", "gemm", dtype="bfloat16"), _recipe(GEMM, "fp8", "gemm", dtype="fp8"),
+        ),
+        _own(PREFILL, ATTENTION_KNOTS, _recipe(PREFILL, "bf16", "context_attention", kv_dtype="bfloat16")),
+        _own(DECODE, ATTENTION_KNOTS, _recipe(DECODE, "bf16", "generation_attention", kv_dtype="bfloat16")),
+        _own(ALL_REDUCE, {"bytes": 8}, _recipe(ALL_REDUCE, "bf16", "nccl", op="all_reduce", dtype="half")),
+        _own(ALL_GATHER, {"bytes": 8}, _recipe(ALL_GATHER, "bf16", "nccl", op="all_gather", dtype="half")),
+    )
+}  # fmt: skip
+"""Operator -> its family on a device that ``apexsim calibrate run`` measured."""
