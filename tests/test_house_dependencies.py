@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from pathlib import Path
 
 import pulp
 
@@ -38,21 +39,34 @@ def test_every_dependency_is_recorded_with_its_reason():
     assert missing == []
 
 
-def imported(folder: str) -> set[str]:
-    """Top-level names of everything that the files of a folder import from outside."""
+def imported_by(path: Path) -> set[str]:
+    """Top-level names of everything that a file imports from outside."""
     found: set[str] = set()
-    for path in sources(folder):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found.add(node.module.partition(".")[0])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
     return found - set(sys.stdlib_module_names) - {"apexsim"}
 
 
+def imported(folder: str) -> set[str]:
+    """The same of all files of a folder."""
+    return set().union(*(imported_by(path) for path in sources(folder)))
+
+
 def test_nothing_is_imported_that_is_not_declared():
-    declared = {name: IMPORTED_AS.get(name, name) for name in (r.partition(">=")[0] for r in PROJECT["dependencies"])}
-    assert imported("apexsim") - set(declared.values()) - PARTS - TEST_TOOLS == set()
+    requirements = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["calibrate"]]
+    declared = {IMPORTED_AS.get(name, name) for name in (r.partition(">=")[0] for r in requirements)}
+    assert imported("apexsim") - declared - PARTS - TEST_TOOLS == set()
+
+
+def test_only_files_that_say_so_in_their_name_import_an_optional_library():
+    """``torch_*.py`` and ``transformers_*.py``, which the registry loads when they are asked for."""
+    optional = {r.partition(">=")[0] for r in PROJECT["optional-dependencies"]["calibrate"]}
+    users = {path.name for path in sources("apexsim") if optional & imported_by(path)}
+    assert users
+    assert all(name.startswith(("torch_", "transformers_")) for name in users), users
 
 
 def test_the_solver_of_integer_programs_works_as_we_call_it():

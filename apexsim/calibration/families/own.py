@@ -29,6 +29,8 @@ WIDE: Mapping[str, tuple[float, float, float]] = {
 
 SMOOTHNESS = 0.1
 
+GEMM_KNOTS = {"m": 10, "n": 4, "k": 4}
+
 WORST_P90 = 0.8
 """The user's own measurements are kept unless they explain nothing: the alternative is a guess, and the file says how
 good they are."""
@@ -62,7 +64,7 @@ OWN: dict[str, Family] = {
     family.operator: family
     for family in (
         _own(
-            GEMM, {"m": 10, "n": 4, "k": 4},
+            GEMM, GEMM_KNOTS,
             _recipe(GEMM, "bf16", "gemm", dtype="bfloat16"), _recipe(GEMM, "fp8", "gemm", dtype="fp8"),
         ),
         _own(PREFILL, ATTENTION_KNOTS, _recipe(PREFILL, "bf16", "context_attention", kv_dtype="bfloat16")),

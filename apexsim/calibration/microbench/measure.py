@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,5 +106,5 @@ def _entry(machine: Machine, case: Case, turn: int, effort: Effort) -> dict[str,
         return line | {"skipped": " ".join(str(reason).split())[:200]}
 
 
-def _plain(timing: Timing) -> Mapping[str, Any]:
+def _plain(timing: Timing) -> dict[str, Any]:
     return asdict(timing) | {"noisy": timing.noisy}

@@ -109,7 +109,8 @@ def peak_flops(gemm: pa.Table) -> dict[str, float]:
 
 def memory_bandwidth(memory: pa.Table) -> float:
     """The largest B/s of a copy, which moves its bytes twice, or of a read."""
-    return max(1e3 * row["bytes"] * (2 if row["op"] == "copy" else 1) / row["latency_ms"] for row in _steady(memory))
+    rows = _steady(memory)
+    return float(max(1e3 * row["bytes"] * (2 if row["op"] == "copy" else 1) / row["latency_ms"] for row in rows))
 
 
 def elementwise_terms(table: pa.Table | None, bandwidth: float) -> tuple[float, float]:

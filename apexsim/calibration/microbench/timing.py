@@ -74,7 +74,7 @@ def _counted(samples: Sequence[Sample], effort: Effort) -> list[float]:
 def _agree(samples: Sequence[Sample], effort: Effort) -> bool:
     """Whether the samples that count put the median within the effort's spread."""
     counted = _counted(samples, effort)
-    return MEDIAN_ERROR * _deviation(counted) <= effort.spread * median(counted) * len(counted) ** 0.5
+    return bool(MEDIAN_ERROR * _deviation(counted) <= effort.spread * median(counted) * len(counted) ** 0.5)
 
 
 MEDIAN_ERROR = 1.253 * 1.4826

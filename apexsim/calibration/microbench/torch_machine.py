@@ -133,7 +133,8 @@ class Cuda(_Torch):
             except RuntimeError:
                 return lambda: [kernel(turn) for turn in range(calls)]
             known = self._graphs[calls] = (kernel, graph)
-        return known[1].replay
+        replay: Callable[[], object] = known[1].replay
+        return replay
 
     def free_bytes(self) -> float:
         """As the driver reports it."""
