@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from apexsim.calibration.families.attention import DECODE, PREFILL
-from apexsim.calibration.families.collectives import ALL_GATHER, ALL_REDUCE
+from apexsim.calibration.families.collectives import COLLECTIVES, OPS
 from apexsim.calibration.families.family import Family
 from apexsim.calibration.families.gemm import GEMM
 from apexsim.calibration.problem import Problem, even_knots
@@ -38,8 +38,9 @@ good they are."""
 ATTENTION_KNOTS = {"blocks": 4, "tokens": 5, "group": 2}
 
 
-def _own(family: Family, knots: Mapping[str, int], *recipes: Recipe) -> Family:
-    """The family with these recipes and a grid of so many knots an axis."""
+def _own(operator: str, knots: Mapping[str, int], *recipes: Recipe) -> Family:
+    """The family of an operator with these recipes and a grid of so many knots an axis."""
+    family = FAMILIES[operator]
 
     def problems(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Iterator[Problem]:
         for problem in family.problems(recipe, rows, profile):
@@ -52,25 +53,29 @@ def _own(family: Family, knots: Mapping[str, int], *recipes: Recipe) -> Family:
     )
 
 
-def _recipe(family: Family, kept_as: str, table: str, **where: str) -> Recipe:
-    """The family's rows in a table of ours; files of any 16-bit format are named bf16."""
+def _recipe(operator: str, kept_as: str, table: str, **where: str) -> Recipe:
+    """An operator's rows in a table of ours; files of any 16-bit format are named bf16."""
     return replace(
-        family.recipes[0], dtype=kept_as, engine=ENGINE, table=table, where={"backend": ENGINE, **where},
-        database="measured by apexsim calibrate run",
+        FAMILIES[operator].recipes[0], dtype=kept_as, engine=ENGINE, table=table, where={"backend": ENGINE, **where},
+        words=(), database="measured by apexsim calibrate run",
     )
+
+
+def _sixteen_bit(operator: str, knots: Mapping[str, int], table: str, **where: str) -> Family:
+    return _own(operator, knots, _recipe(operator, "bf16", table, **where))
 
 
 OWN: dict[str, Family] = {
     family.operator: family
     for family in (
         _own(
-            GEMM, GEMM_KNOTS,
-            _recipe(GEMM, "bf16", "gemm", dtype="bfloat16"), _recipe(GEMM, "fp8", "gemm", dtype="fp8"),
+            "gemm", GEMM_KNOTS, _recipe("gemm", "bf16", "gemm", dtype="bfloat16"),
+            _recipe("gemm", "fp8", "gemm", dtype="fp8"),
         ),
-        _own(PREFILL, ATTENTION_KNOTS, _recipe(PREFILL, "bf16", "context_attention", kv_dtype="bfloat16")),
-        _own(DECODE, ATTENTION_KNOTS, _recipe(DECODE, "bf16", "generation_attention", kv_dtype="bfloat16")),
-        _own(ALL_REDUCE, {"bytes": 8}, _recipe(ALL_REDUCE, "bf16", "nccl", op="all_reduce", dtype="half")),
-        _own(ALL_GATHER, {"bytes": 8}, _recipe(ALL_GATHER, "bf16", "nccl", op="all_gather", dtype="half")),
+        _sixteen_bit("prefill_attention", ATTENTION_KNOTS, "context_attention", kv_dtype="bfloat16"),
+        _sixteen_bit("decode_attention", ATTENTION_KNOTS, "generation_attention", kv_dtype="bfloat16"),
+        _sixteen_bit("all_reduce", {"bytes": 8}, "nccl", op="all_reduce", dtype="half"),
+        _sixteen_bit("all_gather", {"bytes": 8}, "nccl", op="all_gather", dtype="half"),
     )
 }  # fmt: skip
 """Operator -> its family on a device that ``apexsim calibrate run`` measured."""
