@@ -113,5 +113,9 @@ def decode_power_w(pool: CompiledPool, sequences: float, context: float, step_s:
     linear = accounting.decode[JOULES, n] + accounting.head[JOULES, n]
     assert accounting.decode[MOVED_BYTES, n] > 0
     kv = sequences * context
-    attention = accounting.power.dynamic_j(step_s, full.decode_pair_flops * kv, full.token_bytes * kv)
+    assert accounting.attention_power is not None
+    seconds = float(np.interp(context, pool.tables.context_knots, pool.tables.decode_attention_s[0, 0, n]))
+    attention = accounting.power.running_j(
+        accounting.attention_power[1], "bf16", seconds, full.decode_pair_flops * kv, full.token_bytes * kv
+    )
     return float(accounting.power.idle_w + (linear + attention) / step_s)

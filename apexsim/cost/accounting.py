@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from apexsim.cost.ledger import CALIBRATED, EXTRAPOLATED, JOULES, MOVED_BYTES, PARTS, Ledger
 from apexsim.cost.power import PowerModel
+from apexsim.cost.power_law import PowerLaw
+from apexsim.spec.dtypes import ComputeDtype
 
 NOISE = 1e-12
 """Relative to a sum of many terms, what rounding alone leaves of a difference."""
@@ -57,6 +59,7 @@ class AttentionWork:
     prefill_pair_flops: float
     decode_pair_flops: float
     token_bytes: float
+    prefill_token_bytes: float = 0.0  # queries, keys, values and outputs of a prompt token, once each
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Accounting:
     peak_flops: float
     memory_bandwidth: float
     power: PowerModel | None
+    attention_power: tuple[PowerLaw, PowerLaw] | None = None  # prefill, decode; None where power is
+    attention_dtype: ComputeDtype = "bf16"
 
     def account(self, counters: Counted, replicas: int, duration_s: float) -> Account:
         """Time, energy and work of ``replicas`` replicas that ran for ``duration_s``.
@@ -177,13 +182,15 @@ class Accounting:
         if self.power is None:
             return None
         full, windowed = self.attention
-        prefill = self.power.dynamic_j(
-            counters.prefill_attention_s,
+        prefill_law, decode_law = self.attention_power or (None, None)
+        prefill = 0.0 if prefill_law is None else self.power.running_j(
+            prefill_law, self.attention_dtype, counters.prefill_attention_s,
             full.prefill_pair_flops * counters.prefill_pairs
-            + windowed.prefill_pair_flops * counters.prefill_pairs_windowed, 0.0,
+            + windowed.prefill_pair_flops * counters.prefill_pairs_windowed,
+            (full.prefill_token_bytes + windowed.prefill_token_bytes) * counters.prefill_tokens,
         )
-        decode = self.power.dynamic_j(
-            counters.decode_attention_s,
+        decode = 0.0 if decode_law is None else self.power.running_j(
+            decode_law, self.attention_dtype, counters.decode_attention_s,
             full.decode_pair_flops * counters.decode_kv_tokens
             + windowed.decode_pair_flops * counters.decode_kv_tokens_windowed, self._attention_bytes(counters),
         )

@@ -71,6 +71,11 @@ class AttentionOp:
         return values * kv_bytes(self.kv_dtype)
 
     @property
+    def prefill_token_bytes(self) -> float:
+        """Queries, keys, values and outputs of one prompt token on this rank, once each, in 16 bits."""
+        return 2.0 * (self.heads + self.kv_heads) * (self.qk_dim + self.v_dim)
+
+    @property
     def decode_pair_flops(self) -> float:
         """FLOP of one new token against one cached token, all heads of this rank."""
         width = self.latent + self.latent_v if self.latent else self.qk_dim + self.v_dim

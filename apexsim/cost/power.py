@@ -1,34 +1,50 @@
-"""Watts and joules of a device from how busy its compute units and memory are.
+"""Watts and joules of a device: laws of running kernels, idle power in between, collectives apart.
 
-    power = idle + (TDP - idle) · (COMPUTE · u_compute + MEMORY · u_memory),   at most the TDP
+    joules of an iteration = Σ over operators (watts of its kernel · its seconds) + idle watts · all other seconds
 
-u_memory is the share of the datasheet bandwidth in use, u_compute the executed FLOP/s over the 16-bit peak, whatever
-the dtype: in the runs below a FLOP in fp8 cost what one in bf16 does. A device whose kernels reach another share of
-its peak than an H100's is assumed to draw at what it reaches what an H100 draws at its own. Both terms are linear in
-FLOP and bytes, so energy follows from sums. Links show up through the bytes that collectives read and write.
+What a kernel draws follows from how busy it keeps compute and memory (``power_law.py``). Laws were fitted on metered
+kernels of three devices; any other takes those of the device that its profile names (``power_from``). Between equal
+dies ("rates") a FLOP and a byte cost the same joules; else ("shares") a device draws the same share of what lies
+between its own idle power and its own limit at the same use, where use of compute counts from what large GEMMs reach.
 
-The two coefficients are first values, fitted on the steady-state power of 80 decode-dominated runs on H100
-(mlenergy-h100-dense, all but Gemma; 60 % of the prompt tokens taken as computed): median error 4 %, p90 11 %. The fit
-gave a constant while busy, and a term for time spent in collectives, a weight of 0, so they are not here.
+Three global factors tie the laws to serving, fitted on runs on H100 (docs/energy.md): loops of one kernel draw more than
+the same kernel among others, metered attention had a cache that nobody had filled, and collectives were not metered.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from apexsim.cost.clock import AT_BOOST, Clock
+from apexsim.cost.power_law import PowerLaw, load_power
 from apexsim.cost.precision import sixteen_bit
+from apexsim.spec.catalog import device, profile_folder
+from apexsim.spec.dtypes import ComputeDtype
 from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]
 
-COMPUTE, MEMORY = 1.19, 0.90
-"""Shares of (TDP - idle) at full use of the 16-bit matrix units, and of the memory."""
+SERVING = 0.92
+"""What a kernel draws above idle while serving, over what it draws in a loop of its own."""
 
-FITTED_SHARE = 0.79
-"""Share of the 16-bit peak that large GEMMs reach on the H100 of the fit (its profile's ``efficiency.gemm``)."""
+SERVING_ATTENTION = 1.4
+"""The same for attention: the metered caches held no real values, and zeros take little power."""
+
+COMMUNICATING = 0.3
+"""Share of what lies between idle and the limit that a collective draws: it keeps few units busy, and waits."""
+
+ATTENTION = ("prefill_attention", "decode_attention", "mla_prefill", "mla_decode")
+
+NEAREST: dict[str, tuple[str, ...]] = {
+    "fp16": ("bf16",), "fp8": ("fp8-block",), "fp8-block": ("fp8",), "int8": ("fp8", "fp8-block"), "w8a16": ("bf16",),
+    "w4a16": ("bf16",), "w4a8": ("fp8", "fp8-block"), "nvfp4": ("fp8", "fp8-block"), "mxfp4": ("bf16",),
+    "int4": ("fp8",),
+}  # fmt: skip
+"""Dtype without a law of its own -> the ones that stand for it, best first; bf16 stands for any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +53,61 @@ class PowerModel:
 
     idle_w: float
     limit_w: float
-    joules_per_flop: float
-    joules_per_byte: float
+    laws: Mapping[tuple[str, str], PowerLaw]  # by operator and dtype
+    peak_flops: Mapping[ComputeDtype, float]  # that use of compute counts from, at the pool's clock
+    memory_bandwidth: float  # that use of memory counts from
+    metered: str  # the device whose laws these are
+    clock: Clock = AT_BOOST
 
-    def dynamic_j(self, seconds: ArrayLike, flops: ArrayLike, moved: ArrayLike) -> Floats:
-        """Joules above idle of work that takes ``seconds``; the board's limit caps them."""
-        energy = self.joules_per_flop * np.asarray(flops) + self.joules_per_byte * np.asarray(moved)
-        return np.minimum(energy, (self.limit_w - self.idle_w) * np.asarray(seconds, dtype=np.float64))
+    def law(self, operator: str, dtype: str) -> PowerLaw:
+        """The law of an operator, or of the nearest dtype of it that was metered, as it is while serving."""
+        found = (self.laws.get((operator, each)) for each in (dtype, *NEAREST.get(dtype, ()), "bf16"))
+        return next(law for law in found if law is not None)
+
+    def running_j(
+        self, law: PowerLaw, compute: ComputeDtype, seconds: ArrayLike, flops: ArrayLike, moved: ArrayLike
+    ) -> Floats:
+        """Joules above idle of kernels that run for ``seconds`` and do ``flops`` and move ``moved`` bytes meanwhile.
+
+        Several kernels alike may stand in one number: then ``seconds``, ``flops`` and ``moved`` are their sums.
+        """
+        time = np.asarray(seconds, dtype=np.float64)
+        each = 1.0 / np.maximum(time, 1e-30)
+        rate = np.asarray(moved, dtype=np.float64) * each
+        share = law.share(np.asarray(flops) * each / self.peak_flops[compute], rate / self.memory_bandwidth)
+        room = self.limit_w - self.idle_w
+        return self.clock.watts(np.minimum(share, 1.0) * room, rate) * time
+
+    def communicating_j(self, seconds: ArrayLike) -> Floats:
+        """Joules above idle of collectives that last ``seconds``."""
+        watts = self.clock.watts(COMMUNICATING * (self.limit_w - self.idle_w), 0.0)
+        return np.asarray(watts * np.asarray(seconds, dtype=np.float64))
 
 
-def power_model(profile: HardwareProfile) -> PowerModel | None:
+def power_model(profile: HardwareProfile, clock: Clock = AT_BOOST) -> PowerModel | None:
     """The model of a device; None where the profile knows no TDP or idle power."""
     if profile.tdp_w is None or profile.idle_w is None:
         return None
-    dynamic = profile.tdp_w - profile.idle_w
-    sixteen = sixteen_bit(profile)
-    peak = profile.peak_flops[sixteen] * (profile.efficiency.gemm[sixteen] / FITTED_SHARE)
-    return PowerModel(
-        profile.idle_w, profile.tdp_w, COMPUTE * dynamic / peak, MEMORY * dynamic / profile.memory_bandwidth
-    )
+    metered = profile if profile.power_from == profile.name else device(profile.power_from)
+    folder = metered.folder or profile_folder(metered.name)
+    laws = {
+        (fit.operator, fit.dtype): fit.law.times(SERVING_ATTENTION if fit.operator in ATTENTION else SERVING)
+        for fit in load_power(folder / "power.json").fits
+    }
+    peaks, bandwidth = _full_use(profile, metered)
+    peaks = {dtype: peak * clock.fraction for dtype, peak in peaks.items()}
+    return PowerModel(profile.idle_w, profile.tdp_w, laws, peaks, bandwidth, metered.name, clock)
+
+
+def _full_use(profile: HardwareProfile, metered: HardwareProfile) -> tuple[dict[ComputeDtype, float], float]:
+    """FLOP/s by dtype and bytes/s that count as a use of 1 in the laws of ``metered``."""
+    if profile.power_carries == "rates":
+        room = _room_w(profile) / _room_w(metered)
+        peaks = {**profile.peak_flops, **metered.peak_flops}
+        return {dtype: peak * room for dtype, peak in peaks.items()}, metered.memory_bandwidth * room
+    reached = profile.efficiency.gemm[sixteen_bit(profile)] / metered.efficiency.gemm[sixteen_bit(metered)]
+    return {dtype: peak * reached for dtype, peak in profile.peak_flops.items()}, profile.memory_bandwidth
+
+
+def _room_w(profile: HardwareProfile) -> float:
+    return (profile.tdp_w or 0.0) - (profile.idle_w or 0.0)

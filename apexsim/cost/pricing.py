@@ -6,6 +6,7 @@ operators again and again, with other schedulers and replicas, so each (operator
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim import registry
+from apexsim.cost.clock import AT_BOOST, Clock, clocked
 from apexsim.cost.host import Graphs, graph_sizes, padded
 from apexsim.cost.kernels import KernelModel, Priced
 from apexsim.cost.ledger import (
@@ -28,8 +30,9 @@ from apexsim.cost.ledger import (
     Ledger,
 )
 from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm, GroupedGemm, Operator
-from apexsim.cost.power import power_model
-from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype
+from apexsim.cost.power import PowerModel, power_model
+from apexsim.cost.power_law import PowerLaw
+from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype, sixteen_bit
 from apexsim.cost.shapes import touched_experts
 from apexsim.cost.tables import token_knots
 from apexsim.spec.cluster import Link
@@ -79,11 +82,11 @@ def eager(sizes: Sizes) -> NDArray[np.bool_]:
 class Pricer:
     """Prices of one device under one engine; ``link`` joins the ranks of a tensor parallel group."""
 
-    def __init__(self, profile: HardwareProfile, engine: str, link: Link, costs: str) -> None:
+    def __init__(self, profile: HardwareProfile, engine: str, link: Link, costs: str, clock: Clock = AT_BOOST) -> None:
         self.profile = profile
-        self.kernels: KernelModel = registry.load("costs", costs)(profile, engine)
+        self.kernels: KernelModel = clocked(registry.load("costs", costs), profile, engine, clock)
         self.link = link
-        self.power = power_model(profile)
+        self.power = power_model(profile, clock)
         self.ledger = lru_cache(maxsize=PRICES_KEPT)(self._ledger)
         self.prefill = lru_cache(maxsize=PRICES_KEPT)(self._prefill)
         self.decode = lru_cache(maxsize=PRICES_KEPT)(self._decode)
@@ -99,9 +102,33 @@ class Pricer:
         table[CALIBRATED] = seconds if price.calibrated else 0.0
         table[EXTRAPOLATED] = np.where(price.extrapolated, seconds, 0.0)
         if self.power is not None:
-            table[JOULES] = self.power.dynamic_j(seconds, flops, moved)
+            table[JOULES] = self._joules(self.power, op, seconds, flops, moved)
         table[:, unique == 0] = 0.0
         return np.asarray(op.count * table[:, where])
+
+    def attention_power(self, operators: Iterable[Operator]) -> tuple[PowerLaw, PowerLaw] | None:
+        """Laws of prefill and decode attention of a model; None where the device's power is unknown.
+
+        Those of MLA are of whole blocks with their projections, the only ones that were metered.
+        """
+        op = next((each for each in operators if isinstance(each, AttentionOp)), None)
+        if self.power is None or op is None:
+            return None
+        names = ("mla_prefill", "mla_decode") if op.latent else ("prefill_attention", "decode_attention")
+        prefill, decode = (self.power.law(name, "bf16" if op.latent else op.kv_dtype) for name in names)
+        return prefill, decode
+
+    def _joules(self, power: PowerModel, op: Operator, seconds: Floats, flops: Floats, moved: Floats) -> Floats:
+        """Above idle, of one run. Elementwise kernels were not metered and draw what a GEMM's reads would."""
+        if isinstance(op, Collective):
+            return power.communicating_j(seconds)
+        if isinstance(op, Gemm):
+            law, compute = power.law("gemm", op.weights), compute_dtype(self.profile, op.weights)
+        elif isinstance(op, GroupedGemm):
+            law, compute = power.law("grouped_gemm", op.weights), compute_dtype(self.profile, op.weights)
+        else:
+            law, compute = power.law("gemm", "bf16"), sixteen_bit(self.profile)
+        return power.running_j(law, compute, seconds, flops, moved)
 
     def _run(self, op: Operator, rows: Floats) -> tuple[int, Priced, Floats, Floats]:
         """Part, price, FLOP and bytes moved of one run of ``op`` with ``rows`` rows."""
@@ -167,6 +194,7 @@ def rising(seconds: Floats, axis: int = -1) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def pricer(profile: HardwareProfile, engine: str, link: Link, costs: str) -> Pricer:
-    """The pricer of a device, an engine, a link and a registered cost model; one for all plans that share them."""
-    return Pricer(profile, engine, link, costs)
+def pricer(profile: HardwareProfile, engine: str, link: Link, costs: str, clock: Clock = AT_BOOST) -> Pricer:
+    """The pricer of a device at a clock, an engine, a link and a registered cost model; one for all plans that share
+    them."""
+    return Pricer(profile, engine, link, costs, clock)

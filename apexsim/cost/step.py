@@ -18,7 +18,7 @@ from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.ledger import CALIBRATED, LINES, Ledger, seconds
 from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory, windowed_kv_excess
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
-from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype
+from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
 from apexsim.cost.pricing import Pricer, Sizes, eager, pricer
 from apexsim.cost.tables import FULL, TOKEN_DENSE, TOKEN_STRIDE, WINDOWED, StepTables, token_knots
 from apexsim.spec.cluster import Cluster
@@ -203,7 +203,7 @@ def _accounting(
     model: ModelSpec, profile: HardwareProfile, cut: Cut, prices: Pricer, parts: _Parts, tables: StepTables
 ) -> Accounting:
     everything = [op for operators in parts.stages for op in operators]
-    kinds = [AttentionWork(0.0, 0.0, 0.0), AttentionWork(0.0, 0.0, 0.0)]
+    kinds = [AttentionWork(0.0, 0.0, 0.0, 0.0), AttentionWork(0.0, 0.0, 0.0, 0.0)]
     for op in everything:
         if isinstance(op, AttentionOp):
             kind = WINDOWED if op.window else FULL
@@ -211,6 +211,7 @@ def _accounting(
                 kinds[kind].prefill_pair_flops + op.count * op.prefill_pair_flops,
                 kinds[kind].decode_pair_flops + op.count * op.decode_pair_flops,
                 kinds[kind].token_bytes + op.count * op.kv_token_bytes,
+                kinds[kind].prefill_token_bytes + op.count * op.prefill_token_bytes,
             )
     return Accounting(
         mixed=np.sum(parts.mixed, axis=0), decode=np.sum(parts.decode, axis=0), head=parts.head,
@@ -224,6 +225,7 @@ def _accounting(
         context_knots=tables.context_knots,
         peak_flops=profile.peak_flops[compute_dtype(profile, cut.experts if model.is_moe else cut.mlp)],
         memory_bandwidth=profile.memory_bandwidth, power=prices.power,
+        attention_power=prices.attention_power(everything), attention_dtype=sixteen_bit(profile),
     )
 
 

@@ -108,6 +108,17 @@ class HardwareProfile(Strict):
     idle_w: float | None = Field(None, gt=0, description="idle with a context and a loaded engine; null without TDP")
     idle_basis: Basis = Field("estimated", description="how the idle power is known")
     idle_source: str = Field("", description="where the idle power comes from")
+    power_from: str = Field(
+        "h200-sxm", description="device whose metered kernels say what this one's draw; its own name where they were"
+    )
+    power_carries: Literal["rates", "shares"] = Field(
+        "shares",
+        description="what carries over from it: rates, joules a FLOP and a byte (equal dies); shares, the part of what "
+        "lies between idle and TDP at the same use of the device's own peaks",
+    )
+    boost_clock_mhz: float | None = Field(None, gt=0, description="clock that peak_flops and kernels were taken at")
+    min_clock_mhz: float | None = Field(None, gt=0, description="lowest clock that the device can be locked to")
+    clock_source: str = Field("", description="where the clocks come from")
     price_usd_per_hour: float | None = Field(None, gt=0, description="price of one device; null where none is known")
     price_source: str = Field("", description="where the price comes from")
     efficiency: Efficiency = Field(description="what real kernels reach, for the analytic cost model")
@@ -136,6 +147,9 @@ class HardwareProfile(Strict):
             raise ValueError(f"efficiency.gemm = {self.efficiency.gemm}: shares lie in (0, 1]")
         if self.idle_w is not None and (self.tdp_w is None or self.idle_w >= self.tdp_w):
             raise ValueError(f"idle_w = {self.idle_w}: must be below tdp_w = {self.tdp_w}")
+        low, high = self.min_clock_mhz, self.boost_clock_mhz
+        if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+            raise ValueError(f"min_clock_mhz = {low} and boost_clock_mhz = {high}: both or none, the first the lower")
         return self
 
     def __eq__(self, other: object) -> bool:
