@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from apexsim.calibration.families.attention import DECODE, PREFILL
-from apexsim.calibration.families.collectives import COLLECTIVES, OPS
+from apexsim.calibration.families import FAMILIES
 from apexsim.calibration.families.family import Family
-from apexsim.calibration.families.gemm import GEMM
 from apexsim.calibration.problem import Problem, even_knots
 from apexsim.calibration.rows import Recipe, Rows
 from apexsim.spec.hardware import HardwareProfile
