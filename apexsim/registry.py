@@ -48,6 +48,13 @@ SEAMS: dict[str, dict[str, str]] = {
     "strategies": {
         "grid": "apexsim.search.strategies:Grid",
     },
+    "importers": {
+        "vllm-bench-serve": "apexsim.validation.importers.vllm_serve:VllmServe",
+        "vllm-bench-latency": "apexsim.validation.importers.vllm_latency:VllmLatency",
+        "aiperf": "apexsim.validation.importers.aiperf:AiPerf",
+        "guidellm": "apexsim.validation.importers.guidellm:GuideLlm",
+        "prometheus": "apexsim.validation.importers.prometheus:Prometheus",
+    },
     "machines": {
         "cpu": "apexsim.calibration.microbench.torch_machine:Cpu",
         "cuda": "apexsim.calibration.microbench.torch_machine:Cuda",
@@ -61,6 +68,7 @@ _SINGULAR = {
     "techniques": "technique",
     "costs": "cost model",
     "strategies": "search strategy",
+    "importers": "result format",
     "machines": "machine",
 }
 """What a message calls one entry of a seam."""

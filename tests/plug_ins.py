@@ -15,6 +15,7 @@ from apexsim.metrics.metric import Metric
 from apexsim.search.strategies import Grid
 from apexsim.spec.base import Strict
 from apexsim.spec.plan import Plan
+from apexsim.validation.importers.base import ImportedRun
 from apexsim.workload.formats.base import has_columns
 from apexsim.workload.formats.cells import foreign, seconds, tokens, trace_name
 from apexsim.workload.formats.source import NUMBER, read_table
@@ -84,6 +85,23 @@ class Thorough(Grid):
         pass
 
 
+class Stopwatch:
+    """Results of a stopwatch: ``seconds a token``, one number."""
+
+    name = "stopwatch"
+    about = "a number and the words 'seconds a token'"
+    needs: tuple[str, ...] = ("load",)
+
+    def matches(self, text: str) -> bool:
+        return "seconds a token" in text
+
+    def read(self, path: Path, text: str) -> list[ImportedRun]:
+        return [ImportedRun({"tpot_mean_s": float(text.split()[0])})]
+
+    def example(self) -> Mapping[str, str]:
+        return {"watch.txt": "0.02 seconds a token\n"}
+
+
 ENTRIES = {
     "routers": ("fewest-blocks", "FewestBlocks"),
     "formats": ("chat", "Chat"),
@@ -91,6 +109,7 @@ ENTRIES = {
     "techniques": ("one-block", "OneBlock"),
     "costs": ("twice-as-slow", "TwiceAsSlow"),
     "strategies": ("thorough", "Thorough"),
+    "importers": ("stopwatch", "Stopwatch"),
 }
 """Seam -> name and object of its toy."""
 

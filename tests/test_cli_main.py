@@ -26,7 +26,7 @@ def run(*arguments: str):
 def test_help_names_every_command():
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("simulate", "search", "trace", "list", "schema"):
+    for command in ("simulate", "search", "validate", "import", "trace", "list", "schema"):
         assert command in result.stdout
 
 
@@ -62,6 +62,7 @@ def test_a_reader_that_leaves_early_is_no_error():
         ("techniques", registry.names("techniques")),
         ("formats", registry.names("formats")),
         ("routers", registry.names("routers")),
+        ("importers", registry.names("importers")),
     ],
 )
 def test_list_shows_every_name(kind, names):

@@ -19,13 +19,24 @@ from apexsim.spec.legality import check_plan
 from apexsim.spec.plan import Plan
 from apexsim.techniques.technique import technique
 from apexsim.testing.cost_model import CostModelContract
+from apexsim.testing.importer import ImporterContract
 from apexsim.testing.metric import MetricContract
 from apexsim.testing.router import RouterContract
 from apexsim.testing.strategy import StrategyContract
 from apexsim.testing.technique import TechniqueContract
 from apexsim.testing.trace_format import TraceFormatContract
 from apexsim.workload.read import read_trace
-from tests.plug_ins import ENTRIES, METRICS, Chat, FewestBlocks, OneBlock, Thorough, TwiceAsSlow, installed
+from tests.plug_ins import (
+    ENTRIES,
+    METRICS,
+    Chat,
+    FewestBlocks,
+    OneBlock,
+    Stopwatch,
+    Thorough,
+    TwiceAsSlow,
+    installed,
+)
 from tests.scenario_worlds import plan, trace
 
 
@@ -62,6 +73,10 @@ class TestOutsideCostModel(CostModelContract):
     devices = ("h100-sxm",)
 
 
+class TestOutsideImporter(ImporterContract):
+    importers = ("stopwatch",)
+
+
 class TestOutsideStrategy(StrategyContract):
     strategies = ("thorough",)
 
@@ -76,7 +91,7 @@ def prepared(declared: Plan) -> Prepared:
 def test_every_seam_lists_and_loads_an_outside_entry(seam):
     name, _ = ENTRIES[seam]
     assert set(registry.names(seam)) == {*registry.SEAMS[seam], name}
-    assert registry.load(seam, name) in (FewestBlocks, Chat, METRICS, OneBlock, TwiceAsSlow, Thorough)
+    assert registry.load(seam, name) in (FewestBlocks, Chat, METRICS, OneBlock, TwiceAsSlow, Thorough, Stopwatch)
 
 
 def test_a_plan_may_name_an_outside_router():

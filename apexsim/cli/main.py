@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from apexsim import __version__
-from apexsim.cli import calibrate, listing, schema, search, simulate, trace, validate
+from apexsim.cli import calibrate, imports, listing, schema, search, simulate, trace, validate
 from apexsim.errors import ApexsimError
 
 INTERRUPTED = 130
@@ -97,6 +97,7 @@ def _options(
 app.command("search")(search.search)
 app.command("simulate")(simulate.simulate)
 app.command("validate")(validate.validate)
+app.command("import")(imports.import_run)
 app.add_typer(trace.app, name="trace")
 app.add_typer(calibrate.app, name="calibrate", hidden=True)
 app.command("list")(listing.listing)

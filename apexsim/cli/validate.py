@@ -56,7 +56,7 @@ def validate(
     from apexsim.report.validation_tables import validation_tables
 
     bounds = _bounds(max_error)
-    where, given = _pairs("--filter", filter_), _pairs("--assume", assume)
+    where, given = pairs("--filter", filter_), pairs("--assume", assume)
     for target in (None if json == "-" else json, plot):
         if target is not None:
             require_writable(target)
@@ -96,16 +96,17 @@ def _bounds(text: str | None) -> dict[str, float]:
     return bounds
 
 
-def _pairs(flag: str, given: list[str] | None) -> dict[str, str]:
+def pairs(flag: str, given: list[str] | None) -> dict[str, str]:
+    """Repeated ``COLUMN=VALUE`` flags as column -> value."""
     from apexsim.errors import UsageError
 
-    pairs: dict[str, str] = {}
+    found: dict[str, str] = {}
     for text in given or ():
         column, equals, value = text.partition("=")
         if not (column.strip() and equals and value.strip()):
             raise UsageError(f"{flag} {text!r} (allowed: COLUMN=VALUE)")
-        pairs[column.strip()] = value.strip()
-    return pairs
+        found[column.strip()] = value.strip()
+    return found
 
 
 def _check_picture(path: Path | None) -> None:

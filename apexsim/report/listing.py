@@ -18,7 +18,7 @@ Entry = dict[str, Any]
 
 
 def listing_of(kind: str) -> list[Entry]:
-    """The entries of one kind of name: models, devices, schedulers, techniques, formats or routers; SI units."""
+    """The entries of a kind of name: models, devices, schedulers, techniques, formats, routers, importers; SI units."""
     return _LISTINGS[kind]()
 
 
@@ -89,6 +89,11 @@ def _seam(seam: str) -> list[Entry]:
     return entries
 
 
+def _importers() -> list[Entry]:
+    readers = ((name, registry.load("importers", name)()) for name in registry.names("importers"))
+    return [{"name": name, "about": reader.about} for name, reader in readers]
+
+
 _LISTINGS: dict[str, Callable[[], list[Entry]]] = {
     "models": _models,
     "devices": _devices,
@@ -96,6 +101,7 @@ _LISTINGS: dict[str, Callable[[], list[Entry]]] = {
     "techniques": lambda: _seam("techniques"),
     "formats": lambda: _seam("formats"),
     "routers": lambda: _seam("routers"),
+    "importers": _importers,
 }
 
 _TITLES = {

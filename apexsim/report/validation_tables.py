@@ -21,6 +21,7 @@ HEADLINE = (
 UNITS = {
     "output_tokens_per_s": "tokens/s", "total_tokens_per_s": "tokens/s", "requests_per_s": "requests/s",
     "mean_running_requests": "requests", "power_w_per_device": "W", "energy_j_per_output_token": "J/token",
+    "step_tokens_mean": "tokens/step",
     CAPACITY: "tokens",
 }  # fmt: skip
 """Of the metrics whose unit is not seconds."""

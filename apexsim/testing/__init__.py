@@ -11,6 +11,7 @@ SUITES = {
     "techniques": "apexsim.testing.technique:TechniqueContract",
     "costs": "apexsim.testing.cost_model:CostModelContract",
     "strategies": "apexsim.testing.strategy:StrategyContract",
+    "importers": "apexsim.testing.importer:ImporterContract",
     "machines": "apexsim.testing.machine:MachineContract",
 }
 """Seam -> "module:Class" of its suite."""

@@ -93,14 +93,14 @@ COLUMNS: dict[str, Kind] = {
 """Every column that means something, but for the metrics. ``modality``, ``measured_at``, ``scheduler``,
 ``prompt_repeats`` and ``prefix_hit_share`` are additions of this product to the published format."""
 
-LATENCY = re.compile(r"(ttft|tpot|itl|e2e)_(mean|p\d{1,2}(?:\.\d+)?|max)_s")
+LATENCY = re.compile(r"(ttft|tpot|itl|e2e|queue)_(mean|p\d{1,2}(?:\.\d+)?|max)_s")
 """``ttft_mean_s``, ``itl_p99_s``, … : any percentile."""
 
 FIGURES = (
     "output_tokens_per_s", "total_tokens_per_s", "requests_per_s", "makespan_s", "mean_running_requests",
-    "power_w_per_device", "energy_j_per_output_token",
+    "power_w_per_device", "energy_j_per_output_token", "step_tokens_mean",
 )  # fmt: skip
-"""Metrics that are one number of a whole run."""
+"""Metrics that are one number of a whole run. ``step_tokens_mean``: prompt and output tokens over engine steps."""
 
 CAPACITY = "kv_capacity_tokens"
 """Reported by the engine: compared with the simulated capacity, never used as an input."""

@@ -84,6 +84,7 @@ class Simulated:
             "total_tokens_per_s": (window.output_tokens + window.input_tokens) / seconds,
             "requests_per_s": window.completed / seconds,
             "makespan_s": self._result.duration_s,
+            "step_tokens_mean": (window.output_tokens + window.input_tokens) / max(window.counters.iterations, 1),
         }[column]
 
     def _running(self, window: Window) -> float:
