@@ -45,11 +45,14 @@ class Lengths:
     assumed: tuple[str, ...]
 
 
-def draw(row: Row, folder: Path, n: int, repeats: int, longest: int | None, seed: int) -> Lengths:
+def draw(
+    row: Row, folder: Path, n: int, repeats: int, longest: int | None, seed: int, range_ratio: float = 1.0
+) -> Lengths:
     """``n`` requests of a row.
 
     Args:
         repeats: how often each distinct prompt is sent.
+        range_ratio: fixed lengths are drawn evenly from this share of the nominal ones up to them.
         longest: prompt and answer together; answers are cut there.
 
     Raises:
@@ -58,7 +61,7 @@ def draw(row: Row, folder: Path, n: int, repeats: int, longest: int | None, seed
     rng = np.random.default_rng(seed)
     samples = samples_of(row, folder)
     if row.get("fixed_lengths"):
-        lengths = _fixed(row, n)
+        lengths = _fixed(row, n, range_ratio, rng)
     elif samples is not None:
         lengths = _permuted(row, samples, n, longest, rng)
     else:
@@ -78,9 +81,9 @@ def mean(row: Row, column: str) -> float:
     return float(row.values[column])
 
 
-def _fixed(row: Row, n: int) -> Lengths:
+def _fixed(row: Row, n: int, range_ratio: float, rng: np.random.Generator) -> Lengths:
     tokens = [max(1, round(mean(row, column))) for column in ("input_tokens", "output_tokens")]
-    inputs, outputs = (np.full(n, count, np.int64) for count in tokens)
+    inputs, outputs = (rng.integers(max(1, round(range_ratio * most)), most + 1, n) for most in tokens)
     return Lengths(inputs, outputs, ())
 
 

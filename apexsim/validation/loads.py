@@ -24,6 +24,10 @@ WAVES = 10
 RATE_SECONDS, FEWEST, MOST = 600.0, 200, 20_000
 """A rate without a number of requests is offered for so long, within these numbers of requests."""
 
+LOOSE_LENGTHS = 0.98
+"""Lengths of a closed loop, from this share of the nominal ones up. Requests of exactly one length that start
+together end together, and so start together again for ever; tokenisers, stop strings and clients spare real runs that."""
+
 BLOCK_TOKENS = 16
 """A prefix cache keeps whole blocks of this many tokens."""
 
@@ -40,6 +44,7 @@ class Load:
         rate_rps, burstiness_cv: arrivals of a rate.
         repeats: how often each distinct prompt is sent.
         hit_share: share of each prompt that the prefix cache holds.
+        range_ratio: fixed lengths are drawn evenly from this share of the nominal ones up to them.
     """
 
     kind: str
@@ -50,6 +55,7 @@ class Load:
     burstiness_cv: float = 1.0
     repeats: int = 1
     hit_share: float = 0.0
+    range_ratio: float = 1.0
 
 
 def load_of(known: Known, folder: Path, plan: Plan) -> Load:
@@ -77,7 +83,7 @@ def load_of(known: Known, folder: Path, plan: Plan) -> Load:
         kind, requests=None if trace else _requests(known, kind, plan, concurrency, rate), concurrency=concurrency,
         trace=trace, rate_rps=rate, repeats=int(known.default("prompt_repeats", 1, silent=True)),
         burstiness_cv=float(known.default("burstiness_cv", 1.0)) if kind == "rate" else 1.0,
-        hit_share=_hit_share(known, plan),
+        hit_share=_hit_share(known, plan), range_ratio=_range_ratio(known, kind),
     )  # fmt: skip
     if load.requests is not None and load.requests > MOST_REQUESTS:
         raise CannotSimulate(f"{load.requests} requests are more than the {MOST_REQUESTS:,} that fit in memory")
@@ -103,6 +109,12 @@ def _say_lengths(known: Known, folder: Path) -> None:
         return
     for text in lengths.draw(known.row, folder, 1, 1, None, 0).assumed:
         known.assume(text)
+
+
+def _range_ratio(known: Known, kind: str) -> float:
+    if kind != "concurrency":
+        return float(known.default("length_range_ratio", 1.0, silent=True))
+    return float(known.default("length_range_ratio", LOOSE_LENGTHS, "a closed loop"))
 
 
 def _hit_share(known: Known, plan: Plan) -> float:
@@ -131,7 +143,7 @@ def requests_of(load: Load, row: Row, folder: Path, longest: int | None) -> Trac
     if load.trace is not None:
         return _at(load, read_trace(load.trace), seed)
     assert load.requests is not None
-    drawn = lengths.draw(row, folder, load.requests, load.repeats, longest, seed)
+    drawn = lengths.draw(row, folder, load.requests, load.repeats, longest, seed, load.range_ratio)
     shared = None
     if load.hit_share > 0:
         # the last token of a prompt is always computed, and only whole blocks are found
