@@ -25,8 +25,8 @@ RATE_SECONDS, FEWEST, MOST = 600.0, 200, 20_000
 """A rate without a number of requests is offered for so long, within these numbers of requests."""
 
 LOOSE_LENGTHS = 0.98
-"""Lengths of a closed loop, from this share of the nominal ones up. Requests of exactly one length that start
-together end together, and so start together again for ever; tokenisers, stop strings and clients spare real runs that."""
+"""Lengths of a closed loop, from this share of the nominal ones up. Requests of exactly one length that start together
+end together, and so start together again for ever; tokenisers, stop strings and clients spare real runs that."""
 
 BLOCK_TOKENS = 16
 """A prefix cache keeps whole blocks of this many tokens."""
