@@ -20,11 +20,12 @@ from apexsim.engine.schedulers import Policy, preset_names, resolve
 from apexsim.engine.simulate import ReplicaLimits, simulate_pool
 from apexsim.errors import InputError, UsageError, unknown_name
 from apexsim.metrics.attainment import attainment
+from apexsim.metrics.energy import Surroundings
 from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
 from apexsim.metrics.summary import Deployment, Prices, Summary, summarise
 from apexsim.spec import catalog
 from apexsim.spec.hardware import HardwareProfile
-from apexsim.spec.legality import check_cluster, check_plan
+from apexsim.spec.legality import check_clock, check_cluster, check_plan
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.slo import SLO
@@ -50,8 +51,12 @@ class Prepared:
 
     @property
     def deployment(self) -> Deployment:
-        memory = self.compiled.memory
-        return Deployment(self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens)
+        memory, cluster = self.compiled.memory, self.plan.cluster
+        nodes = -(-self.plan.devices // cluster.devices_per_node)
+        return Deployment(
+            self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens,
+            Surroundings(cluster.node_overhead_w * nodes, cluster.pue),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,9 @@ def prepare(
     reason = check_cluster(profile, plan.cluster) or check_plan(model, plan)
     if reason is not None:
         raise InputError(f"{source}: {reason}")
+    reason = check_clock(profile, plan.pools[0])
+    if reason is not None:
+        raise InputError(f"{source}: pools[0].{reason}")
     compiled = compile_pool(
         model, profile, plan.cluster, plan.pools[0], engine=plan.engine, engine_version=plan.engine_version,
         max_num_batched_tokens=policy.max_num_batched_tokens, max_num_seqs=policy.max_num_seqs,

@@ -173,6 +173,6 @@ def test_attention_of_prompts_and_of_decoding_takes_energy() -> None:
         less = built.accounting.account(without, 1, duration).energy_j
         attention_s = found.prefill_attention_s + found.decode_attention_s
         watts = (more - less) / attention_s
-        assert 100 < watts <= 590.0  # above idle, and at most up to the board's 700 W
+        assert 100 < watts <= 590.0 * (1 + 1e-12)  # above idle, and at most up to the board's 700 W
 
 

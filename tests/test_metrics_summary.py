@@ -29,7 +29,9 @@ KEYS = {
         "requests_per_s", "input_tokens_per_s", "output_tokens_per_s", "output_tokens_per_s_per_device"
     },
     "slo": {"met", "target", "attainment", "by_limit"},
-    "energy": {"total_j", "j_per_output_token", "mean_power_w"},
+    "energy": {
+        "total_j", "j_per_output_token", "j_per_request", "mean_power_w", "devices_j", "overhead_j", "site_j"
+    },
     "cost": {"usd", "usd_per_hour", "usd_per_million_output_tokens"},
     "carbon": {"g_co2e"},
     "memory": {"weights_bytes_per_device", "kv_capacity_tokens", "kv_peak_fraction"},
@@ -78,7 +80,10 @@ def test_every_figure_of_a_hand_computed_run():
         "met": True, "target": 0.6, "attainment": pytest.approx(2 / 3),
         "by_limit": {"ttft": pytest.approx(2 / 3), "e2e": pytest.approx(2 / 3)},
     }
-    assert summary["energy"] == {"total_j": 3600.0, "j_per_output_token": 450.0, "mean_power_w": 900.0}
+    assert summary["energy"] == {
+        "total_j": 3600.0, "j_per_output_token": 450.0, "j_per_request": 1800.0, "mean_power_w": 900.0,
+        "devices_j": 3600.0, "overhead_j": 0.0, "site_j": 0.0,
+    }
     assert summary["cost"] == pytest.approx(
         {"usd": 0.004, "usd_per_hour": 3.6, "usd_per_million_output_tokens": 500.0}
     )
@@ -157,7 +162,7 @@ def test_distribution_is_numpys_linear_percentile():
 def test_where_nothing_ran_time_has_no_figure_and_an_hour_keeps_its_price():
     idle = account(energy_j=0.0)
     summary = summarise(result([rejected(1.0), rejected(2.0)]), idle, TWO_DEVICES, prices=Prices(1.8, 500.0)).to_dict()
-    assert summary["energy"] == {"total_j": None, "j_per_output_token": None, "mean_power_w": None}
+    assert set(summary["energy"].values()) == {None}
     assert summary["cost"] == {"usd": None, "usd_per_hour": 3.6, "usd_per_million_output_tokens": None}
     assert summary["carbon"] == {"g_co2e": None}
 

@@ -59,6 +59,13 @@ class Clock:
 AT_BOOST = Clock(1.0)
 
 
+def clock_of(profile: HardwareProfile, clock_mhz: float | None) -> Clock:
+    """The clock of a pool; boost where it names none. ``check_clock`` has said before whether the device has it."""
+    if clock_mhz is None or profile.boost_clock_mhz is None:
+        return AT_BOOST
+    return Clock(clock_mhz / profile.boost_clock_mhz)
+
+
 def clocked(make: Callable[[HardwareProfile, str], KernelModel], profile: HardwareProfile, engine: str,
             clock: Clock) -> KernelModel:
     """The kernel model that ``make`` makes of a device, at ``clock``; itself at the boost clock.

@@ -7,8 +7,8 @@ kernels of three devices; any other takes those of the device that its profile n
 dies ("rates") a FLOP and a byte cost the same joules; else ("shares") a device draws the same share of what lies
 between its own idle power and its own limit at the same use, where use of compute counts from what large GEMMs reach.
 
-Three global factors tie the laws to serving, fitted on runs on H100 (docs/energy.md): loops of one kernel draw more than
-the same kernel among others, metered attention had a cache that nobody had filled, and collectives were not metered.
+Three global factors tie the laws to serving, fitted on runs on H100 (docs/energy.md): a loop of one kernel draws more
+than the same kernel among others, metered attention had a cache that nobody had filled, collectives were not metered.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.accounting import Accounting, AttentionWork
+from apexsim.cost.clock import clock_of
 from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.graph import Cut, cut_of, head_operators, stage_operators
 from apexsim.cost.host import HostModel, host_model
@@ -89,7 +90,7 @@ def compile_pool(
     if isinstance(memory, DoesNotFit):
         return memory
     host = host or host_model(engine, engine_version)
-    prices = pricer(profile, engine, cluster.link(profile, pool.tp), costs)
+    prices = pricer(profile, engine, cluster.link(profile, pool.tp), costs, clock_of(profile, pool.clock_mhz))
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, max_num_seqs)
     parts = _Parts(model, cut, prices, host, most_tokens, max_num_seqs, memory.max_model_len)
     tables = StepTables(
@@ -243,6 +244,7 @@ def _confidence(
     parts: _Parts, prices: Pricer, host: HostModel, model: ModelSpec, memory: MemoryPlan
 ) -> Confidence:
     """Which operators are priced from measurements of this device, and what else a reader should know."""
+    rates = prices.profile.power_carries == "rates"
     known: dict[str, bool] = {}
     for op in (op for operators in parts.stages for op in operators):
         measured = bool(prices.ledger(op, parts.decode_sizes)[CALIBRATED].any())
@@ -267,6 +269,11 @@ def _confidence(
         )
     if model.is_moe:
         notes.append("tokens are taken as spread evenly over the experts")
+    if prices.power is not None and prices.power.metered != prices.profile.name:
+        notes.append(
+            f"power: kernels of {prices.profile.name} were not metered; laws of {prices.power.metered}, scaled by "
+            f"{'the limit, at equal joules a FLOP and a byte' if rates else 'TDP and idle power'}"
+        )
     if prices.link.link_class == "nic":
         notes.append("collectives between nodes are estimated: a ring in each node and one between them, by datasheet")
     return Confidence(calibrated, analytic, tuple(notes))

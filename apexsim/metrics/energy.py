@@ -1,4 +1,4 @@
-"""Joules of all devices of a plan, idle time included, and the carbon that they stand for."""
+"""Joules of a plan's devices, idle time included, of what stands around them, and the carbon that they stand for."""
 
 from __future__ import annotations
 
@@ -10,15 +10,30 @@ JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What draws power beside the devices. By default nothing is counted."""
+
+    overhead_w: float = 0.0  # of all nodes that hold a device of the plan: hosts, fans, NICs, switches
+    pue: float = 1.0  # energy of the site over that of its nodes
+
+
+ALONE = Surroundings()
+
+
+@dataclass(frozen=True, slots=True)
 class Energy:
-    """Of all devices of the plan together: no host, no cooling.
+    """Of the whole plan: total = (devices + overhead of nodes) · PUE.
 
     None where nothing ran, or where the profile knows no power.
     """
 
     total_j: float | None = None
     j_per_output_token: float | None = None
+    j_per_request: float | None = None  # the mean over completed requests
     mean_power_w: float | None = None
+    devices_j: float | None = None
+    overhead_j: float | None = None  # of the nodes beside their devices
+    site_j: float | None = None  # cooling and distribution: what the PUE adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +43,26 @@ class Carbon:
     g_co2e: float | None = None
 
 
-def energy(total_j: float | None, output_tokens: int, duration_s: float) -> Energy:
-    """``total_j`` of all devices, idle included, spread over output tokens (J) and time (W)."""
-    if total_j is None or duration_s <= 0:
+def energy(
+    devices_j: float | None, output_tokens: int, completed: int, duration_s: float, around: Surroundings = ALONE
+) -> Energy:
+    """``devices_j`` of all devices, idle included, with what stands around them, by token (J), request (J), time (W).
+
+    Nodes draw their overhead for the whole duration, busy or not.
+    """
+    if devices_j is None or duration_s <= 0:
         return Energy()
-    return Energy(total_j, total_j / output_tokens if output_tokens else None, total_j / duration_s)
+    overhead_j = around.overhead_w * duration_s
+    total_j = (devices_j + overhead_j) * around.pue
+    return Energy(
+        total_j=total_j,
+        j_per_output_token=total_j / output_tokens if output_tokens else None,
+        j_per_request=total_j / completed if completed else None,
+        mean_power_w=total_j / duration_s,
+        devices_j=devices_j,
+        overhead_j=overhead_j,
+        site_j=total_j - devices_j - overhead_j,
+    )
 
 
 def carbon(total_j: float | None, g_per_kwh: float | None) -> Carbon:
@@ -44,6 +74,7 @@ METRICS = (
     Metric("energy", "energy", "J", "down", lambda s: s.energy.total_j),
     Metric("j_per_output_token", "energy per output token", "J/token", "down",
            lambda s: s.energy.j_per_output_token),
+    Metric("j_per_request", "energy per request", "J", "down", lambda s: s.energy.j_per_request),
     Metric("mean_power", "mean power", "W", "down", lambda s: s.energy.mean_power_w),
     Metric("carbon", "carbon", "g CO2e", "down", lambda s: s.carbon.g_co2e),
 )

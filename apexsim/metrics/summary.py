@@ -13,7 +13,7 @@ from apexsim.errors import UsageError
 from apexsim.metrics.attainment import SloReport, attainment
 from apexsim.metrics.cost import Cost, cost
 from apexsim.metrics.distribution import Distribution, distribution
-from apexsim.metrics.energy import Carbon, Energy, carbon, energy
+from apexsim.metrics.energy import ALONE, Carbon, Energy, Surroundings, carbon, energy
 from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.latency import counted_requests, latencies
 from apexsim.metrics.throughput import RequestCounts, Throughput, completed_tokens, count_requests, throughput
@@ -35,6 +35,7 @@ class Deployment:
     devices: int  # of all replicas
     weights_bytes_per_device: float
     kv_capacity_tokens: int  # of one replica
+    surroundings: Surroundings = ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +120,10 @@ def summarise(
     per_request = latencies(result.requests)
     _, output_tokens = completed_tokens(result.requests)
     duration_s = result.duration_s
-    joules = energy(account.energy_j, output_tokens, duration_s)
+    requests = count_requests(result.requests)
+    joules = energy(account.energy_j, output_tokens, requests.completed, duration_s, deployment.surroundings)
     return Summary(
-        requests=count_requests(result.requests),
+        requests=requests,
         duration_s=duration_s,
         ttft_s=distribution(per_request.ttft_s[counted]),
         tpot_s=distribution(per_request.tpot_s[counted]),

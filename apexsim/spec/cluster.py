@@ -48,6 +48,9 @@ class DeviceGroup(Strict):
     node_link: Bandwidth | None = Field(
         None, description="network of one device, one direction, such as 50GB/s; its profile's if left out"
     )
+    node_overhead_w: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="watts of a node beside its devices: host, fans, NICs, switches"
+    )
 
 
 class Cluster(DeviceGroup):
@@ -55,6 +58,9 @@ class Cluster(DeviceGroup):
 
     other_groups: tuple[DeviceGroup, ...] = Field(
         (), strict=False, description="further groups of devices, where the cluster holds more than one kind"
+    )
+    pue: float = Field(
+        1.0, ge=1, allow_inf_nan=False, description="energy of the site over that of its nodes"
     )
 
     @model_validator(mode="before")
@@ -81,6 +87,7 @@ class Cluster(DeviceGroup):
             devices_per_node=self.devices_per_node,
             nodes=self.nodes,
             node_link=self.node_link,
+            node_overhead_w=self.node_overhead_w,
         )
         return (first, *self.other_groups)
 

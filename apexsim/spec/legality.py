@@ -48,6 +48,18 @@ def check_cluster(profile: HardwareProfile, cluster: Cluster) -> str | None:
     )
 
 
+def check_clock(profile: HardwareProfile, pool: Pool) -> str | None:
+    """Why the device cannot be locked to the pool's clock, or None."""
+    if pool.clock_mhz is None:
+        return None
+    low, high = profile.min_clock_mhz, profile.boost_clock_mhz
+    if low is None or high is None:
+        return f"clock_mhz = {pool.clock_mhz:g}: the clocks of {profile.name} are not known (leave the key out)"
+    if not low <= pool.clock_mhz <= high:
+        return f"clock_mhz = {pool.clock_mhz:g}: {profile.name} runs at {low:g} to {high:g} MHz"
+    return None
+
+
 def check_pool(model: ModelSpec, pool: Pool) -> str | None:
     """Why ``pool`` cannot run ``model``, or None."""
     return _not_simulated_yet(pool) or _wrong_degrees(model, pool) or _wrong_limits(model, pool)

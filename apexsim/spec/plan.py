@@ -15,7 +15,7 @@ from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import KvDtype, WeightDtype
 
 Role = Literal["serve", "encode", "prefill", "decode"]
-Engine = Literal["vllm", "sglang", "tensorrt-llm"]
+Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers"]
 
 
 class Scheduler(Strict):
@@ -46,6 +46,9 @@ class Pool(Strict):
     block_size: int = Field(16, ge=1, description="tokens of a KV block")
     max_model_len: int | None = Field(None, ge=1, description="context limit; the model's own where left out")
     speculative: dict[str, Any] | None = Field(None, description="speculative decoding; off where left out")
+    clock_mhz: float | None = Field(
+        None, gt=0, description="clock that the compute units are locked to; the device's boost clock where left out"
+    )
     kv_tiers: tuple[str, ...] = Field((), strict=False, description="where KV blocks go beyond the device's memory")
     scheduler: Scheduler = Field(Scheduler(), description="the scheduler's preset and limits")
 
@@ -109,6 +112,7 @@ _OTHERS = {
     "gpu_memory_utilization": "u",
     "block_size": "b",
     "max_model_len": "len",
+    "clock_mhz": "clk",
 }
 
 
@@ -122,7 +126,7 @@ def _pool_id(pool: Pool) -> str:
     parts += [f"s{scheduler.max_num_seqs}"] if scheduler.max_num_seqs else []
     parts += ["prefix"] if scheduler.prefix_caching else []
     parts += [
-        f"{short}{getattr(pool, key)}"
+        f"{short}{getattr(pool, key):g}" if key == "clock_mhz" else f"{short}{getattr(pool, key)}"
         for key, short in _OTHERS.items()
         if getattr(pool, key) != Pool.model_fields[key].default
     ]
