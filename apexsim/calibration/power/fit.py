@@ -26,6 +26,7 @@ from apexsim.calibration.regression import error_summary, fit_grids
 from apexsim.calibration.rows import SYSTEMS, held_out
 from apexsim.cost.grid import CorrectionGrid
 from apexsim.cost.power_law import PowerFile, PowerFit, PowerLaw
+from apexsim.spec.files import write_atomically
 from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]
@@ -182,6 +183,12 @@ def _reading(rows: _Rows, law: PowerLaw, profile: HardwareProfile) -> Reading:
 
 def _take(uses: tuple[Floats, Floats], which: NDArray[np.generic]) -> tuple[Floats, Floats]:
     return uses[0][which], uses[1][which]
+
+
+def write_power(fits: PowerFits, folder: Path) -> None:
+    """Write ``power.json`` and ``power_readings.json`` into a profile's folder."""
+    write_atomically(folder / "power.json", fits.laws.to_json())
+    write_atomically(folder / "power_readings.json", fits.readings.to_json())
 
 
 def summary_lines(fits: PowerFits) -> Iterable[str]:
