@@ -10,8 +10,11 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Test processes: one a core of the smallest machine that CI has; JOBS=0 runs the tests in this one.
 JOBS   ?= 2
 
+# Measured serving runs: a folder of validation sets (docs/validation.md).
+RUNS   ?= ../shared/validation
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest lint types imports check clean
+.PHONY: help demo test test-lowest validate lint types imports check clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -25,6 +28,10 @@ test: $(VENV)/.installed-dev ## install apexsim and run every test
 
 test-lowest: ## run every test on the lowest versions that pyproject.toml allows (Python 3.11)
 	$(MAKE) test VENV=.venv-lowest PYTHON=python3.11 CONSTRAINTS=.ci/lowest.txt
+
+validate: $(VENV)/.installed-dev ## errors against measured serving runs, written into docs/validation.md and README.md
+	@test -d $(RUNS) || { echo "error: no validation sets in $(RUNS); name them with  make validate RUNS=/path" >&2; exit 1; }
+	$(BIN)/python benchmarks/validate.py $(RUNS) --write
 
 lint: $(VENV)/.installed-dev ## style and likely mistakes (ruff)
 	$(BIN)/ruff check .

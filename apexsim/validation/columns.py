@@ -86,12 +86,13 @@ COLUMNS: dict[str, Kind] = {
     "concurrency": COUNT, "batch_size": COUNT, "requests": COUNT,
     "input_tokens": POSITIVE, "output_tokens": POSITIVE, "fixed_lengths": FLAG,
     "lengths": TEXT, "output_histogram": TEXT, "prompt_repeats": COUNT, "prefix_hit_share": PART,
+    "length_range_ratio": SHARE,
     "ttft_anchor": choice("arrival", "engine"), "measured_at": choice("client", "server", "engine"),
     "window": choice("all", "steady"), "scheduler": TEXT, "modality": choice("text", "multimodal"),
-    "mode": choice("agg", "disagg"), "regime": choice("light", "moderate", "overload"),
+    "workload": TEXT, "plan": TEXT, "mode": choice("agg", "disagg"), "regime": choice("light", "moderate", "overload"),
 }  # fmt: skip
 """Every column that means something, but for the metrics. ``modality``, ``measured_at``, ``scheduler``,
-``prompt_repeats`` and ``prefix_hit_share`` are additions of this product to the published format."""
+``prompt_repeats``, ``prefix_hit_share``, ``workload`` and ``plan`` are additions of this product to the published format."""
 
 LATENCY = re.compile(r"(ttft|tpot|itl|e2e|queue)_(mean|p\d{1,2}(?:\.\d+)?|max)_s")
 """``ttft_mean_s``, ``itl_p99_s``, … : any percentile."""

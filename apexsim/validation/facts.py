@@ -1,4 +1,4 @@
-"""What a row says in its notes and not in a column: where a clock starts, what a window holds.
+"""What a row says in its notes or its name and not in a column: where a clock starts, what a window holds.
 
 A published set may leave such a fact to its notes. Each phrase here stands for the value of a column; the column
 itself, where it is there, wins. What was read this way is an assumption of the run and is printed as one.
@@ -14,11 +14,16 @@ from apexsim.validation.columns import Row, Value, read_cell
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A phrase of the notes, and the column and value that it stands for ({1} = the phrase's first group)."""
+    """A phrase, and the column and value that it stands for ({1} = the phrase's first group).
+
+    Attributes:
+        place: the column in which the phrase stands.
+    """
 
     phrase: str
     column: str
     value: str
+    place: str = "notes"
 
 
 FACTS: tuple[Fact, ...] = (
@@ -35,15 +40,20 @@ FACTS: tuple[Fact, ...] = (
     # a quarter to a half of the tokens of later chat turns: the range that mlenergy-h100-dense derives
     Fact(r"part of which the prefix cache served", "prefix_hit_share", "0.375"),
     Fact(r"multimodal", "modality", "multimodal"),
+    # dumps of InferenceX runs, whose clients draw lengths with --random-range-ratio 0.8
+    Fact(r"silicon_sample\.csv \(20\d\d-\d\d-\d\d\.csv\)", "length_range_ratio", "0.8", "source"),
+    # WORKLOAD-2DP4TP-0: replica 0 of a plan of two replicas with tp 4 (the names of APEX+)
+    Fact(r"^(.+)-(?:\d+DP)?\d+TP(?:-\d+)?$", "workload", "{1}", "run"),
+    Fact(r"-((?:\d+DP)?\d+TP)(?:-\d+)?$", "plan", "{1}", "run"),
 )
 
 
 def stated(row: Row, column: str) -> tuple[Value, str] | None:
-    """What the notes of a row say of a column, and the words that say it; None where they say nothing."""
-    notes = str(row.get("notes") or "")
+    """What the notes or the name of a row say of a column, and the words; None where they say nothing."""
     for fact in FACTS:
-        match = re.search(fact.phrase, notes, re.IGNORECASE) if fact.column == column else None
+        text = str(row.get(fact.place) or "")
+        match = re.search(fact.phrase, text, re.IGNORECASE) if fact.column == column else None
         if match:
-            text = fact.value.replace("{1}", match.group(1) if match.groups() else "")
-            return read_cell(column, text), match.group(0)
+            value = fact.value.replace("{1}", match.group(1) if match.groups() else "")
+            return read_cell(column, value), match.group(0)
     return None
