@@ -67,10 +67,10 @@ def test_parts_are_those_of_the_tables() -> None:
     built = compiled(tp=4)
     found = counters(built, {2048: 10})
     parts = account(built, found).breakdown_s
-    assert parts["moe"] == parts["host"] == pytest.approx(0.0, abs=1e-9)
+    assert parts["moe"] == 0.0
+    assert 0 < parts["host"] < 0.02 * found.busy_s  # launches that 2048 tokens' kernels do not hide
     assert parts["idle"] == pytest.approx(1.0)
-    device = parts["gemm"] + parts["communication"] + parts["attention"]
-    assert device == pytest.approx(found.busy_s)
+    assert sum(parts[name] for name in ("gemm", "communication", "attention", "host")) == pytest.approx(found.busy_s)
     assert parts["gemm"] > parts["communication"] > 0
 
 

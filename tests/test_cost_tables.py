@@ -112,9 +112,12 @@ def test_decode_iterations_are_padded_to_a_cuda_graph() -> None:
 
 
 def test_without_a_graph_an_iteration_waits_for_its_launches() -> None:
-    """vLLM 0.6 ran prefills eagerly: 12 kernels a layer and two for the embedding, at 31 us each."""
+    """vLLM 0.6 ran prefills eagerly: 12 kernels a layer and two for the embedding, which the kernels hide in part."""
     old, new = (compiled(tp=8, engine_version=version).tables for version in ("0.6.0", "0.15.1"))
-    assert old.mixed_s[0, 1] == old.mixed_s[0, 64] == pytest.approx((12 * 80 + 2) * 31e-6)
+    launches = (12 * 80 + 2) * host_model("vllm", "0.6.0").eager_kernel_s
+    device = old.decode_s[0, 1]  # replays a graph
+    assert max(launches, device) < old.mixed_s[0, 1] < launches + device
+    assert old.mixed_s[0, 1] == pytest.approx((launches**1.5 + device**1.5) ** (2 / 3), rel=1e-3)
     assert old.decode_s[0, 64] < 0.5 * old.mixed_s[0, 64]
     assert new.mixed_s[0, 64] == new.decode_s[0, 64]  # piecewise graphs since
     assert old.mixed_s[0, -1] > 0.1  # a full batch keeps the device busier than the host
@@ -155,13 +158,10 @@ def test_a_long_chunk_has_room_in_the_tables() -> None:
 
 
 def test_decoding_above_the_largest_graph_pays_its_launches() -> None:
-    """vLLM 0.6 on 8 ranks: 256 sequences replay a graph; 257 launch 31 us a kernel, as an iteration with prefill."""
+    """vLLM 0.6 on 8 ranks: 256 sequences replay a graph; 257 launch every kernel, as an iteration with prefill."""
     t = compiled(tp=8, tokens=2048, seqs=300, engine_version="0.6.0").tables
     assert t.decode_s[0, 256] < 0.7 * t.mixed_s[0, 256]
-    assert t.decode_s[0, 257] == pytest.approx(t.mixed_s[0, 257])
-    kernels = sum(op.count * op.kernels for op in stage_operators(catalog.model("Llama-3.1-70B"), cut_of(
-        catalog.model("Llama-3.1-70B"), Pool(tp=8)), 0))  # fmt: skip
-    assert t.decode_s[0, 257] == pytest.approx(kernels * 31e-6)
+    assert t.decode_s[0, 257] == pytest.approx(t.mixed_s[0, 257], rel=1e-3)  # a row more or less, knots between
 
 
 def test_stages_send_slices_and_gather_them() -> None:
