@@ -12,8 +12,10 @@ by engine version, never per model or run.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -69,8 +71,8 @@ class HostModel:
 
 
 @cache
-def hosts() -> tuple[HostModel, ...]:
-    """Every preset of ``engine_profiles/``."""
+def hosts(folder: Path | None = None) -> tuple[HostModel, ...]:
+    """Every preset of a folder of engine profiles, ``engine_profiles/`` where None."""
     return tuple(
         HostModel(
             engine=profile.engine, since=preset.version, iteration_s=preset.iteration, sequence_s=preset.sequence,
@@ -78,7 +80,7 @@ def hosts() -> tuple[HostModel, ...]:
             largest_graph=preset.largest_graph, graphs_with_prefill=preset.graphs_with_prefill,
             eager_kernel_s=preset.eager_kernel, source=_source(preset),
         )
-        for profile in catalog.engine_profiles() for preset in profile.presets
+        for profile in catalog.engine_profiles(folder) for preset in profile.presets
     )  # fmt: skip
 
 
@@ -88,19 +90,25 @@ def _source(preset: HostPreset) -> str:
     return f"{', '.join(preset.fitted)} fitted on {', '.join(preset.sets)}; {preset.source}"
 
 
-def host_model(engine: str, version: str | None) -> HostModel:
+def host_model(engine: str, version: str | None, device: Path | None = None) -> HostModel:
     """The preset of an engine version: the latest one that is not newer; the newest where no version is given.
 
-    Engines without a preset of their own take vLLM's newest, and ``source`` of the result says whose it is.
+    A device's folder may hold ``engines/<engine>.yaml``, measured on its own host: that goes before. Engines without a
+    preset of their own take vLLM's newest, and ``source`` of the result says whose it is.
     """
-    presets = sorted((h for h in hosts() if h.engine == engine), key=lambda h: h.since)
+    own = hosts(device / "engines") if device is not None else ()
+    presets = _presets(own, engine) or _presets(hosts(), engine)
     if not presets:
-        presets = sorted((h for h in hosts() if h.engine == "vllm"), key=lambda h: h.since)
+        presets = _presets(hosts(), "vllm")
         version = None
     if version is None:
         return presets[-1]
     wanted = _major_minor(version)
     return next((h for h in reversed(presets) if h.since <= wanted), presets[0])
+
+
+def _presets(known: Iterable[HostModel], engine: str) -> list[HostModel]:
+    return sorted((host for host in known if host.engine == engine), key=lambda host: host.since)
 
 
 def _major_minor(version: str) -> tuple[int, int]:

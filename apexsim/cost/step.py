@@ -95,7 +95,7 @@ def compile_pool(
     memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine)
     if isinstance(memory, DoesNotFit):
         return memory
-    host = host or host_model(engine, engine_version)
+    host = host or host_model(engine, engine_version, profile.folder)
     prices = pricer(profile, engine, cluster.link(profile, pool.tp), costs, clock_of(profile, pool.clock_mhz))
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, max_num_seqs)
     parts = _Parts(model, cut, prices, host, most_tokens, max_num_seqs, memory.max_model_len)

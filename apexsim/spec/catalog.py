@@ -87,9 +87,9 @@ def profile_folder(name_or_path: str | Path) -> Path:
 
 
 @cache
-def engine_profiles() -> tuple[EngineProfile, ...]:
-    """The engines of engine_profiles/, sorted by name; InputError for one that cannot be read."""
-    paths = sorted((data_root() / "engine_profiles").glob("*.yaml"))
+def engine_profiles(folder: Path | None = None) -> tuple[EngineProfile, ...]:
+    """The engines of a folder, engine_profiles/ where None, sorted by name; InputError for one that cannot be read."""
+    paths = sorted((folder or data_root() / "engine_profiles").glob("*.yaml"))
     return tuple(load_file(EngineProfile, path) for path in paths)
 
 

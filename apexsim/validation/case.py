@@ -66,7 +66,8 @@ class Case:
 
     def host(self, given: HostModel | None = None) -> HostModel:
         """Host terms of this run: ``given``, or those of its engine's version; without what was not measured."""
-        host = given or host_model(self.plan.engine, self.plan.engine_version)
+        device = catalog.device(self.plan.cluster.device)
+        host = given or host_model(self.plan.engine, self.plan.engine_version, device.folder)
         if not self.cuda_graphs:
             host = replace(host, largest_graph=0)
         if self.async_scheduling is not None:

@@ -78,13 +78,14 @@ COLUMNS: dict[str, Kind] = {
     "run": TEXT, "source": TEXT, "notes": TEXT, "model": TEXT, "device": TEXT, "devices": COUNT,
     "tp": COUNT, "pp": COUNT, "dp": COUNT, "ep": COUNT, "moe_tp": COUNT,
     "weights": DTYPE, "activations": DTYPE, "kv_cache": DTYPE,
-    "engine": choice("vllm", "sglang", "tensorrt-llm"), "engine_version": TEXT,
+    "engine": choice("vllm", "sglang", "tensorrt-llm", "transformers"), "engine_version": TEXT,
     "max_num_batched_tokens": COUNT, "max_num_seqs": COUNT, "gpu_memory_utilization": SHARE, "max_model_len": COUNT,
     "chunked_prefill": FLAG, "prefix_caching": FLAG, "cuda_graphs": FLAG, "async_scheduling": FLAG,
     "kv_capacity_tokens": COUNT,
     "load": choice(*LOADS), "trace": TEXT, "rate_rps": POSITIVE, "burstiness_cv": NOT_NEGATIVE,
     "concurrency": COUNT, "batch_size": COUNT, "requests": COUNT,
     "input_tokens": POSITIVE, "output_tokens": POSITIVE, "fixed_lengths": FLAG,
+    "length_range_ratio": SHARE,
     "lengths": TEXT, "output_histogram": TEXT, "prompt_repeats": COUNT, "prefix_hit_share": PART,
     "length_range_ratio": SHARE,
     "ttft_anchor": choice("arrival", "engine"), "measured_at": choice("client", "server", "engine"),
@@ -92,6 +93,7 @@ COLUMNS: dict[str, Kind] = {
     "workload": TEXT, "plan": TEXT, "mode": choice("agg", "disagg"), "regime": choice("light", "moderate", "overload"),
 }  # fmt: skip
 """Every column that means something, but for the metrics. ``modality``, ``measured_at``, ``scheduler``,
+``length_range_ratio``,
 ``prompt_repeats``, ``prefix_hit_share``, ``workload`` and ``plan`` are additions of this product to the published format."""
 
 LATENCY = re.compile(r"(ttft|tpot|itl|e2e|queue)_(mean|p\d{1,2}(?:\.\d+)?|max)_s")

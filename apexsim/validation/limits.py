@@ -9,7 +9,10 @@ from apexsim.engine.schedulers import PRESETS
 from apexsim.errors import unknown_name
 from apexsim.validation.stated import CannotSimulate, Known
 
-PRESET_OF = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "tensorrt-llm"}
+PRESET_OF = {
+    "vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "tensorrt-llm",
+    "transformers": "vllm",  # its continuous batching: decodes first, then prompts in their order, cut at the budget
+}  # fmt: skip
 
 VLLM_V1 = (0, 8)
 """From this version on vLLM cuts prompts into chunks and caches prefixes unless it is told otherwise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,13 @@ def _row(path: Path, number: int, header: list[str], cells: list[str]) -> Row:
             raise InputError(f"{path}: row {number}{run}: column {name!r} is {problem}") from None
     if "run" not in values:
         raise InputError(f"{path}: row {number}: column 'run' is empty (allowed: a name that no other run has)")
-    return Row(str(path), number, values)
+    return Row(str(path), number, values | _beside(path.parent, values))
+
+
+def _beside(folder: Path, values: Mapping[str, object]) -> dict[str, str]:
+    """A model's config.json or a device's folder that lies with the table goes before a known name."""
+    paths = {column: folder / str(values[column]) for column in ("model", "device") if column in values}
+    return {column: str(path) for column, path in paths.items() if path.is_file() or (path / "profile.yaml").is_file()}
 
 
 def _check_names(path: Path, rows: tuple[Row, ...]) -> None:
