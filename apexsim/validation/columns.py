@@ -85,7 +85,6 @@ COLUMNS: dict[str, Kind] = {
     "load": choice(*LOADS), "trace": TEXT, "rate_rps": POSITIVE, "burstiness_cv": NOT_NEGATIVE,
     "concurrency": COUNT, "batch_size": COUNT, "requests": COUNT,
     "input_tokens": POSITIVE, "output_tokens": POSITIVE, "fixed_lengths": FLAG,
-    "length_range_ratio": SHARE,
     "lengths": TEXT, "output_histogram": TEXT, "prompt_repeats": COUNT, "prefix_hit_share": PART,
     "length_range_ratio": SHARE,
     "ttft_anchor": choice("arrival", "engine"), "measured_at": choice("client", "server", "engine"),
@@ -93,8 +92,8 @@ COLUMNS: dict[str, Kind] = {
     "workload": TEXT, "plan": TEXT, "mode": choice("agg", "disagg"), "regime": choice("light", "moderate", "overload"),
 }  # fmt: skip
 """Every column that means something, but for the metrics. ``modality``, ``measured_at``, ``scheduler``,
-``length_range_ratio``,
-``prompt_repeats``, ``prefix_hit_share``, ``workload`` and ``plan`` are additions of this product to the published format."""
+``length_range_ratio``, ``prompt_repeats``, ``prefix_hit_share``, ``workload`` and ``plan`` are additions of this
+product to the published format."""
 
 LATENCY = re.compile(r"(ttft|tpot|itl|e2e|queue)_(mean|p\d{1,2}(?:\.\d+)?|max)_s")
 """``ttft_mean_s``, ``itl_p99_s``, … : any percentile."""

@@ -45,30 +45,44 @@ class Lengths:
     assumed: tuple[str, ...]
 
 
-def draw(
-    row: Row, folder: Path, n: int, repeats: int, longest: int | None, seed: int, range_ratio: float = 1.0
-) -> Lengths:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is known of the lengths of a run without a list of requests.
+
+    Attributes:
+        input_tokens, output_tokens: the means.
+        fixed: all requests have them; else they spread around them.
+        range_ratio: fixed lengths are drawn evenly from this share of the nominal ones up to them.
+        repeats: how often each distinct prompt is sent.
+    """
+
+    input_tokens: float
+    output_tokens: float
+    fixed: bool
+    range_ratio: float = 1.0
+    repeats: int = 1
+
+
+def draw(row: Row, folder: Path, asked: Asked, n: int, longest: int | None, seed: int) -> Lengths:
     """``n`` requests of a row.
 
     Args:
-        repeats: how often each distinct prompt is sent.
-        range_ratio: fixed lengths are drawn evenly from this share of the nominal ones up to them.
         longest: prompt and answer together; answers are cut there.
 
     Raises:
-        InputError: the row names a file that is not there, or no mean.
+        InputError: the row names a file that is not there.
     """
     rng = np.random.default_rng(seed)
     samples = samples_of(row, folder)
-    if row.get("fixed_lengths"):
-        lengths = _fixed(row, n, range_ratio, rng)
+    if asked.fixed:
+        lengths = _fixed(asked, n, rng)
     elif samples is not None:
-        lengths = _permuted(row, samples, n, longest, rng)
+        lengths = _permuted(asked, samples, n, longest, rng)
     else:
-        distinct = -(-n // repeats)
-        inputs, said = _inputs(row, folder, distinct)
-        outputs, more = _outputs(row, folder, n)
-        order = np.concatenate([rng.permutation(distinct) for _ in range(repeats)])[:n]
+        distinct = -(-n // asked.repeats)
+        inputs, said = _inputs(row, folder, asked, distinct)
+        outputs, more = _outputs(row, folder, asked, n)
+        order = np.concatenate([rng.permutation(distinct) for _ in range(asked.repeats)])[:n]
         lengths = Lengths(inputs[order], rng.permutation(outputs), (*said, *more))
     if longest is None:
         return lengths
@@ -76,14 +90,9 @@ def draw(
     return Lengths(lengths.inputs, np.minimum(lengths.outputs, room), lengths.assumed)
 
 
-def mean(row: Row, column: str) -> float:
-    """The row's mean length; its absence is the caller's to look for."""
-    return float(row.values[column])
-
-
-def _fixed(row: Row, n: int, range_ratio: float, rng: np.random.Generator) -> Lengths:
-    tokens = [max(1, round(mean(row, column))) for column in ("input_tokens", "output_tokens")]
-    inputs, outputs = (rng.integers(max(1, round(range_ratio * most)), most + 1, n) for most in tokens)
+def _fixed(asked: Asked, n: int, rng: np.random.Generator) -> Lengths:
+    tokens = [max(1, round(mean)) for mean in (asked.input_tokens, asked.output_tokens)]
+    inputs, outputs = (rng.integers(max(1, round(asked.range_ratio * most)), most + 1, n) for most in tokens)
     return Lengths(inputs, outputs, ())
 
 
@@ -126,20 +135,17 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".csv")
 
 
-def _permuted(row: Row, path: Path, n: int, longest: int | None, rng: np.random.Generator) -> Lengths:
+def _permuted(asked: Asked, path: Path, n: int, longest: int | None, rng: np.random.Generator) -> Lengths:
     inputs, outputs = _read_samples(path)
     times = -(-n // len(inputs))
     order = np.concatenate([rng.permutation(len(inputs)) for _ in range(times)])[:n]
     said = [f"lengths = {path.parent.name}/{path.name}: concatenated random permutations of its samples"]
-    average = row.get("output_tokens")
     if outputs is None:
-        answers = _between(mean(row, "output_tokens"), n, rng)
+        answers = _between(asked.output_tokens, n, rng)
         said.append("output lengths: the two whole numbers around the mean (the file has none)")
-    elif average is None:
-        answers = outputs[order]
     else:
         most = None if longest is None else np.maximum(longest - inputs[order], 1).astype(np.float64)
-        answers = scaled(outputs[order].astype(np.float64), average, most)
+        answers = scaled(outputs[order].astype(np.float64), asked.output_tokens, most)
         said.append("output lengths: the file's, scaled to the run's mean")
     return Lengths(inputs[order], answers, tuple(said))
 
@@ -176,8 +182,8 @@ def _whole(path: Path, table: pd.DataFrame, column: str) -> Ints:
 # a histogram of answers
 
 
-def _outputs(row: Row, folder: Path, n: int) -> tuple[Ints, list[str]]:
-    average = mean(row, "output_tokens")
+def _outputs(row: Row, folder: Path, asked: Asked, n: int) -> tuple[Ints, list[str]]:
+    average = asked.output_tokens
     bins = _histogram(row, folder)
     if bins is None:
         return spread(average, n), [f"output lengths: log-normal around the mean {average:g}, sigma {SIGMA}"]
@@ -220,8 +226,8 @@ def _read_histograms(path: Path) -> pd.DataFrame:
 # percentiles of prompts
 
 
-def _inputs(row: Row, folder: Path, n: int) -> tuple[Ints, list[str]]:
-    average = mean(row, "input_tokens")
+def _inputs(row: Row, folder: Path, asked: Asked, n: int) -> tuple[Ints, list[str]]:
+    average = asked.input_tokens
     shape = _percentiles(row, folder)
     if shape is None:
         return spread(average, n), [f"input lengths: log-normal around the mean {average:g}, sigma {SIGMA}"]

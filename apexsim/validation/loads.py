@@ -12,6 +12,7 @@ from apexsim.errors import InputError
 from apexsim.spec.plan import Plan
 from apexsim.validation import lengths
 from apexsim.validation.columns import Row
+from apexsim.validation.lengths import Asked
 from apexsim.validation.stated import CannotSimulate, Known
 from apexsim.workload.limits import MOST_REQUESTS
 from apexsim.workload.read import read_trace
@@ -42,9 +43,8 @@ class Load:
         concurrency: requests in flight of a closed loop.
         trace: file of the requests, or of their lengths.
         rate_rps, burstiness_cv: arrivals of a rate.
-        repeats: how often each distinct prompt is sent.
+        lengths: of the requests, where no file lists them.
         hit_share: share of each prompt that the prefix cache holds.
-        range_ratio: fixed lengths are drawn evenly from this share of the nominal ones up to them.
     """
 
     kind: str
@@ -53,9 +53,8 @@ class Load:
     trace: Path | None = None
     rate_rps: float | None = None
     burstiness_cv: float = 1.0
-    repeats: int = 1
+    lengths: Asked | None = None
     hit_share: float = 0.0
-    range_ratio: float = 1.0
 
 
 def load_of(known: Known, folder: Path, plan: Plan) -> Load:
@@ -73,17 +72,13 @@ def load_of(known: Known, folder: Path, plan: Plan) -> Load:
         if trace is None:
             raise CannotSimulate("column 'trace' is empty: a run with load 'trace' needs it")
         return Load(kind, trace=trace)
-    if trace is None:
-        known.need("input_tokens", kind)
-        known.need("output_tokens", kind)
-        _say_lengths(known, folder)
+    asked = None if trace else _asked(known, kind, folder)
     concurrency = int(known.need("concurrency", kind)) if kind == "concurrency" else None
     rate = float(known.need("rate_rps", kind)) if kind == "rate" else None
     load = Load(
         kind, requests=None if trace else _requests(known, kind, plan, concurrency, rate), concurrency=concurrency,
-        trace=trace, rate_rps=rate, repeats=int(known.default("prompt_repeats", 1, silent=True)),
+        trace=trace, rate_rps=rate, lengths=asked, hit_share=_hit_share(known, plan),
         burstiness_cv=float(known.default("burstiness_cv", 1.0)) if kind == "rate" else 1.0,
-        hit_share=_hit_share(known, plan), range_ratio=_range_ratio(known, kind),
     )  # fmt: skip
     if load.requests is not None and load.requests > MOST_REQUESTS:
         raise CannotSimulate(f"{load.requests} requests are more than the {MOST_REQUESTS:,} that fit in memory")
@@ -103,18 +98,18 @@ def _requests(known: Known, kind: str, plan: Plan, concurrency: int | None, rate
     return int(known.default("requests", WAVES * at_once, f"{WAVES} x max_num_seqs of all engines"))
 
 
-def _say_lengths(known: Known, folder: Path) -> None:
-    """Note how lengths will be drawn; a file that a cell names and that is not there fails here, before any run."""
+def _asked(known: Known, kind: str, folder: Path) -> Asked:
+    """The lengths of the row; a file that a cell names and that is not there fails here, before any run."""
+    inputs, outputs = (float(known.need(column, kind)) for column in ("input_tokens", "output_tokens"))
     if known.default("fixed_lengths", True):
-        return
-    for text in lengths.draw(known.row, folder, 1, 1, None, 0).assumed:
+        # anyone means fixed by fixed, but for a loop
+        loose, silent = (LOOSE_LENGTHS, False) if kind == "concurrency" else (1.0, True)
+        ratio = float(known.default("length_range_ratio", loose, "closed loop", silent=silent))
+        return Asked(inputs, outputs, fixed=True, range_ratio=ratio)
+    asked = Asked(inputs, outputs, fixed=False, repeats=int(known.default("prompt_repeats", 1, silent=True)))
+    for text in lengths.draw(known.row, folder, asked, asked.repeats, None, 0).assumed:
         known.assume(text)
-
-
-def _range_ratio(known: Known, kind: str) -> float:
-    if kind != "concurrency":
-        return float(known.default("length_range_ratio", 1.0, silent=True))
-    return float(known.default("length_range_ratio", LOOSE_LENGTHS, "a closed loop"))
+    return asked
 
 
 def _hit_share(known: Known, plan: Plan) -> float:
@@ -143,7 +138,8 @@ def requests_of(load: Load, row: Row, folder: Path, longest: int | None) -> Trac
     if load.trace is not None:
         return _at(load, read_trace(load.trace), seed)
     assert load.requests is not None
-    drawn = lengths.draw(row, folder, load.requests, load.repeats, longest, seed, load.range_ratio)
+    assert load.lengths is not None
+    drawn = lengths.draw(row, folder, load.lengths, load.requests, longest, seed)
     shared = None
     if load.hit_share > 0:
         # the last token of a prompt is always computed, and only whole blocks are found
