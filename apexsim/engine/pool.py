@@ -24,7 +24,7 @@ from apexsim.engine.replica import (
 )
 from apexsim.engine.result import REJECTED, REJECTED_CONTEXT, REJECTED_KV
 from apexsim.engine.series import cut_series, instant, is_series
-from apexsim.engine.state import DONE, NONE, READY, RUNNING, Limits, State, borrow_state
+from apexsim.engine.state import DONE, IDLE, NONE, READY, RUNNING, Limits, State, borrow_state
 
 BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS = 0, 1, 2
 """What a built-in router compares among its candidates: nothing (there is one), requests, prompt tokens."""
@@ -141,14 +141,16 @@ def run_open(
 
 @entry_kernel
 def cut_all(state: State, tables: StepTables, at_s: float) -> float:
-    """End every series at its first boundary from ``at_s`` on; returns when the last iteration then in flight ends."""
+    """End every series at its first boundary from ``at_s`` on; returns when the last iteration then in flight ends,
+    or has ended where the run is past ``at_s``.
+    """
     state, tables = borrow_state(state), borrow_tables(tables)
     groups = state.groups
     ends_s = at_s
     for g in range(groups.size):
-        if groups[g].phase != RUNNING:
+        if groups[g].phase == IDLE:
             continue
-        if groups[g].steps > 1 and is_series(state, g):
+        if groups[g].phase == RUNNING and groups[g].steps > 1 and is_series(state, g):
             cut_series(state, tables, g, at_s)
         ends_s = max(ends_s, groups[g].end_s)
     return ends_s
