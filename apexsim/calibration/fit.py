@@ -35,6 +35,10 @@ Floats = NDArray[np.float64]
 FIT_ROWS = 6000
 """Rows that the few parameters of a law are searched on; the grid takes all."""
 
+DIGITS = 3
+"""Significant digits of a law's parameters. The grids are fitted on what the rounded law leaves, so that the last bits
+of a search, which differ from machine to machine, do not reach the files."""
+
 
 def fit_device(data: Path, device: str, fitted: str) -> tuple[KernelFile, ...]:
     """All kernel files that the tables in ``data`` allow for ``device``.
@@ -82,7 +86,8 @@ def _with_kernels(profile: HardwareProfile, files: Iterable[KernelFile], folder:
 def fit_recipe(data: Path, profile: HardwareProfile, recipe: Recipe, fitted: str) -> KernelFile | None:
     """The kernel file of one recipe; None where there are no rows that the device's profile can stand for."""
     family = families_of(profile)[recipe.operator]
-    rows = read_rows(data, recipe, SYSTEMS.get(profile.name, profile.name))
+    system = SYSTEMS.get(profile.name, profile.name)
+    rows = read_rows(data, recipe, system) if recipe.speaks_of(profile.name) else None
     if rows is None:
         return None
     made = [fit_problem(family, problem, profile) for problem in family.problems(recipe, rows, profile)]
@@ -113,7 +118,7 @@ def fit_rows(family: Family, problem: Problem, seen: NDArray[np.bool_], profile:
     measured = {axis: (float(problem.sizes[axis].min()), float(problem.sizes[axis].max())) for axis in problem.knots}
     return Fit(
         problem.variant, problem.windowed, law, grid, measured, int(problem.seconds.size), int((~possible).sum()), {},
-        problem.window_factor, tuple(finer), problem.label, problem.runs,
+        tuple(finer), problem.label, problem.runs,
     )
 
 
@@ -147,7 +152,7 @@ def _search(family: Family, part: Problem, fixed: Mapping[str, int]) -> tuple[La
         return made(values).seconds(part.work, part.sizes, part.peak, part.bandwidth)
 
     values, loss = fit_parameters(predict, part.seconds, start, low, high)
-    return made(values), loss
+    return made(np.array([float(f"{value:.{DIGITS}g}") for value in values])), loss
 
 
 def write_fits(files: Iterable[KernelFile], folder: Path) -> list[Path]:

@@ -35,7 +35,6 @@ class Problem:
     knots: Knots
     variant: int = 0
     windowed: bool = False
-    window_factor: float = 1.0  # see ``Fit``
     finer: tuple[Knots, ...] = ()  # grids of fewer axes and more knots, which take what the first one leaves
     shape: tuple[str, ...] = ()  # sizes that make one shape, held out whole; every row is one of its own if empty
     label: str = ""  # see ``Fit``
@@ -56,6 +55,10 @@ class Problem:
         """The same problem with what its fit is known by; see ``Fit``."""
         return replace(self, label=label, runs=runs)
 
+    def beside(self, around: Floats) -> Problem:
+        """The same problem whose rows were measured with ``around`` seconds [rows] of something else."""
+        return replace(self, around=around)
+
     def held_out(self) -> NDArray[np.bool_]:
         """[rows] whether a row belongs to the fifth of the shapes, drawn at random, that a fit does not see."""
         if not self.shape:
@@ -67,14 +70,14 @@ class Problem:
 
 def device_problem(
     profile: HardwareProfile, compute: ComputeDtype, work: Work, sizes: Mapping[str, Floats], seconds: Floats,
-    knots: Knots, *, variant: int = 0, windowed: bool = False, window_factor: float = 1.0,
+    knots: Knots, *, variant: int = 0, windowed: bool = False,
     finer: tuple[Knots, ...] = (), shape: tuple[str, ...] = (),
 ) -> Problem:
     """The problem of an operator that computes in ``compute`` and reads the memory of ``profile``."""
     floor = floor_s(profile, compute, work.flops, work.moved)
     return Problem(
         work, sizes, seconds, floor, profile.peak_flops[compute], profile.memory_bandwidth, knots, variant, windowed,
-        window_factor, finer, shape,
+        finer, shape,
     )
 
 

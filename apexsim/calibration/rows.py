@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 SYSTEMS = {
     "h100-sxm": "h100_sxm", "h200-sxm": "h200_sxm", "a100-sxm-80gb": "a100_sxm", "l40s": "l40s",
     "b200-sxm": "b200_sxm", "b300-sxm": "b300_sxm", "gb200": "gb200", "gb300": "gb300",
-    "rtx-pro-6000": "rtx_pro_6000_server",
+    "rtx-pro-6000": "rtx_pro_6000_server", "b60": "b60",
 }  # fmt: skip
 """Device profile -> ``system`` of the tables."""
 
@@ -47,12 +47,18 @@ class Recipe:
     words: tuple[str, ...] = ()  # columns of words that tell the shapes apart
     time: str = "latency_ms"
     latest_version: bool = True  # a table with several versions gives its newest
+    only_for: tuple[str, ...] = ()  # device profiles; all if empty
+    not_for: tuple[str, ...] = ()
     database: str = DATABASE
 
     @property
     def name(self) -> str:
         """The name of its kernel file."""
         return f"{self.operator}.{self.dtype}.{self.engine}"
+
+    def speaks_of(self, device: str) -> bool:
+        """Whether its rows are fitted for a device profile of that name."""
+        return device not in self.not_for and (not self.only_for or device in self.only_for)
 
     @property
     def source(self) -> str:
@@ -70,7 +76,8 @@ class Rows:
     words: dict[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def take(self, mask: NDArray[np.bool_]) -> Rows:
-        sizes, words = ({name: column[mask] for name, column in part.items()} for part in (self.sizes, self.words))
+        sizes = {name: size[mask] for name, size in self.sizes.items()}
+        words = {name: word[mask] for name, word in self.words.items()}
         return Rows(sizes, self.seconds[mask], self.version, words)
 
 
@@ -89,7 +96,7 @@ def read_rows(folder: Path, recipe: Recipe, system: str) -> Rows | None:
     table = read_table(path, ("backend_version", recipe.time, *recipe.sizes, *recipe.words), where)
     if table.num_rows == 0:
         return None
-    newest = max(set(table["backend_version"].to_pylist()), key=_version_key)
+    newest = max(set(table["backend_version"].to_pylist()), key=version_key)
     if recipe.latest_version:
         table = table.filter(pc.equal(table["backend_version"], newest))
     words = {name: np.unique(np.array(table[name].to_pylist()), return_inverse=True) for name in recipe.words}
@@ -114,7 +121,7 @@ def read_table(path: Path, columns: Sequence[str], where: dict[str, Any]) -> pa.
         if missing:
             raise InputError(f"{path}: lacks the column {missing[0]!r} (has: {', '.join(known)})")
         filters = [(name, "in" if isinstance(value, tuple) else "=", value) for name, value in where.items()]
-        return pq.read_table(path, columns=list(columns), filters=filters or None)
+        return pq.read_table(path, columns=list(dict.fromkeys(columns)), filters=filters or None)
     except (OSError, ValueError, KeyError, pa.ArrowException) as problem:
         raise InputError(f"{path}: not a kernel table: {' '.join(str(problem).split())[:120]}") from None
 
@@ -134,6 +141,6 @@ def _medians(sizes: Floats, seconds: Floats) -> tuple[Floats, Floats]:
     return shapes, (seconds[low] + seconds[high]) / 2
 
 
-def _version_key(version: str) -> tuple[int, ...]:
-    """1.3.0rc10 after 1.3.0rc9; a release candidate before its release does not occur in the tables."""
+def version_key(version: str) -> tuple[int, ...]:
+    """Orders versions: 1.3.0rc10 after 1.3.0rc9. A release beside its own candidates does not occur in the tables."""
     return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in version.replace("rc", ".").split("."))

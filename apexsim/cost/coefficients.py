@@ -36,14 +36,13 @@ class Fit:
     """A law, its correction, and the sizes it was measured at."""
 
     variant: int  # head dimension of attention, ranks of a collective, 0 otherwise
-    windowed: bool  # prefill attention with a sliding window
+    windowed: bool  # attention with a sliding window
     law: Law
     grid: CorrectionGrid
     measured: dict[str, tuple[float, float]]  # smallest and largest size of each axis of the grid
     rows: int
     beyond_roofline: int  # rows that beat 0.95 × roofline and were left out
     held_out: dict[str, float]  # n, median, p90, worst absolute relative error
-    window_factor: float = 1.0  # decode attention: a sequence past its window against a full one of that length
     finer: tuple[CorrectionGrid, ...] = ()  # grids of fewer axes and more knots, which multiply with the first
     label: str = ""  # engine version of a collective, kernel of a grouped GEMM: what else tells fits apart
     runs: tuple[tuple[int, ...], ...] = ()  # models that this kernel ran, where an operator has several
@@ -95,7 +94,6 @@ def _dump(fit: Fit) -> dict[str, Any]:
         "measured": {axis: [_short(low), _short(high)] for axis, (low, high) in fit.measured.items()},
         "rows": fit.rows, "beyond_roofline": fit.beyond_roofline,
         "held_out": {name: _short(value) for name, value in fit.held_out.items()},
-        "window_factor": _short(fit.window_factor),
         "unit": GRID_UNIT, "grids": [_dump_grid(grid) for grid in (fit.grid, *fit.finer)],
     }
 
@@ -127,7 +125,7 @@ def _parse_fit(fit: dict[str, Any], law: Callable[..., Law]) -> Fit:
         variant=fit["variant"], windowed=fit["windowed"], law=law(**fit["law"]), grid=grid,
         measured={axis: (low, high) for axis, (low, high) in fit["measured"].items()},
         rows=fit["rows"], beyond_roofline=fit["beyond_roofline"], held_out=fit["held_out"],
-        window_factor=fit["window_factor"], finer=tuple(finer), label=fit.get("label", ""),
+        finer=tuple(finer), label=fit.get("label", ""),
         runs=tuple(tuple(run) for run in fit.get("runs", ())),
     )
 

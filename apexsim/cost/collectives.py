@@ -11,12 +11,17 @@ nobody runs them between nodes. There NCCL's hierarchy is priced: a ring in each
 exchanges its share with those of its rank in the other nodes, a ring in each node gathers. Chunks flow through the
 phases, so their bytes overlap and their latencies add up; each phase starts up like a kernel.
 
-Calibrated: a fitted law and grid for each measured number of ranks, on the scale-up links it was measured on.
+A gather, a scatter of sums and an exchange of all with all send half of what an all-reduce does. An exchange goes
+straight to its receivers: nothing of it is shared on the way, so between nodes all of it that leaves a node does.
+
+Calibrated: a fitted law and grid for each measured number of ranks, on the links of a node that it was measured on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +45,17 @@ def all_reduce_s(message: ArrayLike, ranks: int, link: Link, *, efficiency: floa
     one_shot = link.latency_s + (ranks - 1) * size / rate
     two_shot = 2 * link.latency_s + share
     return launch_s + np.minimum(np.minimum(one_shot, two_shot), ring)
+
+
+def all_to_all_s(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Floats:
+    """Seconds until every rank has sent each other one its own 1 / ranks of ``message`` bytes."""
+    size = np.asarray(message, dtype=np.float64)
+    if link.near is None or ranks <= link.near_ranks:
+        return all_gather_s(size, ranks, link, efficiency=efficiency, launch_s=launch_s)
+    local = link.near_ranks
+    between = (ranks - local) / ranks * size / (link.bandwidth * efficiency)
+    inside = (local - 1) / ranks * size / (link.near.bandwidth * efficiency)
+    return launch_s + link.latency_s + np.maximum(inside, between)
 
 
 def all_gather_s(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Floats:
@@ -76,24 +92,42 @@ def send_s(message: ArrayLike, link: Link, *, efficiency: float) -> Floats:
     return link.latency_s + np.asarray(message, dtype=np.float64) / (link.bandwidth * efficiency)
 
 
+class Kind(NamedTuple):
+    """One collective."""
+
+    seconds: Callable[..., Floats]  # analytic price: message, ranks, link; efficiency, launch_s
+    summed: bool = False  # a switch may do the sums, so that a rank sends its message once
+    exchanged: bool = False  # every byte has its own receiver, so that the devices of a node do not share traffic
+
+
+KINDS: dict[str, Kind] = {
+    "all_reduce": Kind(all_reduce_s, summed=True),
+    "all_gather": Kind(all_gather_s),
+    "reduce_scatter": Kind(all_gather_s),  # the same steps backwards
+    "all_to_all": Kind(all_to_all_s, exchanged=True),
+}
+"""Collectives by name. ``message``: bytes of the sum, or of all that one rank gathers, scatters or exchanges."""
+
+
 def sent_bytes(kind: str, message: ArrayLike, ranks: int) -> Floats:
     """Bytes that a rank must at least send. All-reduce: the message once, because a switch may do the sums."""
     size = np.asarray(message, dtype=np.float64)
-    return size if kind == "all_reduce" else (ranks - 1) / ranks * size
+    return size if KINDS[kind].summed else (ranks - 1) / ranks * size
 
 
 def collective_s(
     kind: str, message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float
 ) -> Floats:
-    """Analytic seconds of an ``all_reduce`` or ``all_gather``."""
-    price = {"all_reduce": all_reduce_s, "all_gather": all_gather_s}[kind]
-    return price(message, ranks, link, efficiency=efficiency, launch_s=launch_s)
+    """Analytic seconds of a collective of ``KINDS``."""
+    return KINDS[kind].seconds(message, ranks, link, efficiency=efficiency, launch_s=launch_s)
 
 
 def collective_floor_s(kind: str, message: ArrayLike, ranks: int, link: Link) -> Floats:
     """0.95 × the bytes that a rank must send over the link's bandwidth; between nodes its share of its node's."""
     size = np.asarray(message, dtype=np.float64)
     if link.near is not None and ranks > link.near_ranks:
+        if KINDS[kind].exchanged:
+            return FLOOR * (ranks - link.near_ranks) / ranks * size / link.bandwidth
         nodes, nics = _spread(ranks, link)
         return FLOOR * sent_bytes(kind, size, nodes) / nics / link.bandwidth
     return FLOOR * sent_bytes(kind, size, ranks) / link.bandwidth

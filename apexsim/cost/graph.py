@@ -133,14 +133,23 @@ class _Chain:
         return self.last
 
 
+def attention_block(attention: Attention, hidden: int, cut: Cut) -> tuple[Operator, ...]:
+    """Attention of one layer on one rank with its projections, without the norm before it and the sum after it."""
+    chain = _Chain()
+    _add_block(chain, attention, hidden, cut, 1)
+    return tuple(chain.graph.nodes[node]["operator"] for node in chain.graph)
+
+
 def _add_attention(chain: _Chain, group: LayerGroup, hidden: int, cut: Cut, count: int) -> None:
     chain.add(_norm("attention_norm", hidden, count))
-    if group.attention.kind == "mla":
-        width = _add_mla(chain, group.attention, hidden, cut, count)
-    else:
-        width = _add_gqa(chain, group.attention, hidden, cut, count)
-    chain.add(Gemm("o_proj", hidden, width, cut.attention, count))
+    _add_block(chain, group.attention, hidden, cut, count)
     _add_sum(chain, "attention_sum", hidden, cut, count)
+
+
+def _add_block(chain: _Chain, attention: Attention, hidden: int, cut: Cut, count: int) -> None:
+    add = _add_mla if attention.kind == "mla" else _add_gqa
+    width = add(chain, attention, hidden, cut, count)
+    chain.add(Gemm("o_proj", hidden, width, cut.attention, count))
 
 
 def _add_gqa(chain: _Chain, attention: Attention, hidden: int, cut: Cut, count: int) -> int:
@@ -176,7 +185,7 @@ def _add_mla(chain: _Chain, attention: Attention, hidden: int, cut: Cut, count: 
     moved = 2.0 * (heads * rope + latent + 2 * rope)
     chain.add(Elementwise("rotary_cache", moved * ACTIVATION_BYTES, 2, count))
     chain.add(AttentionOp(
-        "attention", heads, heads, qk, v, attention.window, cut.kv_cache, count, latent + rope, latent,
+        "attention", heads, heads, qk, v, attention.window, cut.kv_cache, count, latent + rope, latent, linear,
     ))
     return heads * v
 

@@ -8,9 +8,12 @@ and a pool.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from apexsim.spec.dtypes import KvDtype, WeightDtype, kv_bytes
+
+Phase = Literal["dispatch", "combine", "prepare"]
+"""Of an exchange of tokens between the ranks of an expert-parallel group; ``prepare``: who gets how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,34 @@ class GroupedGemm:
     gated: bool
     weights: WeightDtype
     count: int
+    routing: str = "uniform"  # see ``apexsim.cost.routing``
 
     kernels: ClassVar[int] = 6  # top-k, sorting, two grouped GEMMs, activation, weighted sum
 
     @property
     def expert_parameters(self) -> int:
         return (3 if self.gated else 2) * self.hidden_size * self.intermediate_size
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertExchange:
+    """Hidden states on their way to the ranks of their experts, and back, by the kernels of one library."""
+
+    name: str
+    hidden_size: int
+    experts: int  # of the whole layer
+    experts_per_token: int
+    ranks: int  # of the expert-parallel group
+    nodes: int  # that it spans, each with equally many ranks
+    transport: str  # deepep_normal, deepep_ll, NVLinkTwoSided, …: the words of the measured tables
+    dtype: str  # on the wire: bf16, fp8, nvfp4
+    multiprocessors: int = 0  # of the device that the kernel may take; 0 = all it wants
+    balanced: bool = False  # every token's experts lie on as many ranks as possible, as in some benchmarks
+
+    @property
+    def low_latency(self) -> bool:
+        """Whether every (token, expert) pair travels by itself, where others send a token once to each rank."""
+        return self.transport.endswith(("_ll", "_low_latency", "_generation"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +86,8 @@ class AttentionOp:
     count: int
     latent: int = 0  # kv_lora_rank + rope_head_dim
     latent_v: int = 0  # kv_lora_rank
+    weights: WeightDtype = "bf16"  # of the projections around it; vLLM's MLA was measured together with them
+    queries: KvDtype = "bf16"  # in which queries come; fp8: a prefill that quantises them, where that was measured
 
     kernels: ClassVar[int] = 1
 
@@ -102,7 +129,7 @@ class Collective:
     """A collective over the ranks of a stage; ``token_bytes`` is the message of one token."""
 
     name: str
-    kind: str  # all_reduce | all_gather
+    kind: str  # a name of ``apexsim.cost.collectives.KINDS``
     token_bytes: float
     ranks: int
     count: int

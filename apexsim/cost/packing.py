@@ -1,7 +1,7 @@
 """Whole numbers as text, one or two characters each: what keeps the coefficient files small.
 
-A series is written as its steps in base 64 VLQ, the code of JavaScript's source maps: a step's sign goes into its lowest
-bit, and each character carries five bits, least first, and whether more follow.
+A series is written as its steps in base 64 VLQ, the code of JavaScript's source maps: a step's sign goes into its
+lowest bit, and each character carries five bits, least first, and whether more follow.
 """
 
 from __future__ import annotations

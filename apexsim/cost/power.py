@@ -7,8 +7,8 @@ kernels of three devices; any other takes those of the device that its profile n
 dies ("rates") a FLOP and a byte cost the same joules; else ("shares") a device draws the same share of what lies
 between its own idle power and its own limit at the same use, where use of compute counts from what large GEMMs reach.
 
-Three global factors tie the laws to serving, fitted on runs on H100 (docs/energy.md): a loop of one kernel draws more
-than the same kernel among others, metered attention had a cache that nobody had filled, collectives were not metered.
+Three global factors (``Serving``) tie the laws to serving: a loop of one kernel saturates the board at less work than
+the same kernel among others, metered attention had a cache that nobody had filled, and collectives were not metered.
 """
 
 from __future__ import annotations
@@ -20,22 +20,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from apexsim.cost.clock import AT_BOOST, Clock
-from apexsim.cost.power_law import PowerLaw, load_power
+from apexsim.cost.power_law import PowerLaw, Serving, load_power, load_serving
 from apexsim.cost.precision import sixteen_bit
-from apexsim.spec.catalog import device, profile_folder
+from apexsim.spec.catalog import data_root, device, profile_folder
 from apexsim.spec.dtypes import ComputeDtype
 from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]
-
-SERVING = 0.92
-"""What a kernel draws above idle while serving, over what it draws in a loop of its own."""
-
-SERVING_ATTENTION = 1.4
-"""The same for attention: the metered caches held no real values, and zeros take little power."""
-
-COMMUNICATING = 0.3
-"""Share of what lies between idle and the limit that a collective draws: it keeps few units busy, and waits."""
 
 ATTENTION = ("prefill_attention", "decode_attention", "mla_prefill", "mla_decode")
 
@@ -56,6 +47,7 @@ class PowerModel:
     laws: Mapping[tuple[str, str], PowerLaw]  # by operator and dtype
     peak_flops: Mapping[ComputeDtype, float]  # that use of compute counts from, at the pool's clock
     memory_bandwidth: float  # that use of memory counts from
+    communicating: float  # share of what lies between idle and limit that a collective draws
     metered: str  # the device whose laws these are
     clock: Clock = AT_BOOST
 
@@ -80,23 +72,37 @@ class PowerModel:
 
     def communicating_j(self, seconds: ArrayLike) -> Floats:
         """Joules above idle of collectives that last ``seconds``."""
-        watts = self.clock.watts(COMMUNICATING * (self.limit_w - self.idle_w), 0.0)
+        watts = self.clock.watts(self.communicating * (self.limit_w - self.idle_w), 0.0)
         return np.asarray(watts * np.asarray(seconds, dtype=np.float64))
 
 
-def power_model(profile: HardwareProfile, clock: Clock = AT_BOOST) -> PowerModel | None:
-    """The model of a device; None where the profile knows no TDP or idle power."""
+def committed_serving() -> Serving:
+    """The factors in force."""
+    return load_serving(data_root() / "hardware_profiles" / "serving_power.json").factors
+
+
+def power_model(
+    profile: HardwareProfile, clock: Clock = AT_BOOST, serving: Serving | None = None
+) -> PowerModel | None:
+    """The model of a device; None where the profile knows no TDP or idle power.
+
+    Args:
+        serving: factors in place of the committed ones, for a fit.
+    """
     if profile.tdp_w is None or profile.idle_w is None:
         return None
     metered = profile if profile.power_from == profile.name else device(profile.power_from)
     folder = metered.folder or profile_folder(metered.name)
+    serving = serving or committed_serving()
     laws = {
-        (fit.operator, fit.dtype): fit.law.times(SERVING_ATTENTION if fit.operator in ATTENTION else SERVING)
+        (fit.operator, fit.dtype): fit.law.times(serving.attention if fit.operator in ATTENTION else 1.0)
         for fit in load_power(folder / "power.json").fits
     }
     peaks, bandwidth = _full_use(profile, metered)
-    peaks = {dtype: peak * clock.fraction for dtype, peak in peaks.items()}
-    return PowerModel(profile.idle_w, profile.tdp_w, laws, peaks, bandwidth, metered.name, clock)
+    peaks = {dtype: peak * clock.fraction / serving.compute for dtype, peak in peaks.items()}
+    return PowerModel(
+        profile.idle_w, profile.tdp_w, laws, peaks, bandwidth, serving.communicating, metered.name, clock
+    )
 
 
 def _full_use(profile: HardwareProfile, metered: HardwareProfile) -> tuple[dict[ComputeDtype, float], float]:

@@ -14,10 +14,11 @@ device lowers its clock.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from apexsim.errors import InputError
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +99,57 @@ def load_power(path: Path) -> PowerFile:
     Raises:
         InputError: it is missing, truncated or no power file.
     """
+    return _read(path, "power laws", _parse)
+
+
+def _parse(data: dict[str, Any]) -> PowerFile:
+    fits = tuple(
+        PowerFit(fit["operator"], fit["dtype"], PowerLaw(**fit["law"]), fit["rows"], fit["held_out"])
+        for fit in data["fits"]
+    )
+    return PowerFile(data["source"], data["fitted"], data["quantile"], fits)
+
+
+def _read(path: Path, what: str, parse: Callable[[dict[str, Any]], T]) -> T:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        fits = tuple(
-            PowerFit(fit["operator"], fit["dtype"], PowerLaw(**fit["law"]), fit["rows"], fit["held_out"])
-            for fit in data["fits"]
-        )
-        return PowerFile(data["source"], data["fitted"], data["quantile"], fits)
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except OSError as problem:
         raise InputError(f"{path}: cannot be read: {problem.strerror}") from None
     except json.JSONDecodeError as problem:
         raise InputError(f"{path}: line {problem.lineno}: not valid JSON: {problem.msg} (truncated?)") from None
     except (KeyError, TypeError, ValueError) as problem:
-        raise InputError(f"{path}: not a power file: {type(problem).__name__} {problem}") from None
+        raise InputError(f"{path}: no file of {what}: {type(problem).__name__} {problem}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What ties laws of single kernels to a serving engine: three global factors, fitted on serving runs."""
+
+    compute: float  # share of a kernel's use of compute that counts: loops of one kernel saturate the board sooner
+    attention: float  # what attention draws over its law: the metered caches held no real values
+    communicating: float  # share of what lies between idle and limit that a collective draws
+
+
+@dataclass(frozen=True, slots=True)
+class ServingFile:
+    """``hardware_profiles/serving_power.json``, written by ``apexsim calibrate power``."""
+
+    factors: Serving
+    source: str
+    fitted: str  # date
+    errors: dict[str, dict[str, float]]  # "all" and "left out" (models one by one) -> n, median, p90, worst, bias
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+@lru_cache(maxsize=4)
+def load_serving(path: Path) -> ServingFile:
+    """The factors at ``path``.
+
+    Raises:
+        InputError: missing, truncated or no such file.
+    """
+    return _read(path, "factors of serving power", lambda data: ServingFile(
+        Serving(**data["factors"]), data["source"], data["fitted"], data["errors"]
+    ))

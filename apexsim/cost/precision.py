@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apexsim.spec.dtypes import ComputeDtype, WeightDtype
+from apexsim.spec.dtypes import ComputeDtype, KvDtype, WeightDtype
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Pool
@@ -35,6 +35,15 @@ def compute_dtype(profile: HardwareProfile, weights: WeightDtype) -> ComputeDtyp
 def sixteen_bit(profile: HardwareProfile) -> ComputeDtype:
     """The 16-bit format of attention and LM head on this device."""
     return "bf16" if "bf16" in profile.peak_flops else "fp16"
+
+
+def attention_compute(profile: HardwareProfile, kv_dtype: KvDtype) -> ComputeDtype:
+    """What measured attention over such a KV cache may multiply in at most: fp8 where cache and device have it.
+
+    Some kernels convert to 16 bits, and their fits reach half of that peak; those of Blackwell do not, and exceed the
+    16-bit one.
+    """
+    return "fp8" if kv_dtype not in ("bf16", "fp16") and "fp8" in profile.peak_flops else sixteen_bit(profile)
 
 
 def check_dtypes(profile: HardwareProfile, model: ModelSpec, pool: Pool) -> str | None:

@@ -31,7 +31,7 @@ from apexsim.cost.ledger import (
 )
 from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm, GroupedGemm, Operator
 from apexsim.cost.power import PowerModel, power_model
-from apexsim.cost.power_law import PowerLaw
+from apexsim.cost.power_law import PowerLaw, Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype, sixteen_bit
 from apexsim.cost.shapes import touched_experts
 from apexsim.cost.tables import token_knots
@@ -44,6 +44,9 @@ Floats = NDArray[np.float64]
 SHARED_TOKENS = 1024
 """Short chunks share the launch and the idle units of an attention kernel with others: a chunk of fewer tokens costs
 its share of a batch of equal chunks that holds this many."""
+
+PAST_WINDOW = 8
+"""Windows of context that a sequence past its window is priced at; kernels differ little beyond two."""
 
 PRICES_KEPT = 1024
 """Priced (operator, sizes) pairs that a pricer keeps."""
@@ -82,11 +85,14 @@ def eager(sizes: Sizes) -> NDArray[np.bool_]:
 class Pricer:
     """Prices of one device under one engine; ``link`` joins the ranks of a tensor parallel group."""
 
-    def __init__(self, profile: HardwareProfile, engine: str, link: Link, costs: str, clock: Clock = AT_BOOST) -> None:
+    def __init__(
+        self, profile: HardwareProfile, engine: str, link: Link, costs: str, clock: Clock = AT_BOOST,
+        serving: Serving | None = None,
+    ) -> None:
         self.profile = profile
         self.kernels: KernelModel = clocked(registry.load("costs", costs), profile, engine, clock)
         self.link = link
-        self.power = power_model(profile, clock)
+        self.power = power_model(profile, clock, serving)
         self.ledger = lru_cache(maxsize=PRICES_KEPT)(self._ledger)
         self.prefill = lru_cache(maxsize=PRICES_KEPT)(self._prefill)
         self.decode = lru_cache(maxsize=PRICES_KEPT)(self._decode)
@@ -175,12 +181,21 @@ class Pricer:
         """[M + 1, J] price by sequences and mean context, ``count`` runs; row 0 costs nothing."""
         sequences = np.maximum(np.arange(max_num_seqs + 1.0), 1.0)[:, None]
         context = np.maximum(np.array(knots), 1.0)[None, :]
-        price = self.kernels.decode_attention(sequences, context, op)
+        price = (self._reached if op.window else self.kernels.decode_attention)(sequences, context, op)
         launch = float(self._launch(op, np.ones(1)).seconds[0])
         table = np.maximum(price.seconds - launch, 0.0)
         table = rising(rising(table, axis=0), axis=1)
         table[0] = 0.0
         return Priced(op.count * table, price.calibrated, price.extrapolated)
+
+    def _reached(self, sequences: Floats, reach: Floats, op: AttentionOp) -> Priced:
+        """Windowed attention by the mean of the tokens within reach: the nearer it is to the window, the more
+        sequences are past it, where some kernels take longer than at its end."""
+        edge, beyond = (self.kernels.decode_attention(sequences, far * op.window, op) for far in (1, PAST_WINDOW))
+        price = self.kernels.decode_attention(sequences, np.minimum(reach, op.window), op)
+        share = np.minimum(reach / op.window, 1.0)
+        longer = np.maximum(beyond.seconds / edge.seconds, 1.0)
+        return Priced(price.seconds * (1.0 + share * (longer - 1.0)), price.calibrated, price.extrapolated)
 
 
 def rising(seconds: Floats, axis: int = -1) -> Floats:
@@ -194,7 +209,10 @@ def rising(seconds: Floats, axis: int = -1) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def pricer(profile: HardwareProfile, engine: str, link: Link, costs: str, clock: Clock = AT_BOOST) -> Pricer:
+def pricer(
+    profile: HardwareProfile, engine: str, link: Link, costs: str, clock: Clock = AT_BOOST,
+    serving: Serving | None = None,
+) -> Pricer:
     """The pricer of a device at a clock, an engine, a link and a registered cost model; one for all plans that share
-    them."""
-    return Pricer(profile, engine, link, costs, clock)
+    them. ``serving``: factors of power in place of the committed ones, for a fit."""
+    return Pricer(profile, engine, link, costs, clock, serving)

@@ -6,8 +6,10 @@ Three kinds of routing, named as in the tables of measured kernels:
     balanced            tokens are dealt to the experts in turn, which no router does but benchmarks do
     power_law_<alpha>   experts' loads follow a bounded power law; the rank with the largest load is looked at
 
-The last two are what the published benchmark generates (collector/helper.py of ai-dynamo/aiconfigurator, Apache-2.0;
-its Python module draws from a seed that is not published, so a power law is a mean over ``DRAWS`` draws here).
+The last two are what the published benchmark generates (collector/helper.py of ai-dynamo/aiconfigurator, Apache-2.0).
+It draws from a seed that is not published, so a power law is a mean over ``DRAWS`` draws here. What rounding loses, it
+deals to the emptiest experts of each rank in turn; ``power_law_<alpha>:fullest`` is its older release, which gives it
+to the fullest ones, however many tokens they have.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc
+from scipy.special import betainc
 
 from apexsim.errors import UsageError
 
@@ -34,6 +36,7 @@ MANY_TILES = 8
 """From so many tiles an expert on, its last tile is half full on average whatever the exact count is."""
 
 POWER_LAW = "power_law_"
+FULLEST = ":fullest"
 
 
 class Load(NamedTuple):
@@ -75,20 +78,24 @@ def _uniform(tokens: Floats, experts: int, per_token: int, local: int) -> Load:
 
 
 def _padded(tokens: Floats, share: float, tile: int) -> Floats:
-    """Expected rows of one expert in whole tiles: tile · Σ_{j >= 0} P(tokens of the expert > j · tile)."""
+    """Expected rows of one expert in whole tiles: tile · Σ_{j >= 0} P(tokens of the expert > j · tile).
+
+    The tail of a binomial is an incomplete beta function, which fractions of tokens may enter.
+    """
     mean = tokens * share
     few = np.minimum(mean, MANY_TILES * tile) / max(share, 1e-12)
     steps = ceil((MANY_TILES * tile + 8.0 * (MANY_TILES * tile) ** 0.5) / tile) + 1
-    draws = np.maximum(np.ceil(few), 1.0)
-    total = sum((np.where(draws > j * tile, bdtrc(np.minimum(j * tile, draws), draws, share), 0.0)
-                 for j in range(steps)), start=np.zeros_like(mean))  # fmt: skip
+    total = np.zeros_like(mean)
+    for step in range(steps):
+        more = np.maximum(few - step * tile, 0.0)
+        total += np.where(more > 0.0, betainc(step * tile + 1.0, np.maximum(more, 1e-9), share), 0.0)
     return np.asarray(np.where(mean < MANY_TILES * tile, tile * total, mean + 0.5 * (tile - 1)))
 
 
 def _exponent(routing: str) -> float | None:
-    text = routing.removeprefix(POWER_LAW)
+    text = routing.removesuffix(FULLEST).removeprefix(POWER_LAW)
     try:
-        return float(text) if text != routing else None
+        return float(text) if routing.startswith(POWER_LAW) else None
     except ValueError:
         return None
 
@@ -100,7 +107,7 @@ def _measured(tokens: int, experts: int, per_token: int, ranks: int, routing: st
     if alpha is None:
         counts = _dealt(tokens, experts, per_token).reshape(1, ranks, -1)[:, 0]
     else:
-        counts = _drawn(tokens, experts, per_token, ranks, alpha)
+        counts = _drawn(tokens, experts, per_token, ranks, alpha, routing.endswith(FULLEST))
     padded = [float((-(-counts // tile) * tile).sum(axis=1).mean()) for tile in TILES]
     return float(counts.sum(axis=1).mean()), float((counts > 0).sum(axis=1).mean()), *padded
 
@@ -113,21 +120,38 @@ def _dealt(tokens: int, experts: int, per_token: int) -> Integers:
     return np.bincount((first + choice * stride).astype(np.int64).ravel() % experts, minlength=experts)
 
 
-def _drawn(tokens: int, experts: int, per_token: int, ranks: int, alpha: float) -> Integers:
+def _drawn(tokens: int, experts: int, per_token: int, ranks: int, alpha: float, fullest: bool) -> Integers:
     """[draws, experts of a rank] tokens of each expert of the fullest rank."""
     random = np.random.default_rng([round(1000 * alpha), tokens, experts, per_token, ranks]).random((DRAWS, experts))
     low, high = (1.0, 0.8 * tokens) if tokens * per_token > experts else (0.01, 2.0)
     power = 1.0 - alpha
     weight = ((high**power - low**power) * random + low**power) ** (1.0 / power)
     wanted = weight / weight.sum(axis=1, keepdims=True) * tokens * per_token
-    counts = np.minimum(np.rint(wanted).astype(np.int64), tokens).reshape(DRAWS, ranks, -1)
-    for _ in range(ranks):
-        missing = tokens * per_token - counts.sum(axis=(1, 2))
-        if not missing.any():
-            break
-        counts = _evened(counts, missing, tokens)
-    fullest = counts.sum(axis=2).argmax(axis=1)
-    return np.asarray(counts[np.arange(DRAWS), fullest])
+    counts = np.rint(wanted).astype(np.int64)
+    if fullest:
+        counts = np.array([_heaped(row, tokens * per_token) for row in counts]).reshape(DRAWS, ranks, -1)
+    else:
+        counts = np.minimum(counts, tokens).reshape(DRAWS, ranks, -1)
+        for _ in range(ranks):
+            missing = tokens * per_token - counts.sum(axis=(1, 2))
+            if not missing.any():
+                break
+            counts = _evened(counts, missing, tokens)
+    return np.asarray(counts[np.arange(DRAWS), counts.sum(axis=2).argmax(axis=1)])
+
+
+def _heaped(counts: Integers, total: int) -> Integers:
+    """[experts] counts after what is missing of ``total`` went to the fullest in turn; too many leave the emptiest."""
+    missing = total - int(counts.sum())
+    order = np.argsort(-counts, kind="stable")
+    if missing >= 0:
+        each, more = divmod(missing, counts.size)
+        counts[order] += each + (np.arange(counts.size) < more)
+        return counts
+    for index in range(-missing):
+        taken = order[-1 - index % counts.size]
+        counts[taken if counts[taken] > 0 else counts.argmax()] -= 1
+    return counts
 
 
 def _evened(counts: Integers, missing: Integers, limit: int) -> Integers:

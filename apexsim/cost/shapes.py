@@ -75,6 +75,29 @@ def decode_work(
     return Work(flops, moved, batch * kv_heads + 0.0 * flops, flops, context + 0.0 * flops)
 
 
+def reached_tokens(tokens: Floats, window: Floats | int) -> Floats:
+    """Cached tokens that a query attends to: all, or the last ``window`` of them where it is not 0."""
+    return np.asarray(np.where(np.asarray(window) > 0, np.minimum(tokens, window), tokens))
+
+
+def prefill_sizes(
+    batch: Floats, tokens: Floats, heads: Floats, kv_heads: Floats, window: Floats
+) -> dict[str, Floats]:
+    """Sizes of prefill attention: ``blocks`` are (prompt, head) pairs, ``group`` the queries that share a KV head."""
+    sizes = decode_sizes(batch, tokens, heads, kv_heads, window)
+    return sizes | {"blocks": batch * heads}
+
+
+def decode_sizes(
+    batch: Floats, tokens: Floats, heads: Floats, kv_heads: Floats, window: Floats
+) -> dict[str, Floats]:
+    """Sizes of decode attention: ``blocks`` are (sequence, KV head) pairs, ``tokens`` all cached ones of a sequence."""
+    return {
+        "blocks": batch * kv_heads, "tokens": tokens, "group": heads / kv_heads, "window": window, "batch": batch,
+        "heads": heads, "kv_heads": kv_heads,
+    }
+
+
 def touched_experts(
     tokens: Floats, experts: Floats | float, local: Floats | float, per_token: Floats | float
 ) -> Floats:

@@ -73,6 +73,7 @@ class Scaleup(Strict):
 class Efficiency(Strict):
     """Shares of the datasheet that real kernels reach; the analytic cost model multiplies with them."""
 
+    nearest: str = Field("", description="measured device that the shares come from; empty where they are its own")
     gemm: dict[ComputeDtype, float] = Field(description="by dtype of arithmetic: share of the peak in a large GEMM")
     attention: float = Field(gt=0, le=1, description="share of the 16-bit peak in a long prefill attention")
     memory: float = Field(gt=0, le=1, description="share of the memory bandwidth in large reads")

@@ -1,61 +1,136 @@
-"""Collectives over the scale-up links."""
+"""Collectives between the devices of a node: engines' own all-reduces, and the libraries'."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
-from apexsim.calibration.families.family import Family
-from apexsim.calibration.problem import Problem, even_knots
-from apexsim.calibration.rows import Recipe, Rows
+from apexsim.calibration.families.family import Columns, Family, Table, Verdict
+from apexsim.calibration.problem import Problem, measured_knots
+from apexsim.calibration.rows import Recipe, Rows, version_key
 from apexsim.cost.collectives import sent_bytes
+from apexsim.cost.experts import exchange_links
 from apexsim.cost.floor import FLOOR
+from apexsim.cost.kernels import CalibratedKernels
 from apexsim.cost.shapes import collective_work
+from apexsim.spec.cluster import Cluster
 from apexsim.spec.hardware import HardwareProfile
 
-MIN_ROWS = 10
+Floats = NDArray[np.float64]
+
+MIN_ROWS = 6
 """A number of ranks with fewer rows is not fitted."""
 
 SIZES = ("gpus", "bytes")
 
-KNOTS = 10
+SEARCH = {"latency_s": (5e-6, 1e-7, 1e-2), "link": (0.7, 1e-4, 1.5), "sharpness": (1.5, 0.5, 10.0)}
 
-SEARCH = {"latency_s": (5e-6, 1e-7, 1e-3), "link": (0.7, 0.01, 1.5), "sharpness": (1.5, 0.5, 10.0)}
+VARIANTS = {
+    "vllm": ("vllm_graph",), "sglang": ("sglang_graph",), "tensorrt-llm": ("trtllm", ""),
+    "vllm+eager": ("vllm_eager",), "sglang+eager": ("sglang_eager",),
+}  # fmt: skip
+"""Engine of the kernel file -> ``variant`` of the table. Eager variants hold 20 to 70 us of launches, which a running
+engine hides or replays in a graph: no engine is served by them. Rows without a variant are all TensorRT-LLM's."""
+
+OPS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
+       "all_to_all": "alltoall"}  # fmt: skip
+"""Kind of collective -> ``op`` of the tables."""
+
+DTYPES = {"bf16": "half", "int8": "int8"}
+
+LIBRARIES = {"NCCL": "nccl", "oneCCL": "oneccl"}
+"""``kernel`` of the table -> engine of the kernel file."""
+
+ONE_VERSION = ("nccl",)
+"""Libraries whose versions measured alike: their rows are merged."""
 
 
 def _problems(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Iterator[Problem]:
-    """One a number of ranks; none on a device without scale-up links."""
-    if profile.scaleup is None:
-        return
-    bandwidth = profile.scaleup.bandwidth
-    for ranks in np.unique(rows.sizes["gpus"]):
-        mine = rows.take(rows.sizes["gpus"] == ranks)
-        if mine.seconds.size < MIN_ROWS:
-            continue
-        sent = sent_bytes(recipe.operator, mine.sizes["bytes"], int(ranks))
-        sizes = {"bytes": mine.sizes["bytes"]}
-        knots = {"bytes": even_knots(mine.sizes["bytes"], KNOTS)}
-        floor = FLOOR * sent / bandwidth
-        yield Problem(collective_work(sent), sizes, mine.seconds, floor, 0.0, bandwidth, knots, int(ranks))
+    """One a version, the newest first, and a number of ranks; over PCIe where a device has no scale-up links."""
+    bandwidth, _ = exchange_links(profile)
+    versions = rows.words["backend_version"] if recipe.words else np.full(rows.seconds.size, "")
+    for version in sorted(set(versions), key=version_key, reverse=True):
+        for ranks in np.unique(rows.sizes["gpus"]):
+            mine = rows.take((rows.sizes["gpus"] == ranks) & (versions == version))
+            if mine.seconds.size < MIN_ROWS:
+                continue
+            size = mine.sizes["bytes"]
+            sent = sent_bytes(recipe.operator, size, int(ranks))
+            problem = Problem(
+                collective_work(sent), {"bytes": size}, mine.seconds, FLOOR * sent / bandwidth, 0.0, bandwidth,
+                {"bytes": measured_knots(size)}, int(ranks),
+            )
+            yield problem.told_apart(str(version))
 
 
-ALL_REDUCE = Family(
-    operator="all_reduce",
-    recipes=(
-        # Eager variants hold 20 to 44 us of launches, which a running engine hides or replays in a graph.
-        Recipe("all_reduce", "bf16", "vllm", "allreduce", SIZES, {"variant": "vllm_graph"}),
-        Recipe("all_reduce", "bf16", "tensorrt-llm", "allreduce", SIZES, {"variant": "trtllm"}),
-    ),
-    problems=_problems,
-    search=SEARCH,
-    smoothness=0.3,
-)
+def _price(
+    kind: str, engine: str, columns: Columns, chosen: NDArray[np.bool_], profile: HardwareProfile, dtype: str = "bf16"
+) -> Floats:
+    """Seconds of the chosen rows: those of one collective by one engine or library."""
+    predicted = np.zeros(chosen.shape)
+    versions, ranks = columns["backend_version"].astype(str), columns["gpus"].astype(np.int64)
+    for version, count in {(v, n) for v, n in zip(versions[chosen], ranks[chosen], strict=True)}:
+        rows = chosen & (versions == version) & (ranks == count)
+        link = Cluster.model_validate(f"{count}x{profile.name}").link(profile, int(count))
+        kernels = CalibratedKernels(profile, engine, str(version))
+        message = columns["bytes"].astype(np.float64)[rows]
+        predicted[rows] = kernels.collective(kind, message, int(count), link, dtype).seconds
+    return predicted
 
-ALL_GATHER = Family(
-    operator="all_gather",
-    recipes=(Recipe("all_gather", "bf16", "nccl", "nccl", SIZES, {"op": "all_gather", "dtype": "half"}),),
-    problems=_problems,
-    search=SEARCH,
-    smoothness=0.3,
-)
+
+def _all_reduces(columns: Columns, profile: HardwareProfile) -> Iterator[Verdict]:
+    """The engines' own, priced as each version of each engine is."""
+    measured = columns["latency_ms"].astype(np.float64) * 1e-3
+    variants, dtypes = columns["variant"].astype(str), columns["dtype"].astype(str)
+    for word in np.unique(dtypes):
+        predicted = np.zeros(measured.shape)
+        for engine, names in VARIANTS.items():
+            chosen = np.isin(variants, names) & (dtypes == word)
+            predicted += _price("all_reduce", engine, columns, chosen, profile)
+        chosen = dtypes == word
+        yield Verdict(str(word), predicted[chosen], measured[chosen])
+
+
+def _library(columns: Columns, profile: HardwareProfile) -> Iterator[Verdict]:
+    """A verdict for each collective and dtype."""
+    measured = columns["latency_ms"].astype(np.float64) * 1e-3
+    ops, dtypes, kernels = (columns[name].astype(str) for name in ("op", "dtype", "kernel"))
+    for kind, op in OPS.items():
+        for dtype, word in DTYPES.items():
+            chosen = (ops == op) & (dtypes == word)
+            if not chosen.any():
+                continue
+            predicted = np.zeros(measured.shape)
+            for kernel, engine in LIBRARIES.items():
+                predicted += _price(kind, engine, columns, chosen & (kernels == kernel), profile, dtype)
+            yield Verdict(f"{op} {word}", predicted[chosen], measured[chosen])
+
+
+def _recipes(kind: str) -> tuple[Recipe, ...]:
+    engines = tuple(
+        Recipe(kind, "bf16", engine, "allreduce", SIZES, {"variant": names}, latest_version=False,
+               words=("backend_version",))
+        for engine, names in VARIANTS.items() if kind == "all_reduce"
+    )  # fmt: skip
+    libraries = tuple(
+        Recipe(kind, dtype, engine, "nccl", SIZES, {"op": OPS[kind], "dtype": word, "kernel": kernel},
+               latest_version=False, words=() if engine in ONE_VERSION else ("backend_version",))
+        for kernel, engine in LIBRARIES.items() for dtype, word in DTYPES.items()
+    )  # fmt: skip
+    return engines + libraries
+
+
+COLLECTIVES = {
+    kind: Family(
+        operator=kind, recipes=_recipes(kind), problems=_problems, search=SEARCH, smoothness=0.1, worst_p90=np.inf,
+    )
+    for kind in OPS
+}  # fmt: skip
+"""Kind -> its family. All fits are kept: a number of ranks has some twenty rows, of which one may be far off."""
+
+TABLES = {
+    "allreduce": Table(("backend_version", "variant", "dtype"), (*SIZES, "latency_ms"), _all_reduces),
+    "nccl": Table(("backend_version", "kernel", "op", "dtype"), (*SIZES, "latency_ms"), _library),
+}

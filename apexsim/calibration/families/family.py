@@ -21,9 +21,9 @@ Floats = NDArray[np.float64]
 
 MULTIPROCESSORS = {
     "h100-sxm": 132, "h200-sxm": 132, "a100-sxm-80gb": 108, "l40s": 142, "b200-sxm": 148, "b300-sxm": 148,
-    "gb200": 148, "gb300": 148, "rtx-pro-6000": 188,
+    "gb200": 148, "gb300": 148, "rtx-pro-6000": 188, "b60": 20,
 }  # fmt: skip
-"""Streaming multiprocessors, by NVIDIA's architecture papers; other devices take 128."""
+"""Streaming multiprocessors, by NVIDIA's architecture papers, or Intel's Xe cores; other devices take 128."""
 
 
 def units(profile: HardwareProfile) -> int:
@@ -43,6 +43,12 @@ class Verdict:
     predicted: Floats  # seconds, or watts where ``dtype`` says so
     measured: Floats
     skipped: Mapping[str, int] = field(default_factory=dict)
+    calibrated: bool = True  # by fits of the device, not by the analytic model
+
+
+def skipped(dtype: str, reason: str, rows: int) -> Verdict:
+    """Rows of ``dtype`` that have no price."""
+    return Verdict(dtype, np.empty(0), np.empty(0), {reason: rows})
 
 
 Columns = Mapping[str, NDArray[np.generic]]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.calibration.families.family import Family, units
+from apexsim.calibration.families.family import Columns, Family, Table, Verdict, skipped, units
 from apexsim.calibration.problem import Problem, device_problem, even_knots, measured_knots
 from apexsim.calibration.rows import Recipe, Rows
+from apexsim.cost.kernels import CalibratedKernels
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype
 from apexsim.cost.shapes import gemm_work
 from apexsim.spec.dtypes import WeightDtype, weight_bytes
@@ -29,6 +31,9 @@ WORDS: dict[str, WeightDtype] = {
 }  # fmt: skip
 """``dtype`` of the tables -> weights of a plan."""
 
+ENGINES = {"vllm": "gemm", "tensorrt-llm": "gemm_trtllm", "sglang": "gemm_sglang"}
+"""Engine -> table of its linear layers."""
+
 ROWS = (1, 4, 8, 16, 17, 32, 33, 48, 64, 65, 80, 96, 97, 128, 129, 160, 192, 193, 256, 257, 512, 513, 768, 1024,
         1280, 1536, 2048, 2560, 3072, 4096, 8192, 16384, 32768)  # fmt: skip
 """Rows at which the trend has knots: engines and kernel libraries choose another kernel just above a power of two."""
@@ -37,8 +42,23 @@ WIDTHS = 8
 """Knots of the trend along n and k."""
 
 
-def _recipe(word: str, engine: str, table: str) -> Recipe:
-    return Recipe("gemm", WORDS[word], engine, table, SIZES, {"dtype": word})
+SET_ASIDE = {("gemm", "fp8_block"): "vllm+eager"}
+"""Rows that no serving step is priced by. vLLM's fp8-block layers were timed without CUDA graphs, with one warm weight
+matrix: they show the host's launches (55 us on H100, 282 us on L40S) wherever the kernel is shorter."""
+
+
+WEIGHT_ONLY: dict[str, dict[str, WeightDtype]] = {"b60": {"fp8": "w8a16"}}
+"""Device -> words whose weights it only stores so: its matrix units have no such format."""
+
+
+def _recipes(engine: str, table: str) -> Iterator[Recipe]:
+    for word, weights in WORDS.items():
+        kept_as = SET_ASIDE.get((table, word), engine)
+        without = tuple(device for device, words in WEIGHT_ONLY.items() if word in words)
+        yield Recipe("gemm", weights, kept_as, table, SIZES, {"dtype": word}, not_for=without)
+    for device, words in WEIGHT_ONLY.items():
+        for word, weights in words.items():
+            yield Recipe("gemm", weights, engine, table, SIZES, {"dtype": word}, only_for=(device,))
 
 
 def _problems(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Iterator[Problem]:
@@ -58,6 +78,21 @@ def _problems(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Iterator[
     )  # fmt: skip
 
 
+def _price(columns: Columns, profile: HardwareProfile, *, engine: str) -> Iterator[Verdict]:
+    """As a serving step of ``engine`` is priced; what was set aside, by its own fit."""
+    words = columns["dtype"]
+    for word in map(str, np.unique(words)):
+        m, n, k, milliseconds = (columns[name][words == word] for name in (*SIZES, "latency_ms"))
+        weights = WEIGHT_ONLY.get(profile.name, {}).get(word) or WORDS.get(word)
+        if weights is None:
+            yield skipped(word, f"{word} is no format of weights that a plan can name", m.size)
+        elif not profile.supports(weights):
+            yield skipped(word, f"{profile.name} has no matrix units for {weights}", m.size)
+        else:
+            price = CalibratedKernels(profile, SET_ASIDE.get((ENGINES[engine], word), engine)).gemm(m, n, k, weights)
+            yield Verdict(word, price.seconds, milliseconds * 1e-3, calibrated=price.calibrated)
+
+
 def _trend_rows(m: Floats) -> Floats:
     """Those of ``ROWS`` that were measured."""
     known = np.intersect1d(m, ROWS)
@@ -70,14 +105,7 @@ def _tiles(profile: HardwareProfile) -> Sequence[Mapping[str, int]]:
 
 GEMM = Family(
     operator="gemm",
-    recipes=(
-        _recipe("bfloat16", "vllm", "gemm"),
-        _recipe("bfloat16", "tensorrt-llm", "gemm_trtllm"),
-        _recipe("fp8", "vllm", "gemm"),
-        _recipe("fp8", "tensorrt-llm", "gemm_trtllm"),
-        # vLLM's own fp8-block rows were timed without CUDA graphs (55 us floor on H100), with one warm weight matrix.
-        _recipe("fp8_block", "tensorrt-llm", "gemm_trtllm"),
-    ),
+    recipes=tuple(recipe for engine, table in ENGINES.items() for recipe in _recipes(engine, table)),
     problems=_problems,
     search={
         "compute": (0.8, 0.1, 1.2), "memory": (0.85, 0.2, 1.2), "sharpness": (4, 1, 30),
@@ -87,4 +115,8 @@ GEMM = Family(
     # from measured step times.
     smoothness=0.3,
     fixed=_tiles,
+    tables={
+        table: Table(("dtype",), (*SIZES, "latency_ms"), partial(_price, engine=engine))
+        for engine, table in ENGINES.items()
+    },
 )  # fmt: skip

@@ -6,11 +6,11 @@ a fiftieth of its peak; and coarser grids, because such a table holds hundreds o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from apexsim.calibration.families import FAMILIES
-from apexsim.calibration.families.family import Family
+from apexsim.calibration.families.family import Family, units
 from apexsim.calibration.problem import Problem, even_knots
 from apexsim.calibration.rows import Recipe, Rows
 from apexsim.spec.hardware import HardwareProfile
@@ -33,7 +33,15 @@ WORST_P90 = 0.8
 """The user's own measurements are kept unless they explain nothing: the alternative is a guess, and the file says how
 good they are."""
 
-ATTENTION_KNOTS = {"blocks": 4, "tokens": 5, "group": 2}
+ATTENTION_KNOTS = {"blocks": 6, "tokens": 8, "group": 3}
+
+
+TILES = ((1, 16), (16, 16), (16, 64), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 128))
+"""Tiles of matrix products, rows × columns: from the rows of a CPU's tile registers to those of GPUs."""
+
+
+def _tiles(profile: HardwareProfile) -> Sequence[Mapping[str, int]]:
+    return [{"tile_m": rows, "tile_n": columns, "units": units(profile)} for rows, columns in TILES]
 
 
 def _own(operator: str, knots: Mapping[str, int], *recipes: Recipe) -> Family:
@@ -46,8 +54,10 @@ def _own(operator: str, knots: Mapping[str, int], *recipes: Recipe) -> Family:
             yield replace(problem, knots=coarse, finer=())
 
     search = {name: WIDE.get(name, limits) for name, limits in family.search.items()}
+    fixed = _tiles if operator == "gemm" else family.fixed
     return replace(
-        family, recipes=recipes, problems=problems, search=search, smoothness=SMOOTHNESS, worst_p90=WORST_P90
+        family, recipes=recipes, problems=problems, search=search, smoothness=SMOOTHNESS, worst_p90=WORST_P90,
+        fixed=fixed,
     )
 
 

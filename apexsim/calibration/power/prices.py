@@ -64,3 +64,10 @@ TABLES: dict[str, Table] = {
     for name, metered in METERED.items()
 }
 """Name of a metered table -> how the report prices it."""
+
+
+def held_out(profile: HardwareProfile) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """(operator, dtype and engine, errors of readings on rows that their fit had not seen) of a metered device."""
+    if profile.power_from == profile.name:
+        for each in load_readings(catalog.profile_folder(profile.name) / "power_readings.json").readings:
+            yield f"power of {each.operator}", f"{each.dtype} {each.engine}", each.held_out
