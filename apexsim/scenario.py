@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from apexsim import __version__, registry
 from apexsim.cost.host import HostModel
 from apexsim.cost.memory import DoesNotFit
+from apexsim.cost.power_law import Serving
 from apexsim.cost.step import CompiledPool, compile_pool
 from apexsim.engine.result import SimulationResult
 from apexsim.engine.schedulers import Policy, preset_names, resolve
@@ -110,13 +111,14 @@ def prepare(
     model: ModelSpec | None = None,
     profile: HardwareProfile | None = None,
     host: HostModel | None = None,
+    serving: Serving | None = None,
 ) -> Prepared | DoesNotFit:
     """Resolve every name of ``plan`` and compile its step tables.
 
     Args:
         source: what an error message calls the plan: its file.
         model, profile: already resolved ones, so that a search does not look them up for each plan.
-        host: host terms in place of those of the plan's engine.
+        host, serving: host terms in place of those of the plan's engine, and factors of power, for fits.
 
     Raises:
         UsageError: an unknown name.
@@ -142,6 +144,7 @@ def prepare(
         max_num_batched_tokens=policy.max_num_batched_tokens, max_num_seqs=policy.max_num_seqs,
         # without chunking a whole prompt is one chunk, however long
         max_chunk_tokens=None if policy.chunked else plan.pools[0].max_model_len or model.max_context, host=host,
+        serving=serving,
     )
     if isinstance(compiled, DoesNotFit):
         return compiled

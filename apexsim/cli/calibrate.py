@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from apexsim.cli.calibrate_loop import loop
+from apexsim.cli.calibrate_power import power
 from apexsim.cli.calibrate_run import run
 from apexsim.cli.terminal import a_file, print_rich, put_json, say
 
@@ -17,6 +18,7 @@ app = typer.Typer(help="Make a hardware profile from measured kernels.", no_args
 
 app.command("run")(run)
 app.command("loop")(loop)
+app.command("power")(power)
 
 
 @app.command()
@@ -46,10 +48,10 @@ def fit(
         typer.echo(name)
         for line in summary_lines(files):
             typer.echo(line)
-        power = fit_power(data, catalog.device(name), fitted or date.today().isoformat())
-        if power is not None:
-            write_power(power, out or catalog.profile_folder(name))
-            for line in power_lines(power):
+        watts = fit_power(data, catalog.device(name), fitted or date.today().isoformat())
+        if watts is not None:
+            write_power(watts, out or catalog.profile_folder(name))
+            for line in power_lines(watts):
                 typer.echo(line)
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.cost.ledger import CALIBRATED, EXTRAPOLATED, JOULES, MOVED_BYTES, PARTS, Ledger
+from apexsim.cost.ledger import CALIBRATED, COMMUNICATION, EXTRAPOLATED, JOULES, MOVED_BYTES, PARTS, Ledger
 from apexsim.cost.power import PowerModel
 from apexsim.cost.power_law import PowerLaw
 from apexsim.spec.dtypes import ComputeDtype
@@ -60,6 +60,15 @@ class AttentionWork:
     decode_pair_flops: float
     token_bytes: float
     prefill_token_bytes: float = 0.0  # queries, keys, values and outputs of a prompt token, once each
+
+
+@dataclass(frozen=True, slots=True)
+class Joules:
+    """Above idle, of all devices: GEMMs, experts and elementwise kernels; attention; collectives."""
+
+    kernels: float
+    attention: float
+    communication: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,20 +190,43 @@ class Accounting:
     def _energy(self, ledger: NDArray[np.float64], counters: Counted, device_wall_s: float) -> float | None:
         if self.power is None:
             return None
+        parts = self._joules(self.power, ledger, counters, 1.0)
+        return self.power.idle_w * device_wall_s + parts.kernels + parts.attention + parts.communication
+
+    def joules(self, counters: Counted, attention: float = 1.0) -> Joules | None:
+        """Where the joules above idle went; None where the device's power is unknown.
+
+        Args:
+            attention: factor on what attention draws, up to the board's limit.
+        """
+        if self.power is None:
+            return None
+        return self._joules(self.power, self._linear(counters), counters, attention)
+
+    def _joules(
+        self, power: PowerModel, ledger: NDArray[np.float64], counters: Counted, attention: float
+    ) -> Joules:
         full, windowed = self.attention
-        prefill_law, decode_law = self.attention_power or (None, None)
-        prefill = 0.0 if prefill_law is None else self.power.running_j(
-            prefill_law, self.attention_dtype, counters.prefill_attention_s,
-            full.prefill_pair_flops * counters.prefill_pairs
-            + windowed.prefill_pair_flops * counters.prefill_pairs_windowed,
-            (full.prefill_token_bytes + windowed.prefill_token_bytes) * counters.prefill_tokens,
+        work = (
+            (
+                counters.prefill_attention_s,
+                full.prefill_pair_flops * counters.prefill_pairs
+                + windowed.prefill_pair_flops * counters.prefill_pairs_windowed,
+                (full.prefill_token_bytes + windowed.prefill_token_bytes) * counters.prefill_tokens,
+            ),
+            (
+                counters.decode_attention_s,
+                full.decode_pair_flops * counters.decode_kv_tokens
+                + windowed.decode_pair_flops * counters.decode_kv_tokens_windowed,
+                self._attention_bytes(counters),
+            ),
         )
-        decode = 0.0 if decode_law is None else self.power.running_j(
-            decode_law, self.attention_dtype, counters.decode_attention_s,
-            full.decode_pair_flops * counters.decode_kv_tokens
-            + windowed.decode_pair_flops * counters.decode_kv_tokens_windowed, self._attention_bytes(counters),
+        drawn = sum(
+            float(power.running_j(law.times(attention), self.attention_dtype, seconds, flops, moved))
+            for law, (seconds, flops, moved) in zip(self.attention_power or (), work, strict=False)
         )
-        return float(self.power.idle_w * device_wall_s + self.ranks * (ledger[JOULES] + prefill + decode))
+        sending = float(power.communicating_j(ledger[COMMUNICATION]))
+        return Joules(self.ranks * (float(ledger[JOULES]) - sending), self.ranks * drawn, self.ranks * sending)
 
     def _attention_bytes(self, counters: Counted) -> float:
         full, windowed = self.attention

@@ -19,6 +19,7 @@ from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.ledger import CALIBRATED, LINES, Ledger, seconds
 from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory, windowed_kv_excess
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
+from apexsim.cost.power_law import Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
 from apexsim.cost.pricing import Pricer, Sizes, eager, pricer
 from apexsim.cost.tables import FULL, TOKEN_DENSE, TOKEN_STRIDE, WINDOWED, StepTables, token_knots
@@ -74,6 +75,7 @@ def compile_pool(
     max_chunk_tokens: int | None = None,
     costs: str = "calibrated",
     host: HostModel | None = None,
+    serving: Serving | None = None,
 ) -> CompiledPool | DoesNotFit:
     """Step tables of one pool of a plan, or why it cannot run.
 
@@ -84,6 +86,7 @@ def compile_pool(
             ``max_num_batched_tokens`` (a scheduler without chunking takes whole prompts).
         costs: registered cost model that prices the operators.
         host: host terms in place of those of the engine's version.
+        serving: factors of power in place of the committed ones.
     """
     reason = check_pool(model, pool)
     if reason is not None:
@@ -96,7 +99,7 @@ def compile_pool(
     if isinstance(memory, DoesNotFit):
         return memory
     host = host or host_model(engine, engine_version, profile.folder)
-    prices = pricer(profile, engine, cluster.link(profile, pool.tp), costs, clock_of(profile, pool.clock_mhz))
+    prices = pricer(profile, engine, cluster.link(profile, pool.tp), costs, clock_of(profile, pool.clock_mhz), serving)
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, max_num_seqs)
     parts = _Parts(model, cut, prices, host, most_tokens, max_num_seqs, memory.max_model_len)
     tables = StepTables(
