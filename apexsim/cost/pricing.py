@@ -45,6 +45,9 @@ SHARED_TOKENS = 1024
 """Short chunks share the launch and the idle units of an attention kernel with others: a chunk of fewer tokens costs
 its share of a batch of equal chunks that holds this many."""
 
+PAST_WINDOW = 8
+"""Windows of context that a sequence past its window is priced at; kernels differ little beyond two."""
+
 PRICES_KEPT = 1024
 """Priced (operator, sizes) pairs that a pricer keeps."""
 
@@ -178,12 +181,21 @@ class Pricer:
         """[M + 1, J] price by sequences and mean context, ``count`` runs; row 0 costs nothing."""
         sequences = np.maximum(np.arange(max_num_seqs + 1.0), 1.0)[:, None]
         context = np.maximum(np.array(knots), 1.0)[None, :]
-        price = self.kernels.decode_attention(sequences, context, op)
+        price = (self._reached if op.window else self.kernels.decode_attention)(sequences, context, op)
         launch = float(self._launch(op, np.ones(1)).seconds[0])
         table = np.maximum(price.seconds - launch, 0.0)
         table = rising(rising(table, axis=0), axis=1)
         table[0] = 0.0
         return Priced(op.count * table, price.calibrated, price.extrapolated)
+
+    def _reached(self, sequences: Floats, reach: Floats, op: AttentionOp) -> Priced:
+        """Windowed attention by the mean of the tokens within reach: the nearer it is to the window, the more
+        sequences are past it, where some kernels take longer than at its end."""
+        edge, beyond = (self.kernels.decode_attention(sequences, far * op.window, op) for far in (1, PAST_WINDOW))
+        price = self.kernels.decode_attention(sequences, np.minimum(reach, op.window), op)
+        share = np.minimum(reach / op.window, 1.0)
+        longer = np.maximum(beyond.seconds / edge.seconds, 1.0)
+        return Priced(price.seconds * (1.0 + share * (longer - 1.0)), price.calibrated, price.extrapolated)
 
 
 def rising(seconds: Floats, axis: int = -1) -> Floats:
