@@ -115,7 +115,7 @@ def slo(text_or_path: str) -> SLO:
 
 
 def load_plan(path: Path | str) -> Plan:
-    """The plan of a YAML or JSON file. A relative ``model`` path counts from the plan's own folder.
+    """The plan of a YAML or JSON file. Relative paths of its model and device count from the plan's own folder.
 
     Raises:
         InputError: a key or value that is no plan. UsageError: an unknown model or device.
@@ -124,6 +124,9 @@ def load_plan(path: Path | str) -> Plan:
     beside = Path(path).parent / plan.model
     if plan.model.lower() not in _model_index() and beside.exists():
         plan = plan.model_copy(update={"model": str(beside)})
+    own_device = Path(path).parent / plan.cluster.device
+    if (own_device / "profile.yaml").is_file():
+        plan = plan.model_copy(update={"cluster": plan.cluster.model_copy(update={"device": str(own_device)})})
     _known(model, plan.model, f"{path}: model")
     for group in plan.cluster.groups:
         _known(device, group.device, f"{path}: cluster.device")

@@ -95,8 +95,8 @@ def _request_table(run: LoopRun) -> str:
 
 
 def _host_table(result: LoopResult) -> str:
-    rows = ((point.sequences, point.measured_s, point.device_s) for point in result.host.points)
-    return _table(("sequences", "measured_s", "device_s"), sorted(rows))
+    rows = ((point.sequences, point.prompt_tokens, point.measured_s, point.device_s) for point in result.host.points)
+    return _table(("sequences", "prompt_tokens", "measured_s", "device_s"), sorted(rows))
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

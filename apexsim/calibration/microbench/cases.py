@@ -203,7 +203,7 @@ def _rounded(sizes: NDArray[np.float64]) -> tuple[int, int]:
     return max(round(sizes[0]), 1), max(round(sizes[1]), 1)
 
 
-MATRICES, ATTENTIONS, ELEMENTWISES = 32, 250, 40
+MATRICES, ATTENTIONS, ELEMENTWISES = 32, 400, 40
 """Weight matrices of one dtype, shapes of prompts and of decodes each, and of one elementwise operation."""
 
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192, 16_384)
