@@ -294,6 +294,25 @@ def test_a_histogram_of_answers_and_percentiles_of_prompts(tmp_path):
     assert trace.input_tokens.max() > 2000
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("lengths__s", "input_tokens\n10\nten\n", "row 2: column 'input_tokens' is 'ten' (allowed: a number)"),
+        ("lengths__s", "input_tokens\n10\n0\n", "row 2: column 'input_tokens' is 0 (allowed: 1 or more)"),
+        ("lengths__s", "tokens\n10\n", "column 'input_tokens' is missing (it has: tokens)"),
+        ("lengths__s", "", "cannot be read as CSV"),
+        ("output_length_histograms", "run,bin_low,bin_high\na-s,0,9\n", "column 'requests' is missing"),
+        ("output_length_histograms", "run,bin_low,bin_high,requests\na-s,0,x,1\n", "column 'bin_high' is 'x'"),
+        ("input_lengths", "task,models,p50,p90\na,*,100,50\n", "percentiles of a are 100, 50 (allowed: 1 or more"),
+    ],
+)
+def test_a_wrong_file_of_lengths_is_one_line(tmp_path, file, text, words):
+    with pytest.raises(InputError) as caught:
+        cases_of(tmp_path, OFFLINE | {"run": "a-s", "fixed_lengths": "false"}, **{file: text})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_repeated_prompts_have_the_same_lengths_once_a_pass(tmp_path):
     row = OFFLINE | {"fixed_lengths": "false", "notes": "prompts repeated x2: hits are possible"}
     trace = requests(cases_of(tmp_path, row)[0])

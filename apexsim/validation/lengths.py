@@ -9,8 +9,6 @@ law's mean; only the order is random, seeded by the run's name.
 from __future__ import annotations
 
 import fnmatch
-import gzip
-import io
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from apexsim.errors import InputError
+from apexsim.validation.beside import numbers, read_csv, whole_numbers
 from apexsim.validation.columns import Row
 from apexsim.workload.lengths import LogNormal
 from apexsim.workload.trace import Floats, Ints
@@ -160,23 +159,10 @@ def _between(average: float, n: int, rng: np.random.Generator) -> Ints:
 @lru_cache(maxsize=8)
 def _read_samples(path: Path) -> tuple[Ints, Ints | None]:
     table = read_csv(path)
-    if "input_tokens" not in table:
-        raise InputError(f"{path}: column 'input_tokens' is missing")
     name = next((c for c in ("output_tokens", "reference_output_tokens") if c in table), None)
-    inputs = _whole(path, table, "input_tokens")
-    outputs = None if name is None or table[name].isna().all() else _whole(path, table, name)
+    inputs = whole_numbers(path, table, "input_tokens")
+    outputs = None if name is None or table[name].isna().all() else whole_numbers(path, table, name)
     return inputs, outputs
-
-
-def _whole(path: Path, table: pd.DataFrame, column: str) -> Ints:
-    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~(values >= 1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise InputError(
-            f"{path}: row {row + 1}: column {column!r} is {table[column].iloc[row]!r} (allowed: 1 or more)"
-        )
-    return values.astype(np.int64)
 
 
 # a histogram of answers
@@ -205,10 +191,10 @@ def _histogram(row: Row, folder: Path) -> tuple[Floats, Floats, Ints, Path] | No
             raise InputError(f"{row.where('output_histogram')} is {named!r}: no such file in {folder}")
         table = _read_histograms(path)
         mine = table[table["run"] == row.name] if "run" in table else table
+        mine = mine[mine["requests"] > 0]
         if len(mine):
-            counts = _whole(path, mine[mine["requests"] > 0], "requests")
-            kept = mine[mine["requests"] > 0]
-            return kept["bin_low"].to_numpy(float), kept["bin_high"].to_numpy(float), counts, path
+            low, high = (mine[edge].to_numpy(np.float64) for edge in ("bin_low", "bin_high"))
+            return low, high, mine["requests"].to_numpy(np.int64), path
         if named:
             raise InputError(f"{row.where('output_histogram')} is {named!r}: the file has no bins of this run")
     return None
@@ -217,10 +203,7 @@ def _histogram(row: Row, folder: Path) -> tuple[Floats, Floats, Ints, Path] | No
 @lru_cache(maxsize=4)
 def _read_histograms(path: Path) -> pd.DataFrame:
     table = read_csv(path)
-    missing = [name for name in ("bin_low", "bin_high", "requests") if name not in table]
-    if missing:
-        raise InputError(f"{path}: column {missing[0]!r} is missing (needed: bin_low, bin_high, requests[, run])")
-    return table
+    return table.assign(**{name: numbers(path, table, name) for name in ("bin_low", "bin_high", "requests")})
 
 
 # percentiles of prompts
@@ -270,23 +253,12 @@ def _percentiles(row: Row, folder: Path) -> tuple[Floats, Floats, str] | None:
     mine = known[[_names(str(models), str(row.get("model"))) for models in known["models"]]]
     chosen = (mine if len(mine) else known).iloc[0]
     model = "" if len(mine) else f", {chosen['models']}"
-    tokens = chosen[columns].to_numpy(dtype=np.float64)
+    tokens = np.array([numbers(path, known, column)[known.index.get_loc(chosen.name)] for column in columns])
+    if (tokens < 1).any() or (np.diff(tokens) < 0).any():
+        shown = ", ".join(f"{tokens_:g}" for tokens_ in tokens)
+        raise InputError(f"{path}: percentiles of {chosen['task']} are {shown} (allowed: 1 or more, and never falling)")
     return np.array([u for u, _ in levels]), tokens, f"{PROMPTS} ({chosen['task']}{model})"
 
 
 def _names(patterns: str, model: str) -> bool:
     return any(fnmatch.fnmatch(model.lower(), part.strip().lower()) for part in re.split(r" and |,|;", patterns))
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """A small table beside ``runs.csv``, gzipped or not.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        data = path.read_bytes()
-        text = gzip.decompress(data) if path.suffix == ".gz" else data
-        return pd.read_csv(io.BytesIO(text))
-    except (OSError, EOFError, ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None

@@ -17,8 +17,8 @@ from apexsim.scenario import Prepared, prepare, replay
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan
 from apexsim.validation import window as windows
+from apexsim.validation.beside import numbers, read_csv
 from apexsim.validation.case import Case, Skipped
-from apexsim.validation.lengths import read_csv
 from apexsim.validation.loads import requests_of
 from apexsim.validation.metrics import Simulated
 from apexsim.workload.trace import Floats, Trace
@@ -141,11 +141,11 @@ def _per_request(case: Case, simulated: Simulated) -> dict[str, Floats]:
     for column, values in columns.items():
         if len(table) != len(values):
             raise InputError(f"{path}: {len(table)} requests (allowed: {len(values)}, as in the trace)")
-        order = table["request"].to_numpy() if "request" in table else np.arange(len(table))
+        order = numbers(path, table, "request") if "request" in table else np.arange(len(table))
         if sorted(order.tolist()) != list(range(len(values))):
             raise InputError(f"{path}: column 'request' does not number the requests 0 to {len(values) - 1}")
         with np.errstate(divide="ignore", invalid="ignore"):
-            errors[column] = values[order] / table[column].to_numpy(dtype=np.float64) - 1.0
+            errors[column] = values[order.astype(np.int64)] / numbers(path, table, column) - 1.0
     return {column: values[np.isfinite(values)] for column, values in errors.items()}
 
 
