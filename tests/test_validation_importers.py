@@ -199,7 +199,7 @@ def test_the_command_writes_a_set_that_validate_takes(tmp_path):
     assert run.stdout.splitlines()[-1] == str(tmp_path / "set" / "runs.csv")
     checked = CliRunner().invoke(app, ["validate", str(tmp_path / "set"), "--workers", "1"])
     assert checked.exit_code == 0, checked.output
-    assert "1 measured runs in 1 set: 1 simulated, 0 skipped" in checked.stdout
+    assert "1 measured run in 1 set: 1 simulated, 0 skipped" in checked.stdout
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class ValidationReport:
     def heading(self) -> str:
         sets, runs = len(self.result.sets), len(self.result.outcomes)
         return (
-            f"{runs:,} measured runs in {sets} set{'s' if sets > 1 else ''}: "
+            f"{runs:,} measured run{'s' if runs > 1 else ''} in {sets} set{'s' if sets > 1 else ''}: "
             f"{len(self.result.simulated):,} simulated, {len(self.result.skipped):,} skipped"
         )
 
