@@ -2,7 +2,7 @@
 
 The work of an iteration of n scheduled sequences (scheduling, input preparation, output handling) takes
 ``iteration_s + n · sequence_s``. A synchronous engine does it while the device waits, and the iteration lasts
-``device + host``; one that schedules asynchronously does it beside the device: ``max(device, host)``.
+``device + host``; one that schedules asynchronously does it beside the device: ``max(device, host) + gap``.
 One that replays no CUDA graph also lasts no less than the launches of its kernels.
 A request pays ``entry_s`` before the engine sees it (API, tokeniser) and ``exit_s`` after its last iteration.
 
@@ -50,6 +50,7 @@ class HostModel:
     graphs_with_prefill: bool  # whether iterations that hold prefill tokens are padded to a graph too
     eager_kernel_s: float  # host seconds to launch one kernel where no graph is replayed
     source: str
+    gap_s: float = 0.0  # device idle between iterations, whatever is composed ahead
 
     @property
     def graphs(self) -> Graphs:
@@ -58,7 +59,9 @@ class HostModel:
 
     def serial(self, max_num_seqs: int) -> Floats:
         """[max_num_seqs + 1] seconds that no device work hides, by scheduled sequences."""
-        return self._work(max_num_seqs) * (not self.asynchronous)
+        seconds = self._work(max_num_seqs) * (not self.asynchronous)
+        seconds[1:] += self.gap_s
+        return seconds
 
     def floor(self, max_num_seqs: int) -> Floats:
         """[max_num_seqs + 1] seconds that run beside the device, by scheduled sequences."""
@@ -79,6 +82,7 @@ def hosts(folder: Path | None = None) -> tuple[HostModel, ...]:
             asynchronous=preset.asynchronous, entry_s=preset.entry, exit_s=preset.exit, logit_bytes=preset.logit_bytes,
             largest_graph=preset.largest_graph, graphs_with_prefill=preset.graphs_with_prefill,
             eager_kernel_s=preset.eager_kernel, source=_source(preset),
+            gap_s=preset.gap,
         )
         for profile in catalog.engine_profiles(folder) for preset in profile.presets
     )  # fmt: skip
