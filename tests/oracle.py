@@ -1,75 +1,30 @@
 """The engine's semantics once more, as naively as possible: one loop turn an iteration, lists of request objects.
 
 Nothing here is shared with ``apexsim.engine`` but the declarations of its inputs: no macro-steps, no sums kept up
-to date, no heaps, no Numba. Each iteration asks every sequence for its length and every block for its owner. Slow
-and plain on purpose.
+to date, no heaps, no Numba. Each iteration asks every sequence for its length and every block for its owner
+(``oracle_memory.py``). Slow and plain on purpose.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from apexsim.cost.tables import FULL, WINDOWED, StepTables
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
+from apexsim.workload.trace import Trace
+from tests.oracle_memory import Replica, Request, Slot, blocks_of, prefix_of
 
 TIED = 1e-9
-
-
-@dataclass(eq=False)
-class Request:
-    index: int
-    arrival: float
-    prompt: int
-    output: int
-    tokens: list[float] = field(default_factory=list)  # when each output token came
-    start: float | None = None
-    computed: int = 0  # tokens in the KV cache
-    blocks: int = 0
-    decoding: bool = False
-    preemptions: int = 0
-    rejected: bool = False
-    replica: int = -1
-
-    @property
-    def done(self) -> bool:
-        return self.rejected or len(self.tokens) == self.output
-
-    @property
-    def to_prefill(self) -> int:
-        return self.prompt + len(self.tokens)
-
-
-@dataclass(eq=False)
-class Slot:
-    """One batch in flight of a replica."""
-
-    running: list[Request] = field(default_factory=list)  # by time of admission
-    end: float | None = None
-    ready: bool = False
-    decodes: list[Request] = field(default_factory=list)
-    chunks: list[tuple[Request, int]] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class Replica:
-    slots: list[Slot]
-    stage_free: list[float]
-    waiting: list[Request] = field(default_factory=list)
-    full: bool = False  # a pipeline that has preempted admits nobody until a request ends
-
-    @property
-    def unfinished(self) -> list[Request]:
-        return self.waiting + [r for slot in self.slots for r in slot.running]
-
 
 @dataclass
 class Run:
     requests: list[Request]
     iterations: list[tuple[float, float, int, int, int]]  # begin, end, replica, decoding sequences, prefill tokens
     tied: bool  # an arrival fell on the end of an iteration
+    replicas: list[Replica]
 
 
 def one_instant(now: float) -> float:
@@ -88,7 +43,10 @@ class Oracle:
     def __init__(self, tables: StepTables, limits: ReplicaLimits, policy: Policy, replicas: int) -> None:
         self.tables, self.limits, self.policy = tables, limits, policy
         stages = tables.mixed_s.shape[0]
-        self.replicas = [Replica([Slot() for _ in range(stages)], [-np.inf] * stages) for _ in range(replicas)]
+        self.replicas = [
+            Replica(limits.kv_blocks, limits.block_size, [Slot() for _ in range(stages)], [-np.inf] * stages)
+            for _ in range(replicas)
+        ]
         knots = tables.mixed_s.shape[1]
         dense, stride = tables.token_dense, tables.token_stride
         self.token_knots = [float(i if i <= dense else dense + (i - dense) * stride) for i in range(knots)]
@@ -139,14 +97,12 @@ class Oracle:
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.limits.block_size)
 
-    def free(self, replica: Replica) -> int:
-        return self.limits.kv_blocks - sum(r.blocks for slot in replica.slots for r in slot.running)
-
     def grow(self, replica: Replica, slot: Slot, request: Request, tokens: int) -> bool:
         """Blocks for ``tokens`` tokens, at the cost of the youngest of the slot; False where that is itself."""
-        while self.blocks_for(tokens) - request.blocks > self.free(replica):
+        while self.blocks_for(tokens) - request.blocks > replica.free:
             victim = slot.running.pop()
-            victim.blocks = victim.computed = 0
+            replica.give_back(victim)
+            victim.computed = 0
             victim.decoding = False
             victim.preemptions += 1
             replica.waiting.insert(0, victim)
@@ -158,6 +114,7 @@ class Oracle:
             if victim is request:
                 return False
         request.blocks = max(request.blocks, self.blocks_for(tokens))
+        replica.make_room()
         return True
 
     # --- scheduling -------------------------------------------------------------------------------------------
@@ -178,17 +135,18 @@ class Oracle:
                     slot.chunks.append((request, chunk))
                     budget -= chunk
         while not self.preempted and not replica.full and replica.waiting and budget > 0:
-            running = sum(len(s.running) for s in replica.slots)
+            running = len(replica.running)
             request = replica.waiting[0]
-            chunk = min(request.to_prefill, budget) if policy.chunked else request.to_prefill
+            units, found = replica.hit(request)
+            rest = request.to_prefill - found
+            chunk = min(rest, budget) if policy.chunked else rest
             first = not any(not r.decoding for r in slot.running)
             whole = request.prompt + request.output - 1
-            blocks = self.blocks_for(whole if policy.reserve else chunk)
-            if running >= policy.max_num_seqs or (chunk > budget and not first) or blocks > self.free(replica):
+            blocks = self.blocks_for(whole if policy.reserve else found + chunk)
+            need = blocks - blocks_of([unit for unit in units if unit in replica.held])
+            if running >= policy.max_num_seqs or (chunk > budget and not first) or need > replica.free:
                 break
-            replica.waiting.pop(0)
-            slot.running.append(request)
-            request.blocks = blocks
+            replica.admit(slot, units, found, blocks)
             request.start = now if request.start is None else request.start
             slot.chunks.append((request, chunk))
             budget -= chunk
@@ -226,22 +184,25 @@ class Oracle:
         now = slot.end
         assert now is not None
         slot.end, slot.ready = None, True
-        yielding = list(slot.decodes)
         for request in slot.decodes:
             request.computed += 1
+            self.hand_out(replica, slot, request, now)
         for request, chunk in slot.chunks:
             request.computed += chunk
+            replica.settle(request)
             if request.computed == request.to_prefill:
-                yielding.append(request)
                 request.decoding = True
-        for request in yielding:
-            request.tokens.append(now)
-            if request.done:
-                slot.running.remove(request)
-                request.blocks = 0
-                replica.full = False
+                self.hand_out(replica, slot, request, now)
         if replica.waiting:
             self.wake(replica)
+
+    def hand_out(self, replica: Replica, slot: Slot, request: Request, now: float) -> None:
+        """A token; a request that has its last one leaves."""
+        request.tokens.append(now)
+        if request.done:
+            slot.running.remove(request)
+            replica.give_back(request)
+            replica.full = False
 
     def wake(self, replica: Replica) -> None:
         for slot in replica.slots:
@@ -259,10 +220,16 @@ class Oracle:
         self.replicas[r].waiting.append(request)
         self.wake(self.replicas[r])
 
-    def choose(self, candidates: list[int], load: str) -> int:
-        def weight(r: int) -> int:
-            unfinished = self.replicas[r].unfinished
-            return {"place": 0, "requests": len(unfinished), "tokens": sum(q.prompt for q in unfinished)}[load]
+    def choose(self, candidates: list[int], load: str, request: Request) -> int:
+        unfinished = {r: self.replicas[r].unfinished for r in candidates}
+        if load == "prefix":
+            fewest = min(len(found) for found in unfinished.values())
+            candidates = [r for r in candidates if len(unfinished[r]) <= 8 + 1.5 * fewest]
+
+        def weight(r: int) -> tuple[int, ...]:
+            requests, tokens = len(unfinished[r]), sum(q.prompt for q in unfinished[r])
+            prefix = -self.replicas[r].cached_prefix(request)
+            return {"place": (0,), "requests": (requests,), "tokens": (tokens,), "prefix": (prefix, requests)}[load]
 
         return min(candidates, key=lambda r: (weight(r), candidates.index(r)))
 
@@ -302,23 +269,26 @@ class Oracle:
                 if not offered or offered[0].arrival > now + one_instant(now):
                     break
                 q = offered.pop(0)
-                self.offer(self.choose(candidates[q.index % len(candidates)], load), q)
+                self.offer(self.choose(candidates[q.index % len(candidates)], load, q), q)
             for r, replica in enumerate(self.replicas):
                 for s, slot in enumerate(replica.slots):
                     if slot.ready:
                         self.schedule(r, s, now)
-        return Run(requests, self.iterations, self.tied)
+        return Run(requests, self.iterations, self.tied, self.replicas)
 
 
 def simulate(
-    arrival_s: np.ndarray, prompts: np.ndarray, outputs: np.ndarray, tables: StepTables, limits: ReplicaLimits,
-    policy: Policy, *, replicas: int = 1, candidates: np.ndarray, load: str, concurrency: int | None = None,
+    trace: Trace, tables: StepTables, limits: ReplicaLimits, policy: Policy, *,
+    replicas: int = 1, candidates: np.ndarray, load: str, concurrency: int | None = None,
 ) -> Run:  # fmt: skip
-    """Serve the requests; times are the engine's own (entry and exit are the caller's to add)."""
-    requests = [
-        Request(i, limits.entry_s if concurrency else float(a), int(p), int(o))
-        for i, (a, p, o) in enumerate(zip(arrival_s, prompts, outputs, strict=True))
-    ]
+    """Serve the trace; times are the engine's own: arrivals are there (entry is added here), tokens before the exit."""
+    requests = []
+    for i in range(len(trace)):
+        arrival = limits.entry_s if concurrency else float(trace.arrival_s[i]) + limits.entry_s
+        request = Request(i, arrival, int(trace.input_tokens[i]), int(trace.output_tokens[i]))
+        if policy.prefix_caching:
+            request.units, request.declared = prefix_of(trace, i, limits.block_size)
+        requests.append(request)
     oracle = Oracle(tables, limits, policy, replicas)
     rows = [[int(c) for c in row] for row in candidates]
     return oracle.run(requests, rows, load, concurrency, limits.entry_s + limits.exit_s)

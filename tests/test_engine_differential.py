@@ -6,15 +6,16 @@ import numpy as np
 from hypothesis import assume, given
 
 from apexsim import registry
-from apexsim.engine.pool import BY_PLACE, BY_PROMPT_TOKENS, BY_REQUESTS
+from apexsim.engine.pool import BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, BY_REQUESTS
 from apexsim.engine.result import COMPLETED, REJECTED, SimulationResult
 from apexsim.engine.routers import Offered, router
 from apexsim.engine.simulate import simulate_pool
 from tests.oracle import Run
 from tests.oracle import simulate as naive
+from tests.oracle_memory import blocks_of
 from tests.worlds import World, drawn, worlds
 
-LOADS = {BY_PLACE: "place", BY_REQUESTS: "requests", BY_PROMPT_TOKENS: "tokens"}
+LOADS = {BY_PLACE: "place", BY_REQUESTS: "requests", BY_PROMPT_TOKENS: "tokens", BY_PREFIX: "prefix"}
 BUILT_IN = tuple(registry.SEAMS["routers"])
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -27,8 +28,8 @@ def run_both(world: World) -> tuple[SimulationResult, Run]:
     )  # fmt: skip
     choice = router(world.router).candidates(Offered(len(trace), trace.session), world.replicas, 7)
     expected = naive(
-        trace.arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, world.tables, limits, world.policy,
-        replicas=world.replicas, candidates=choice.candidates, load=LOADS[choice.load], concurrency=world.concurrency,
+        trace, world.tables, limits, world.policy, replicas=world.replicas, candidates=choice.candidates,
+        load=LOADS[choice.load], concurrency=world.concurrency,
     )  # fmt: skip
     return result, expected
 
@@ -66,6 +67,7 @@ def test_engine_agrees_with_the_oracle(world: World) -> None:
     for i, request in enumerate(expected.requests):
         assert columns.replica[i] == request.replica
         assert columns.preemptions[i] == request.preemptions
+        assert columns.cached_tokens[i] == (request.hit or 0)
         assert columns.status[i] == (REJECTED if request.rejected else COMPLETED)
         if request.rejected:
             assert np.isnan(columns.finish_s[i])
@@ -94,3 +96,4 @@ def test_every_gap_and_every_iteration_agrees(world: World) -> None:
     assert counters.decode_tokens == sum(row[3] for row in expected.iterations)
     assert counters.prefill_tokens == sum(row[4] for row in expected.iterations)
     assert counters.preemptions == sum(r.preemptions for r in expected.requests)
+    assert counters.evicted_blocks == sum(blocks_of(replica.evicted) for replica in expected.replicas)

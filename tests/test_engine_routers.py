@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -78,6 +80,50 @@ def test_power_of_two_draws_two_distinct_replicas() -> None:
     first, second = choice.candidates.T
     assert (first != second).all()
     assert set(first) == set(second) == set(range(5))
+
+
+def conversation(arrivals: list[float], sessions: list[int]) -> Trace:
+    """Prompts of 6 tokens, 4 of them shared by a session; each is done in 16 s."""
+    n = len(arrivals)
+    ids = np.array([[10 * s, 10 * s + 1, 10 * s + 2, 10 * s + 3] for s in sessions]).ravel()
+    return Trace(
+        "chat", np.array(arrivals), np.full(n, 6), np.ones(n, np.int64), hash_ids=ids,
+        hash_offsets=np.arange(n + 1) * 4, hash_block_tokens=1,
+    )  # fmt: skip
+
+
+def replicas_of(trace: Trace, name: str, replicas: int, *, prefix_caching: bool = True) -> list[int]:
+    policy = Policy("t", 8, SEQS, prefix_caching=prefix_caching)
+    result = simulate_pool(trace, tables(), ReplicaLimits(100, 1, 60), policy, replicas=replicas, router=name)
+    return [int(r) for r in result.requests.replica]
+
+
+def test_prefix_aware_goes_where_the_prompt_is_cached() -> None:
+    """Three sessions at once spread over three replicas; later each returns to its own, though all are idle."""
+    trace = conversation([0.0, 0.1, 0.2, 100.0, 200.0, 300.0], [0, 1, 2, 2, 0, 1])
+    assert replicas_of(trace, "prefix-aware", 3) == [0, 1, 2, 2, 0, 1]
+    assert replicas_of(trace, "prefix-aware", 3, prefix_caching=False) == [0, 1, 2, 0, 0, 0]
+
+
+def test_prefix_aware_leaves_an_overloaded_replica() -> None:
+    """Nine of one session may be unfinished where another replica has none; the tenth goes there."""
+    arrivals = [0.0, *(100.0 + 0.01 * k for k in range(10))]
+    found = replicas_of(conversation(arrivals, [0] * 11), "prefix-aware", 2)
+    assert found == [0] * 10 + [1]
+
+
+def test_a_plug_in_sees_the_cached_prefix() -> None:
+    class Watcher(ShortestQueueInPython):
+        seen: ClassVar[list[list[int]]] = []
+
+        def choose(self, request: RequestView, replicas: ReplicaView) -> int:
+            self.seen.append(replicas.prefix_tokens.tolist())
+            return request.index % 2
+
+    policy = Policy("t", 8, SEQS, prefix_caching=True)
+    trace = conversation([0.0, 50.0, 100.0], [0, 1, 0])
+    simulate_pool(trace, tables(), ReplicaLimits(100, 1, 60), policy, replicas=2, router=Watcher())
+    assert Watcher.seen == [[0, 0], [0, 0], [4, 0]]
 
 
 def test_unknown_router_names_the_nearest() -> None:

@@ -63,9 +63,42 @@ def make_tables(
     )  # fmt: skip
 
 
+def shared_by(random: np.random.Generator, prompts: np.ndarray, block: int, choices: int) -> dict[str, object]:
+    """Hashes of prompts that begin alike: a walk down a tree, which branches ``choices`` ways at each block.
+
+    Ids are numbers with holes. Prompts have an id for each full block, or for each begun one, as traces do.
+    """
+    begun = bool(random.integers(2))
+    names: dict[tuple[object, ...], int] = {}
+    hashes, offsets = [], [0]
+    for prompt in prompts:
+        path: tuple[object, ...] = ()
+        for _ in range(prompt // block):
+            path = (*path, int(random.integers(choices)))
+            hashes.append(names.setdefault(path, 7 * len(names)))
+        if begun and prompt % block:
+            hashes.append(names.setdefault((*path, f"{prompt % block} tokens"), 7 * len(names)))
+        offsets.append(len(hashes))
+    return {
+        "hash_ids": np.array(hashes, np.int64), "hash_offsets": np.array(offsets, np.int64),
+        "hash_block_tokens": block,
+    }  # fmt: skip
+
+
+def declared_by(random: np.random.Generator, prompts: np.ndarray) -> dict[str, object]:
+    """Declared tokens of about half of the prompts."""
+    shared = np.where(random.random(len(prompts)) < 0.5, random.integers(0, prompts + 1), 0)
+    return {"shared_prefix_tokens": shared}
+
+
 @st.composite
-def worlds(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True) -> World:
-    """Worlds small enough for the oracle and tight enough for preemption, rejection and every scheduler rule."""
+def worlds(
+    draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, sharing: bool = False
+) -> World:
+    """Worlds small enough for the oracle and tight enough for preemption, rejection and every scheduler rule.
+
+    With ``sharing`` every one of them has a prefix cache and a trace that says what prompts share.
+    """
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     seqs = draw(st.integers(1, 6))
     budget = draw(st.integers(seqs, 24))
@@ -73,9 +106,10 @@ def worlds(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), clos
     window = draw(st.sampled_from([0, 0, 3, 9]))
     mix = draw(st.booleans())
     reserve = draw(st.sampled_from([False, False, True]))
+    caching = sharing or draw(st.booleans())
     policy = Policy(
         "drawn", budget, seqs, mix=mix, chunked=draw(st.booleans()), free_decodes=draw(st.booleans()),
-        reserve=reserve,
+        reserve=reserve, prefix_caching=caching,
     )  # fmt: skip
     n = draw(st.integers(1, 24))
     prompts = random.integers(1, draw(st.sampled_from([3, 12, 30])), n)
@@ -83,10 +117,17 @@ def worlds(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), clos
     spacing = draw(st.sampled_from([1e-3, 2e-2, 2e-1]))
     arrival_s = np.cumsum(random.exponential(spacing, n))
     block_size = draw(st.integers(1, 8))
+    trace = Trace("drawn", arrival_s, prompts, outputs, session=random.integers(-1, 4, n))
+    says = draw(st.sampled_from(["hashes", "hashes", "declared", "both"] + ["nothing"] * (not sharing)))
+    if says in ("hashes", "both"):
+        columns = shared_by(random, prompts, draw(st.sampled_from([1, 2, 3, 4, 6, 8])), draw(st.integers(1, 3)))
+        trace = trace.with_columns(**columns)
+    if says in ("declared", "both"):
+        trace = trace.with_columns(**declared_by(random, prompts))
     longest = -(-int((prompts + outputs).max()) // block_size)
     replicas = draw(st.integers(1, 3))
     return World(
-        trace=Trace("drawn", arrival_s, prompts, outputs, session=random.integers(-1, 4, n)),
+        trace=trace,
         tables=make_tables(
             random, stages=stages, seqs=seqs, max_tokens=budget + seqs + 80, window=window, host=draw(st.booleans())
         ),

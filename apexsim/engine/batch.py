@@ -8,6 +8,7 @@ from apexsim.cost.tables import StepTables
 from apexsim.engine.gaps import forget_old_gaps, join_cohort, largest_gap, leave_cohort, record_run
 from apexsim.engine.heap import heap_pop, heap_push
 from apexsim.engine.jit import kernel, rare_kernel
+from apexsim.engine.kvcache import release
 from apexsim.engine.result import COMPLETED
 from apexsim.engine.state import DECODING, DONE, NONE, PREFILLING, WAITING, Limits, Rows, State
 
@@ -67,13 +68,6 @@ def take_waiting(replicas: Rows, requests: Rows, r: int) -> int:
         replicas[r].waiting_tail = NONE
     replicas[r].waiting -= 1
     return i
-
-
-@kernel
-def take_blocks(replicas: Rows, r: int, blocks: int) -> None:
-    """Allocate; the caller has checked that they are free."""
-    replicas[r].used_blocks += blocks
-    replicas[r].peak_blocks = max(replicas[r].peak_blocks, replicas[r].used_blocks)
 
 
 @kernel
@@ -186,6 +180,7 @@ def finish(state: State, limits: Limits, i: int, now: float) -> None:
     r = requests[i].group // state.stage_free_s.shape[1]
     tokens = tokens_held(requests, state.groups, i)
     replicas[r].used_blocks -= requests[i].blocks if limits.reserve else blocks_of(tokens, limits.block_size)
+    release(state, limits, r, i)
     stop_running(state, i)
     requests[i].phase = DONE
     requests[i].status = COMPLETED
@@ -230,6 +225,7 @@ def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int
     else:
         replicas[r].used_blocks -= requests[i].blocks
         drop_begun(state, g, i)
+    release(state, limits, r, i)
     requests[i].blocks = 0
     requests[i].computed = 0
     requests[i].preemptions += 1

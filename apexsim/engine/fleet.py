@@ -17,7 +17,7 @@ import simpy
 from apexsim.cost.tables import StepTables
 from apexsim.engine.jit import exact
 from apexsim.engine.law import exact_tables
-from apexsim.engine.pool import advance_all, cut_all, offer_one, run_closed, run_open
+from apexsim.engine.pool import advance_all, cached_prefix, cut_all, offer_one, run_closed, run_open
 from apexsim.engine.recorder import counters
 from apexsim.engine.replica import NEEDS_RECORDS, THROUGH
 from apexsim.engine.result import Snapshot
@@ -77,16 +77,19 @@ class PoolProcess:
             yield self.env.timeout(max(0.0, now - origin - self.env.now))
             self.to_the_end(advance_all, now)
             view = RequestView(i, now, int(request.prompt), int(offered.session[i]))
-            r = self._checked(router.choose(view, self._view()))
+            r = self._checked(router.choose(view, self._view(i, now)))
             offer_one(self.state, self.tables, self.limits, r, i, now)
         self.to_the_end(advance_all, np.inf)
 
-    def _view(self) -> ReplicaView:
+    def _view(self, i: int, now: float) -> ReplicaView:
         replicas = self.state.replicas
+        prefix_tokens = np.zeros(len(replicas), np.int64)
+        if self.limits.prefix_caching:
+            cached_prefix(self.state, self.tables, self.limits, i, now, prefix_tokens)
         return ReplicaView(
             waiting=replicas.waiting.copy(), running=replicas.running.copy(),
             prompt_tokens=replicas.prompt_tokens.copy(), used_blocks=replicas.used_blocks.copy(),
-            kv_blocks=self.limits.kv_blocks,
+            kv_blocks=self.limits.kv_blocks, prefix_tokens=prefix_tokens,
         )  # fmt: skip
 
     def _checked(self, r: int) -> int:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
-from apexsim.engine.batch import blocks_of, wait_last
+from apexsim.engine.batch import blocks_of, target, wait_last
 from apexsim.engine.jit import entry_kernel, kernel
+from apexsim.engine.kvcache import find, resident_tokens
 from apexsim.engine.law import borrow_tables
 from apexsim.engine.replica import (
     THROUGH,
@@ -23,11 +24,12 @@ from apexsim.engine.replica import (
     wake_groups,
 )
 from apexsim.engine.result import REJECTED, REJECTED_CONTEXT, REJECTED_KV
-from apexsim.engine.series import cut_series, instant, is_series
+from apexsim.engine.series import cut_series, evict_by, instant, is_series, runs_series
 from apexsim.engine.state import DONE, IDLE, NONE, READY, RUNNING, Limits, State, borrow_state
 
-BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS = 0, 1, 2
-"""What a built-in router compares among its candidates: nothing (there is one), requests, prompt tokens."""
+BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS, BY_PREFIX = 0, 1, 2, 3
+"""What a built-in router compares among its candidates: nothing (there is one), unfinished requests, their prompt
+tokens, the prompt's tokens that are cached (``by_prefix``)."""
 
 Candidates = NDArray[np.int64]
 
@@ -35,9 +37,9 @@ Candidates = NDArray[np.int64]
 @kernel
 def offer(state: State, tables: StepTables, limits: Limits, r: int, i: int, now: float) -> None:
     """Request i arrives at replica r: rejected where it could never run, else it waits."""
-    requests, replicas, groups = state.requests, state.replicas, state.groups
-    stages = state.stage_free_s.shape[1]
-    requests[i].group = r * stages
+    requests, replicas = state.requests, state.replicas
+    g = r * state.stage_free_s.shape[1]
+    requests[i].group = g
     length = requests[i].prompt + requests[i].output
     # The last token is never put into the cache.
     too_long = length > limits.max_model_len
@@ -51,9 +53,7 @@ def offer(state: State, tables: StepTables, limits: Limits, r: int, i: int, now:
     replicas[r].prompt_tokens += requests[i].prompt
     wait_last(replicas, requests, r, i)
     wake_groups(state, r, now)
-    g = r * stages
-    in_series = stages == 1 and groups[g].phase == RUNNING and groups[g].steps > 1 and is_series(state, g)
-    if first and in_series and could_join(state, limits, r, i):
+    if first and runs_series(state, g) and could_join(state, limits, r, i):
         cut_series(state, tables, g, now)
 
 
@@ -66,8 +66,13 @@ def could_join(state: State, limits: Limits, r: int, i: int) -> bool:
     budget = limits.max_num_batched_tokens
     if limits.mix and not limits.free_decodes:
         budget -= groups[r].decoding
-    chunk = first_chunk(state, limits, i, budget, True)
-    return chunk > 0 and admission_blocks(state, limits, i, chunk) <= limits.kv_blocks - replicas[r].used_blocks
+    _, found, shared = find(state, limits, r, i, target(state.requests, i))
+    chunk = first_chunk(state, limits, i, found, budget, True)
+    if chunk == 0:
+        return False
+    # An eviction within the series may change what it finds, and so what it needs.
+    need = admission_blocks(state, limits, i, found + chunk) - shared
+    return need <= limits.kv_blocks - replicas[r].used_blocks or replicas[r].cached_blocks > 0
 
 
 @kernel
@@ -77,12 +82,16 @@ def unfinished(state: State, r: int) -> int:
 
 
 @kernel
-def choose(state: State, candidates: Candidates, load: int, i: int) -> int:
+def choose(
+    state: State, tables: StepTables, limits: Limits, candidates: Candidates, load: int, i: int, now: float
+) -> int:
     """The candidate with the least load; the first of them on a tie."""
     row = candidates[i if candidates.shape[0] > 1 else 0]
     best = row[0]
     if load == BY_PLACE:
         return best
+    if load == BY_PREFIX:
+        return by_prefix(state, tables, limits, row, i, now)
     for c in range(1, row.size):
         r = row[c]
         if load == BY_REQUESTS:
@@ -92,6 +101,39 @@ def choose(state: State, candidates: Candidates, load: int, i: int) -> int:
         if better:
             best = r
     return best
+
+
+@kernel
+def by_prefix(
+    state: State, tables: StepTables, limits: Limits, row: NDArray[np.int64], i: int, now: float
+) -> int:
+    """The candidate with the most cached tokens of the prompt that is not overloaded; then fewest requests, then first.
+
+    Overloaded is a replica with more than 8 + 1.5 times the unfinished requests of the candidate that has fewest.
+    """
+    fewest = unfinished(state, row[0])
+    for c in range(1, row.size):
+        fewest = min(fewest, unfinished(state, row[c]))
+    best, most = NONE, NONE
+    for c in range(row.size):
+        r = row[c]
+        if 2 * unfinished(state, r) <= 16 + 3 * fewest:
+            evict_by(state, tables, limits, r, now)
+            tokens = resident_tokens(state, limits, r, i)
+            if tokens > most or (tokens == most and unfinished(state, r) < unfinished(state, best)):
+                best, most = r, tokens
+    return best
+
+
+@entry_kernel
+def cached_prefix(
+    state: State, tables: StepTables, limits: Limits, i: int, now: float, tokens: NDArray[np.int64]
+) -> None:
+    """``tokens[r]`` = leading tokens of request i's prompt that replica r has in its cache at ``now``."""
+    state, tables = borrow_state(state), borrow_tables(tables)
+    for r in range(tokens.size):
+        evict_by(state, tables, limits, r, now)
+        tokens[r] = resident_tokens(state, limits, r, i)
 
 
 @entry_kernel
@@ -135,7 +177,7 @@ def run_open(
                 return full
         if over:
             return THROUGH
-        offer(state, tables, limits, choose(state, candidates, load, i), i, now)
+        offer(state, tables, limits, choose(state, tables, limits, candidates, load, i, now), i, now)
         cursor[0] = i + 1
 
 
@@ -206,7 +248,7 @@ def run_closed(
         release(state, cursor, concurrency, now + delay_s)
         while cursor[0] < cursor[1] and requests[cursor[0]].arrival_s <= now + instant(now):
             i = cursor[0]
-            offer(state, tables, limits, choose(state, candidates, load, i), i, now)
+            offer(state, tables, limits, choose(state, tables, limits, candidates, load, i, now), i, now)
             cursor[0] = i + 1
             release(state, cursor, concurrency, now + delay_s)
         full = begin_due(state, tables, limits, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apexsim.engine.result import Counters, ItlRuns, RequestColumns, Timeline
 from apexsim.engine.state import DECODE, MIXED, SAMPLED, SCHEDULED, Limits, State
@@ -26,9 +27,17 @@ def request_columns(
         reason=requests.reason.copy(),
         replica=requests.group // np.int32(state.stages),  # NONE stays: it is -1
         preemptions=requests.preemptions.copy(),
-        cached_tokens=np.zeros(len(requests), np.int64),
+        cached_tokens=_cached_tokens(state),
         itl_max_s=requests.itl_max_s.copy(),
     )
+
+
+def _cached_tokens(state: State) -> NDArray[np.int64]:
+    """Prompt tokens that each request found in the prefix cache when it was first admitted."""
+    prefixes = state.cache.prefixes
+    if len(prefixes) == 0:
+        return np.zeros(len(state.requests), np.int64)
+    return np.asarray(prefixes.hit, np.int64).clip(min=0)  # NONE where it was never admitted
 
 
 def itl_runs(state: State) -> ItlRuns:
@@ -60,6 +69,7 @@ def counters(state: State, limits: Limits) -> Counters:
         preemptions=int(state.requests.preemptions.sum()),
         kv_peak_blocks=int(sums.peak_blocks.max()),
         kv_blocks=limits.kv_blocks,
+        evicted_blocks=int(sums.evicted_blocks.sum()),
     )
 
 

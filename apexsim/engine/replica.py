@@ -24,7 +24,6 @@ from apexsim.engine.batch import (
     preempt,
     start_running,
     stop_decoding,
-    take_blocks,
     take_waiting,
     target,
 )
@@ -32,6 +31,7 @@ from apexsim.engine.gaps import close_gaps
 from apexsim.engine.heap import heap_pop
 from apexsim.engine.iteration import run_stages
 from apexsim.engine.jit import kernel
+from apexsim.engine.kvcache import by_admission, evict, find, hold, settle, take_blocks
 from apexsim.engine.series import close_series, instant, is_series, series_length, series_seconds
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
 
@@ -40,17 +40,17 @@ THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
 
 
 @kernel
-def admission_blocks(state: State, limits: Limits, i: int, chunk: int) -> int:
-    """KV blocks that waiting request i needs to begin with a first chunk."""
+def admission_blocks(state: State, limits: Limits, i: int, tokens: int) -> int:
+    """KV blocks that waiting request i needs to begin, its first chunk ending at ``tokens``."""
     if limits.reserve:
         return blocks_of(state.requests[i].prompt + state.requests[i].output - 1, limits.block_size)
-    return blocks_of(chunk, limits.block_size)
+    return blocks_of(tokens, limits.block_size)
 
 
 @kernel
-def first_chunk(state: State, limits: Limits, i: int, budget: int, batch_is_empty: bool) -> int:
-    """Tokens of waiting request i that the next iteration could compute; 0 where it has to wait."""
-    tokens = target(state.requests, i)
+def first_chunk(state: State, limits: Limits, i: int, found: int, budget: int, batch_is_empty: bool) -> int:
+    """Tokens of waiting request i, after ``found``, that the next iteration could compute; 0 where it has to wait."""
+    tokens = target(state.requests, i) - found
     if limits.chunked:
         return min(tokens, budget)
     # Uncut prompts longer than the budget could never run, so the first of an iteration always may.
@@ -67,9 +67,11 @@ def schedule_decodes(state: State, tables: StepTables, limits: Limits, g: int) -
     key = -groups[g].step % limits.block_size
     preempted = False
     while state.blocks[g, key] > limits.kv_blocks - replicas[r].used_blocks:
+        # Those before have taken what there was, and with it all that was cached.
+        evict(state, r, replicas[r].used_blocks)
         preempt(state, tables, limits, g, 0)
         preempted = True
-    take_blocks(replicas, r, state.blocks[g, key])
+    take_blocks(state, limits, r, state.blocks[g, key])
     return preempted
 
 
@@ -95,7 +97,7 @@ def continue_prefills(
                 preempted = True
             if lost:
                 break
-            take_blocks(replicas, r, more)
+            take_blocks(state, limits, r, more)
             requests[i].blocks += more
             state.begun[g, j].tokens = chunk
             budget -= chunk
@@ -110,14 +112,17 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
     r = g // state.stage_free_s.shape[1]
     while budget > 0 and replicas[r].waiting_head != NONE and replicas[r].running < limits.max_num_seqs:
         i = replicas[r].waiting_head
-        chunk = first_chunk(state, limits, i, budget, groups[g].prefills == 0)
-        blocks = admission_blocks(state, limits, i, chunk)
-        if chunk == 0 or blocks > limits.kv_blocks - replicas[r].used_blocks:
+        units, found, shared = find(state, limits, r, i, target(requests, i))
+        chunk = first_chunk(state, limits, i, found, budget, groups[g].prefills == 0)
+        blocks = admission_blocks(state, limits, i, found + chunk)
+        if chunk == 0 or blocks - shared > limits.kv_blocks - replicas[r].used_blocks:
             break
         take_waiting(replicas, requests, r)
-        take_blocks(replicas, r, blocks)
+        hold(state, limits, r, i, units, found)
+        take_blocks(state, limits, r, blocks - shared)
         start_running(state, g, i)
         requests[i].blocks = blocks
+        requests[i].computed = found
         if np.isnan(requests[i].start_s):
             # A boundary within one instant before the arrival counts as after it.
             requests[i].start_s = max(now, requests[i].arrival_s)
@@ -183,6 +188,7 @@ def complete(state: State, tables: StepTables, limits: Limits, g: int) -> None:
     """What was in flight has ended at ``end_s``: hand out the tokens; the group is at a boundary."""
     requests, groups = state.requests, state.groups
     now, steps = groups[g].end_s, groups[g].steps
+    r = g // state.stage_free_s.shape[1]
     if groups[g].decoded:
         if is_series(state, g):
             close_series(state, tables, limits, g)
@@ -198,6 +204,7 @@ def complete(state: State, tables: StepTables, limits: Limits, g: int) -> None:
     for j in range(groups[g].prefills):
         i = state.begun[g, j].request
         requests[i].computed += state.begun[g, j].tokens
+        settle(state, limits, r, i)
         if requests[i].computed == target(requests, i):
             end_prefill(state, tables, limits, g, i, now)
         else:
@@ -209,14 +216,19 @@ def complete(state: State, tables: StepTables, limits: Limits, g: int) -> None:
 
 @kernel
 def finish_decodes(state: State, tables: StepTables, limits: Limits, g: int, now: float) -> None:
-    """Every sequence whose last token came at the group's step leaves."""
+    """Every sequence whose last token came at the group's step leaves, in the order of their admission."""
     requests, groups = state.requests, state.groups
+    leaving = NONE
     while groups[g].finishes > 0 and state.finishes[g, 0].step <= groups[g].step:
         i, key = state.finishes[g, 0].request, state.finishes[g, 0].step
         groups[g].finishes = heap_pop(state.finishes[g], groups[g].finishes)
         if requests[i].phase == DECODING and requests[i].group == g and requests[i].finish_step == key:
             stop_decoding(state, tables, limits, i)
-            finish(state, limits, i, now)
+            requests[i].finish_step = NONE  # the heap may hold the pair twice, from before a preemption
+            leaving = by_admission(state, limits, leaving, i)
+    while leaving != NONE:
+        i, leaving = leaving, requests[leaving].follower
+        finish(state, limits, i, now)
 
 
 @kernel

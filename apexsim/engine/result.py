@@ -32,7 +32,7 @@ class RequestColumns:
     reason: NDArray[np.int8]
     replica: NDArray[np.int32]  # -1 where none took it
     preemptions: NDArray[np.int32]
-    cached_tokens: NDArray[np.int64]  # prompt tokens found in the prefix cache
+    cached_tokens: NDArray[np.int64]  # prompt tokens found in the prefix cache at the first admission
     itl_max_s: NDArray[np.float64]  # largest gap between two tokens; NaN for one output token
 
 
@@ -74,6 +74,7 @@ class Counters:
     preemptions: int
     kv_peak_blocks: int  # largest number of blocks in use on one replica
     kv_blocks: int  # blocks of one replica
+    evicted_blocks: int = 0  # from the prefix caches
 
 
 @dataclass(frozen=True, slots=True)

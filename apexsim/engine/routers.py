@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim import registry
-from apexsim.engine.pool import BY_PLACE, BY_PROMPT_TOKENS, BY_REQUESTS
+from apexsim.engine.pool import BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, BY_REQUESTS
 
 Ints = NDArray[np.int64]
 
@@ -43,6 +43,7 @@ class ReplicaView:
     prompt_tokens: Ints  # of the unfinished requests
     used_blocks: Ints
     kv_blocks: int
+    prefix_tokens: Ints  # leading tokens of the arriving prompt that are in the prefix cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,13 @@ class SessionAffine:
         hashed = ((mixed >> np.uint64(32)) % np.uint64(replicas)).astype(np.int64)
         turn = np.cumsum(offered.session < 0) % replicas
         return Choice(np.where(offered.session >= 0, hashed, turn)[:, None], BY_PLACE)
+
+
+class PrefixAware:
+    """The replica with the longest cached prefix of the prompt, unless it is overloaded (``pool.by_prefix``)."""
+
+    def candidates(self, offered: Offered, replicas: int, seed: int) -> Choice:
+        return Choice(np.arange(replicas, dtype=np.int64)[None, :], BY_PREFIX)
 
 
 def router(name: str) -> Router | PlugInRouter:

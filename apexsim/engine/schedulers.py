@@ -24,6 +24,7 @@ class Policy:
         chunked: a prompt may be cut at the token budget.
         free_decodes: decoding sequences do not count against the token budget.
         reserve: admit only where the whole length fits; then nothing is ever preempted.
+        prefix_caching: blocks of prompts stay when a request ends, and equal prefixes share them.
 
     ``reserve`` admits by the request's whole length. Traces have no declared limit on the output, so there the
     output length stands for the declared one: a policy with ``reserve`` is clairvoyant by as much.
@@ -36,6 +37,7 @@ class Policy:
     chunked: bool = True
     free_decodes: bool = False
     reserve: bool = False
+    prefix_caching: bool = False
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -75,6 +77,7 @@ def resolve(scheduler: Scheduler) -> Policy:
         preset,
         max_num_batched_tokens=scheduler.max_num_batched_tokens or preset.max_num_batched_tokens,
         max_num_seqs=scheduler.max_num_seqs or preset.max_num_seqs,
+        prefix_caching=scheduler.prefix_caching,
     )
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from apexsim.cost.tables import StepTables
-from apexsim.engine.batch import take_blocks
 from apexsim.engine.gaps import merge_cohorts, push_gap, record_run
 from apexsim.engine.iteration import count_iterations, note_decode_work
 from apexsim.engine.jit import kernel
+from apexsim.engine.kvcache import evict, take_blocks
 from apexsim.engine.law import decode_segment, steps_within
-from apexsim.engine.state import Limits, State
+from apexsim.engine.state import NONE, RUNNING, Limits, State
 
 
 @kernel
@@ -34,7 +34,11 @@ def series_length(state: State, tables: StepTables, limits: Limits, g: int) -> i
     steps = max(1, steps)
     if limits.reserve:
         return steps
-    free = limits.kv_blocks - state.replicas[g // state.stage_free_s.shape[1]].used_blocks
+    replica = state.replicas[g // state.stage_free_s.shape[1]]
+    free = limits.kv_blocks - replica.used_blocks
+    if replica.waiting_head != NONE and replica.running < limits.max_num_seqs:
+        # An eviction may take what the first that waits would find, and so change what it needs.
+        free -= replica.cached_blocks
     decoding, size = groups[g].decoding, limits.block_size
     if (steps // size + 1) * decoding <= free:
         return steps
@@ -76,6 +80,15 @@ def series_seconds(state: State, tables: StepTables, g: int, steps: int) -> floa
 def cut_series(state: State, tables: StepTables, g: int, at_s: float) -> None:
     """Somebody has arrived at ``at_s`` who could be admitted: end the series at the first boundary from then on."""
     groups = state.groups
+    steps, seconds = steps_until(state, tables, g, at_s)
+    groups[g].steps = steps
+    groups[g].end_s = groups[g].begin_s + seconds
+
+
+@kernel
+def steps_until(state: State, tables: StepTables, g: int, at_s: float) -> tuple[int, float]:
+    """Iterations of the series that begin before ``at_s``, and how long they take."""
+    groups = state.groups
     limit = at_s - groups[g].begin_s - instant(at_s)
     done, elapsed, steps = 0, 0.0, groups[g].steps
     while done < steps and (elapsed < limit or done == 0):
@@ -83,8 +96,7 @@ def cut_series(state: State, tables: StepTables, g: int, at_s: float) -> None:
         m = steps_within(first, slope, limit - elapsed, min(length, steps - done))
         elapsed += m * first + 0.5 * slope * m * (m - 1.0)
         done += m
-    groups[g].steps = done
-    groups[g].end_s = groups[g].begin_s + elapsed
+    return done, elapsed
 
 
 @kernel
@@ -106,13 +118,36 @@ def close_series(state: State, tables: StepTables, limits: Limits, g: int) -> No
     merge_cohorts(state, g, groups[g].end_s)
     count_iterations(state, g, steps, decoding, 0, decoding, decoding)
     note_decode_work(state, g, decoding, steps)
-    if not limits.reserve and steps > 1:
-        # The first iteration's blocks were taken when it was scheduled.
-        size = limits.block_size
-        taken = (steps - 1) // size * decoding
-        for j in range(1 + (steps - 1) // size * size, steps):
-            taken += state.blocks[g, -(groups[g].step + j) % size]
-        take_blocks(replicas, r, taken)
+    take_blocks(state, limits, r, blocks_after_first(state, limits, g, steps))
+
+
+@kernel
+def blocks_after_first(state: State, limits: Limits, g: int, steps: int) -> int:
+    """KV blocks that the iterations 2 to ``steps`` of the series take; those of the first were taken with it."""
+    if limits.reserve or steps == 1:
+        return 0
+    size = limits.block_size
+    taken = (steps - 1) // size * state.groups[g].decoding
+    for j in range(1 + (steps - 1) // size * size, steps):
+        taken += state.blocks[g, -(state.groups[g].step + j) % size]
+    return taken
+
+
+@kernel
+def runs_series(state: State, g: int) -> bool:
+    """True where a series of several iterations is in flight."""
+    groups = state.groups
+    stages = state.stage_free_s.shape[1]
+    return stages == 1 and groups[g].phase == RUNNING and groups[g].steps > 1 and is_series(state, g)
+
+
+@kernel
+def evict_by(state: State, tables: StepTables, limits: Limits, r: int, at_s: float) -> None:
+    """Evict what a running series has by the instant ``at_s``; its blocks are booked when it ends."""
+    g = r * state.stage_free_s.shape[1]
+    if state.replicas[r].cached_blocks > 0 and runs_series(state, g):
+        steps, _ = steps_until(state, tables, g, at_s)
+        evict(state, r, limits.kv_blocks - blocks_after_first(state, limits, g, steps))
 
 
 @kernel

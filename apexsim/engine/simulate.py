@@ -10,6 +10,7 @@ import numpy as np
 from apexsim.cost.tables import StepTables
 from apexsim.engine import recorder
 from apexsim.engine.fleet import Marks, run_pool
+from apexsim.engine.prefixes import new_cache
 from apexsim.engine.result import SimulationResult, Snapshot
 from apexsim.engine.routers import Offered, PlugInRouter
 from apexsim.engine.routers import router as named_router
@@ -63,26 +64,19 @@ def simulate_pool(
         UsageError: unknown router, a plug-in router in a closed loop, or marks where none can be reached.
     """
     chosen = named_router(router) if isinstance(router, str) else router
-    if concurrency is not None and isinstance(chosen, PlugInRouter):
-        raise UsageError(f"router {router!r}: a plug-in router serves open loops only (built-in ones serve both)")
-    if marks and (concurrency is not None or isinstance(chosen, PlugInRouter)):
-        raise UsageError("marks: only an open loop under a built-in router reaches them")
-    if concurrency is not None and concurrency < 1:
-        raise UsageError(f"concurrency {concurrency} (at least 1 request must be in flight)")
-    if not 0 <= seed < 1 << 63:
-        raise UsageError(f"seed {seed} (allowed: 0 to 2^63 - 1)")
-    rules = _rules(policy, limits)
+    _check_load(chosen, router, concurrency, seed, marks)
+    cache = new_cache(trace, limits.block_size, replicas, wanted=policy.prefix_caching)
+    rules = _rules(policy, limits, prefix_caching=len(cache.prefixes) > 0)
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
     origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
     state = new_state(
         arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules,
-        replicas=replicas, stages=tables.stages, timeline=timeline,
+        replicas=replicas, stages=tables.stages, timeline=timeline, cache=cache,
     )  # fmt: skip
-    session = trace.session if trace.session is not None else np.full(len(trace), -1, np.int64)
     wanted = Marks(tuple(at_s - origin_s for at_s in marks))
     state = run_pool(
-        state, tables, rules, router=chosen, offered=Offered(len(trace), session), replicas=replicas, seed=seed,
+        state, tables, rules, router=chosen, offered=_offered(trace), replicas=replicas, seed=seed,
         concurrency=concurrency, delay_s=limits.entry_s + limits.exit_s, marks=wanted,
     )  # fmt: skip
     return SimulationResult(
@@ -103,7 +97,26 @@ def simulate_pool(
     )
 
 
-def _rules(policy: Policy, limits: ReplicaLimits) -> Limits:
+def _check_load(
+    chosen: object, name: object, concurrency: int | None, seed: int, marks: tuple[float, ...]
+) -> None:
+    """Raise UsageError for a load that the engine does not serve."""
+    if concurrency is not None and isinstance(chosen, PlugInRouter):
+        raise UsageError(f"router {name!r}: a plug-in router serves open loops only (built-in ones serve both)")
+    if marks and (concurrency is not None or isinstance(chosen, PlugInRouter)):
+        raise UsageError("marks: only an open loop under a built-in router reaches them")
+    if concurrency is not None and concurrency < 1:
+        raise UsageError(f"concurrency {concurrency} (at least 1 request must be in flight)")
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(f"seed {seed} (allowed: 0 to 2^63 - 1)")
+
+
+def _offered(trace: Trace) -> Offered:
+    """What a router may know of the trace before it begins."""
+    return Offered(len(trace), trace.session if trace.session is not None else np.full(len(trace), -1, np.int64))
+
+
+def _rules(policy: Policy, limits: ReplicaLimits, *, prefix_caching: bool) -> Limits:
     """What the compiled scheduler reads, in exactly its types."""
     return Limits(
         max_num_batched_tokens=int(policy.max_num_batched_tokens),
@@ -112,6 +125,7 @@ def _rules(policy: Policy, limits: ReplicaLimits) -> Limits:
         chunked=bool(policy.chunked),
         free_decodes=bool(policy.free_decodes),
         reserve=bool(policy.reserve),
+        prefix_caching=bool(prefix_caching),
         kv_blocks=int(limits.kv_blocks),
         block_size=int(limits.block_size),
         max_model_len=int(limits.max_model_len),

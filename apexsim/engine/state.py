@@ -80,6 +80,7 @@ REPLICA = np.dtype(
         ("running", "i8"),
         ("used_blocks", "i8"),
         ("peak_blocks", "i8"),
+        ("cached_blocks", "i8"),  # of units that no running request holds: evicted where their blocks are needed
         ("full", "i8"),  # 1 from a preemption in a pipeline until a request ends: nobody is admitted
         ("prompt_tokens", "i8"),  # of the unfinished requests: what the least-loaded router looks at
         ("ended", "i8"),  # requests completed or rejected
@@ -94,6 +95,11 @@ REPLICA = np.dtype(
         ("prefill_pairs_windowed", "f8"),
         ("decode_kv", "f8"),
         ("decode_kv_windowed", "f8"),
+        # With a prefix cache only.
+        ("oldest", "i8"),  # ends of the list of cached units: the next to be evicted,
+        ("newest", "i8"),  # and the last
+        ("admissions", "i8"),
+        ("evicted_blocks", "i8"),
     ]
 )
 
@@ -119,6 +125,25 @@ GROUP = np.dtype(
     ]
 )
 
+PREFIX = np.dtype(
+    [
+        ("first", "i8"),  # index into ``Cache.ids`` of the prompt's first unit
+        ("mark", "i8"),  # index into ``Cache.held``, likewise
+        ("admitted", "i8"),  # number of the request's admission to its replica
+        ("units", "i4"),  # that the prompt can share
+        ("settled", "i4"),  # leading units that are computed, while the request runs
+        ("settled_tokens", "i4"),  # tokens of those
+        ("declared", "i4"),  # leading tokens that count as computed before; NONE where hashes tell
+        ("hit", "i4"),  # tokens that its first admission found; NONE before
+    ],
+    align=True,
+)
+"""A request as the prefix cache sees it."""
+
+UNIT = np.dtype([("resident", "i4"), ("holders", "i4"), ("older", "i4"), ("younger", "i4")])
+"""A unit in the cache of one replica: whether it is there, how many running requests hold it, and, where none does, its
+neighbours by time of release."""
+
 CHUNK = np.dtype([("request", "i8"), ("tokens", "i8")])
 DUE = np.dtype([("step", "i8"), ("request", "i8")])
 COHORT = np.dtype([("last_s", "f8"), ("count", "i8"), ("gap", "i8")])
@@ -141,9 +166,24 @@ class Limits(NamedTuple):
     chunked: bool  # a prompt may be cut at the token budget
     free_decodes: bool  # decoding sequences do not count against the token budget
     reserve: bool  # admit only where the whole length fits; then nothing is ever preempted
+    prefix_caching: bool  # there is a ``State.cache`` to look into
     kv_blocks: int
     block_size: int
     max_model_len: int
+
+
+class Cache(NamedTuple):
+    """What the prompts of n requests share (``prefixes.py``), and what of it each of R replicas holds (``kvcache.py``).
+
+    A *unit* is what is found or evicted as a whole: the KV blocks of one hash block. Equal ids are equal prefixes up to
+    the unit's end. Without a prefix cache all arrays are empty.
+    """
+
+    prefixes: Rows  # PREFIX [n]
+    units: Rows  # UNIT [R, U], by id
+    ids: NDArray[np.int32]  # units of the prompts, one prompt after another; those of a session only once
+    sizes: NDArray[np.int32]  # [U] KV blocks of a unit
+    held: NDArray[np.uint8]  # by ``mark`` + place: the request holds the shared unit, it has no copy of its own
 
 
 class State(NamedTuple):
@@ -163,6 +203,7 @@ class State(NamedTuple):
     filled: NDArray[np.int64]  # [2] rows of ``itl`` and ``timeline`` in use
     itl: Rows  # ITL_RUN [rows]
     timeline: Rows  # ITERATION [rows], or [0] where it is not wanted
+    cache: Cache
 
     @property
     def stages(self) -> int:
@@ -176,7 +217,16 @@ def borrow_state(state: State) -> State:
         borrow(state.requests), borrow(state.replicas), borrow(state.groups), borrow(state.stage_free_s),
         borrow(state.begun), borrow(state.finishes), borrow(state.windows), borrow(state.cohorts),
         borrow(state.stack), borrow(state.blocks), borrow(state.histograms), borrow(state.filled),
-        borrow(state.itl), borrow(state.timeline), )  # fmt: skip
+        borrow(state.itl), borrow(state.timeline), borrow_cache(state.cache),
+    )  # fmt: skip
+
+
+@kernel
+def borrow_cache(cache: Cache) -> Cache:
+    """Likewise."""
+    return Cache(
+        borrow(cache.prefixes), borrow(cache.units), borrow(cache.ids), borrow(cache.sizes), borrow(cache.held)
+    )
 
 
 def rows(dtype: np.dtype[Any], *shape: int) -> Rows:
@@ -186,14 +236,14 @@ def rows(dtype: np.dtype[Any], *shape: int) -> Rows:
 
 def new_state(
     arrival_s: NDArray[np.float64], prompt: NDArray[np.int64], output: NDArray[np.int64], limits: Limits, *,
-    replicas: int, stages: int, timeline: bool,
+    replicas: int, stages: int, timeline: bool, cache: Cache,
 ) -> State:  # fmt: skip
     """An empty fleet of ``replicas`` before the first arrival."""
     n, groups, seqs = len(arrival_s), replicas * stages, limits.max_num_seqs
     requests, fleet, batches = np.full(n, NEW_REQUEST).view(np.recarray), rows(REPLICA, replicas), rows(GROUP, groups)
     # Clipped, a length that no context holds stays one, and the sum of two fits its type.
     requests.arrival_s, requests.prompt, requests.output = arrival_s, prompt.clip(max=LONGEST), output.clip(max=LONGEST)
-    fleet.waiting_head = fleet.waiting_tail = NONE
+    fleet.waiting_head = fleet.waiting_tail = fleet.oldest = fleet.newest = NONE
     batches.end_s = np.inf
     batches.youngest = NONE
     longest = limits.max_num_batched_tokens
@@ -206,7 +256,7 @@ def new_state(
         windows=rows(DUE, groups, 2 * seqs + 64), cohorts=rows(COHORT, groups, seqs + 2), stack=rows(GAP, groups, 256),
         blocks=np.zeros((groups, limits.block_size), np.int64),
         histograms=np.zeros((4, longest + seqs + 2), np.int64), filled=np.zeros(2, np.int64),
-        itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0),
+        itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0), cache=cache,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from apexsim import registry
 from apexsim.cost.tables import StepTables
 from apexsim.engine import routers as seam
-from apexsim.engine.pool import BY_PLACE, BY_PROMPT_TOKENS, BY_REQUESTS
+from apexsim.engine.pool import BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, BY_REQUESTS
 from apexsim.engine.result import COMPLETED
 from apexsim.engine.routers import Choice, Offered, PlugInRouter, ReplicaView, RequestView, Router
 from apexsim.engine.schedulers import Policy
@@ -67,7 +67,7 @@ class RouterContract:
         assert 1 <= columns <= replicas
         assert choice.candidates.dtype == np.int64
         assert ((choice.candidates >= 0) & (choice.candidates < replicas)).all()
-        assert choice.load in (BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS)
+        assert choice.load in (BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS, BY_PREFIX)
         assert all(len(set(row)) == columns for row in choice.candidates.tolist())
 
     def test_the_compiled_loop_chooses_what_the_data_mean(self, name: str, replicas: int) -> None:
@@ -97,7 +97,11 @@ class InPlainPython:
         row: list[int] = rows[request.index if len(rows) > 1 else 0].tolist()
         if load == BY_PLACE:
             return row[0]
-        burden = replicas.prompt_tokens if load == BY_PROMPT_TOKENS else replicas.waiting + replicas.running
+        unfinished = replicas.waiting + replicas.running
+        if load == BY_PREFIX:
+            calm = [replica for replica in row if unfinished[replica] <= 8 + 1.5 * min(unfinished[row])]
+            return min(calm, key=lambda replica: (-int(replicas.prefix_tokens[replica]), int(unfinished[replica])))
+        burden = replicas.prompt_tokens if load == BY_PROMPT_TOKENS else unfinished
         return min(row, key=lambda replica: int(burden[replica]))
 
 
@@ -111,7 +115,9 @@ class Guarded:
         self._router.start(offered, replicas, seed)
 
     def choose(self, request: RequestView, replicas: ReplicaView) -> int:
-        for view in (replicas.waiting, replicas.running, replicas.prompt_tokens, replicas.used_blocks):
+        for view in (
+            replicas.waiting, replicas.running, replicas.prompt_tokens, replicas.used_blocks, replicas.prefix_tokens,
+        ):
             view.flags.writeable = False
         return self._router.choose(request, replicas)
 
@@ -128,18 +134,24 @@ def candidates(name: str, replicas: int) -> Choice:
 
 def serve(trace: Trace, router: Router | PlugInRouter, replicas: int) -> Ints:
     """The replica that served each request [n], in a small fleet that is busy enough for queues to form."""
-    law, limits, policy = step_tables(), ReplicaLimits(1000, 1, 100), Policy("contract", 16, SEQS)
+    law, limits = step_tables(), ReplicaLimits(200, 1, 100)
+    policy = Policy("contract", 16, SEQS, prefix_caching=True)
     result = simulate_pool(trace, law, limits, policy, replicas=replicas, router=router, seed=SEED)
     assert (result.requests.status == COMPLETED).all()
     return np.asarray(result.requests.replica, dtype=np.int64)
 
 
 def requests() -> Trace:
-    """80 requests, a third of them in sessions, about as many as 3 replicas can serve in the time."""
+    """80 requests, about as many as 3 replicas can serve in the time; a third of them go on with a session's prompt."""
     random = np.random.default_rng(SEED)
     session = np.where(random.random(80) < 1 / 3, random.integers(0, 9, 80), -1)
     arrival_s = np.cumsum(random.exponential(20.0, 80))
-    return Trace("contract", arrival_s, random.integers(1, 40, 80), random.integers(1, 12, 80), session=session)
+    trace = Trace("contract", arrival_s, random.integers(1, 40, 80), random.integers(1, 12, 80), session=session)
+    shared, before = np.zeros(80, np.int64), dict[int, int]()
+    for i in np.flatnonzero(session >= 0):
+        shared[i] = min(before.get(int(session[i]), 0), int(trace.input_tokens[i]))
+        before[int(session[i])] = int(trace.input_tokens[i])
+    return trace.with_columns(shared_prefix_tokens=shared)
 
 
 def step_tables() -> StepTables:

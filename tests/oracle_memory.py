@@ -1,0 +1,167 @@
+"""Who holds which KV blocks, as naively as possible: the oracle's requests, batches and replicas.
+
+Every block is asked for its owner anew: nothing is summed up, and what is cached is a list of names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from apexsim.workload.trace import Trace
+
+Unit = tuple[object, int]
+"""What a prefix cache keeps or drops as a whole: a name, and its KV blocks."""
+
+
+@dataclass(eq=False)
+class Request:
+    index: int
+    arrival: float
+    prompt: int
+    output: int
+    tokens: list[float] = field(default_factory=list)  # when each output token came
+    start: float | None = None
+    computed: int = 0  # tokens in the KV cache
+    blocks: int = 0
+    decoding: bool = False
+    preemptions: int = 0
+    rejected: bool = False
+    replica: int = -1
+    units: list[Unit] = field(default_factory=list)  # of the prompt, from its beginning, that others may share
+    declared: int | None = None  # tokens that count as computed, wherever the request runs
+    settled: int = 0  # leading units that are computed
+    held: list[Unit] = field(default_factory=list)  # those of them of which it has no copy of its own
+    hit: int | None = None  # tokens that the first admission found
+
+    @property
+    def done(self) -> bool:
+        return self.rejected or len(self.tokens) == self.output
+
+    @property
+    def to_prefill(self) -> int:
+        return self.prompt + len(self.tokens)
+
+
+@dataclass(eq=False)
+class Slot:
+    """One batch in flight of a replica."""
+
+    running: list[Request] = field(default_factory=list)  # by time of admission
+    end: float | None = None
+    ready: bool = False
+    decodes: list[Request] = field(default_factory=list)
+    chunks: list[tuple[Request, int]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Replica:
+    kv_blocks: int
+    block_size: int
+    slots: list[Slot]
+    stage_free: list[float]
+    waiting: list[Request] = field(default_factory=list)
+    full: bool = False  # a pipeline that has preempted admits nobody until a request ends
+    cached: list[Unit] = field(default_factory=list)  # held by nobody, the next to be evicted first
+    evicted: list[Unit] = field(default_factory=list)
+
+    @property
+    def running(self) -> list[Request]:
+        return [r for slot in self.slots for r in slot.running]
+
+    @property
+    def unfinished(self) -> list[Request]:
+        return self.waiting + self.running
+
+    @property
+    def held(self) -> list[Unit]:
+        """Units of running requests, each once."""
+        return list(dict.fromkeys(unit for r in self.running for unit in r.held))
+
+    @property
+    def used(self) -> int:
+        """KV blocks of running requests: their own, and those they share, once."""
+        return sum(r.blocks - blocks_of(r.held) for r in self.running) + blocks_of(self.held)
+
+    @property
+    def free(self) -> int:
+        """Blocks that may be allocated: those that no running request holds, cached or not."""
+        return self.kv_blocks - self.used
+
+    def make_room(self) -> None:
+        """What is cached gives way to what is used, the least recently released first."""
+        while self.used + blocks_of(self.cached) > self.kv_blocks:
+            self.evicted.append(self.cached.pop(0))
+
+    def give_back(self, request: Request) -> None:
+        """A request has left its slot: what nobody else holds of its prompt stays as cached, its tail first to go."""
+        still = self.held
+        self.cached += [unit for unit in reversed(request.held) if unit not in still]
+        request.blocks = request.settled = 0
+        request.held = []
+
+    def find(self, request: Request, most: int, *, declared: bool) -> list[Unit]:
+        """The leading units that end by token ``most`` and are in the cache, or are said to be."""
+        there = self.cached + self.held
+        found: list[Unit] = []
+        for unit in request.units:
+            if blocks_of([*found, unit]) * self.block_size > most or not (declared or unit in there):
+                break
+            found.append(unit)
+        return found
+
+    def hit(self, request: Request) -> tuple[list[Unit], int]:
+        """Units that an admission takes over, and tokens that it need not compute; the last one it always does."""
+        if request.declared is None:
+            units = self.find(request, request.to_prefill - 1, declared=False)
+            return units, blocks_of(units) * self.block_size
+        return self.find(request, request.declared, declared=True), request.declared
+
+    def cached_prefix(self, request: Request) -> int:
+        """Tokens of the prompt that are in the cache; what a router looks at."""
+        most = request.prompt - 1 if request.declared is None else request.declared
+        return blocks_of(self.find(request, most, declared=False)) * self.block_size
+
+    def admit(self, slot: Slot, units: list[Unit], found: int, blocks: int) -> None:
+        """The first that waits begins to run, with ``found`` tokens computed, in ``blocks`` KV blocks."""
+        request = self.waiting.pop(0)
+        slot.running.append(request)
+        request.held, request.settled = list(units), len(units)
+        self.cached = [unit for unit in self.cached if unit not in units]
+        request.blocks, request.computed = blocks, found
+        request.hit = found if request.hit is None else request.hit
+        self.make_room()
+
+    def settle(self, request: Request) -> None:
+        """Units that are computed now are there for others, unless somebody else's copy is."""
+        for unit in request.units[request.settled :]:
+            if blocks_of(request.units[: request.settled + 1]) * self.block_size > request.computed:
+                break
+            request.settled += 1
+            if unit not in self.cached + self.held:
+                request.held.append(unit)
+
+
+def blocks_of(units: list[Unit]) -> int:
+    return sum(blocks for _, blocks in units)
+
+
+def prefix_of(trace: Trace, i: int, block_size: int) -> tuple[list[Unit], int | None]:
+    """The units of prompt i, and the tokens that it declares as computed (None: what is in the cache decides)."""
+    prompt = int(trace.input_tokens[i])
+    hashes: list[int] = []
+    if trace.hash_ids is not None and trace.hash_offsets is not None:
+        hashes = [int(h) for h in trace.hash_ids[trace.hash_offsets[i] : trace.hash_offsets[i + 1]]]
+    units: list[Unit] = []
+    begin = 0
+    for k, name in enumerate(hashes):
+        end = min((k + 1) * trace.hash_block_tokens, prompt)
+        blocks = (end - begin) // block_size
+        if end % block_size == 0 or k == len(hashes) - 1:
+            units += [(("hash", name, blocks), blocks)] if blocks else []
+            begin = end
+    if hashes or trace.shared_prefix_tokens is None:
+        return units, None
+    declared = min(int(trace.shared_prefix_tokens[i]), prompt - 1) // block_size * block_size
+    if trace.session is not None and trace.session[i] >= 0:
+        units = [(("session", int(trace.session[i]), k), 1) for k in range(prompt // block_size)]
+    return units, declared
