@@ -162,6 +162,24 @@ def test_a_plan_that_cannot_run_is_skipped_when_it_is_simulated(tmp_path, change
     assert re.search(words, outcome.skipped)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"requests": 10**12},
+        {"load": "offline", "concurrency": "", "max_num_seqs": 10**5, "max_num_batched_tokens": 10**5, "devices": 1000},
+    ],
+)
+def test_more_than_fits_in_memory_is_skipped_before_it_is_drawn(tmp_path, changes):
+    assert "requests are more than the 50,000,000 that fit in memory" in reason_of(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("version", ["gpt-oss-dev", "1", "v", "nightly-0.15"])
+def test_a_version_that_is_no_number_is_the_newest(tmp_path, version):
+    case = case_of(tmp_path, engine_version=version)
+    assert case.plan.engine_version is None
+    assert f"engine_version = newest known ({version!r} is no number)" in case.assumptions
+
+
 @pytest.mark.parametrize("column", ["trace", "lengths", "output_histogram"])
 def test_a_file_that_is_not_there_names_the_cell(tmp_path, column):
     row = CLOSED | {column: "gone.csv", "fixed_lengths": "false"}

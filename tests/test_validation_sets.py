@@ -18,6 +18,12 @@ def test_cells_have_their_types_and_empty_ones_are_not_there(tmp_path):
     assert row.measured() == {"ttft_mean_s": 0.05, "tpot_mean_s": 0.01}
 
 
+def test_a_cell_may_hold_line_breaks(tmp_path):
+    notes = "one\ntwo\u2028three\x0cfour"
+    rows = table_of(tmp_path, CLOSED | {"notes": notes}, CLOSED | {"run": "b"}).rows
+    assert [row.get("notes") for row in rows] == [notes, None]
+
+
 def test_columns_that_nobody_knows_are_kept_in_silence(tmp_path):
     table = table_of(tmp_path, CLOSED | {"mood": "good", "ttft_p12.5_s": "0.1"})
     assert columns_without_meaning(table) == ("mood",)
@@ -35,7 +41,11 @@ def test_a_byte_order_mark_and_blank_lines_are_no_matter(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tp": "0"}, "row 1 (a): column 'tp' is '0' (allowed: a whole number, 1 or more)"),
+        ({"tp": "0"}, "row 1 (a): column 'tp' is '0' (allowed: a whole number, 1 to 100,000)"),
+        ({"max_num_seqs": "1e12"}, "column 'max_num_seqs' is '1e12' (allowed: a whole number, 1 to 100,000)"),
+        ({"requests": "1.5"}, "column 'requests' is '1.5' (allowed: a whole number, 1 or more)"),
+        ({"rate_rps": "1e300"}, "column 'rate_rps' is '1e300' (allowed: a number from 1e-09 to 1e+09)"),
+        ({"burstiness_cv": "1e-9"}, "column 'burstiness_cv' is '1e-9' (allowed: 0, or a number from 0.001 to 1000)"),
         ({"tp": "1.5"}, "column 'tp' is '1.5'"),
         ({"tp": "nan"}, "column 'tp' is 'nan'"),
         ({"tp": "inf"}, "column 'tp' is 'inf'"),

@@ -6,6 +6,7 @@ where this release does not simulate what ran.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,9 +194,8 @@ def _plan(known: Known, model: ModelSpec) -> Plan:
 
 def _numbers(known: Known, version: str | None) -> str | None:
     """A version that begins with numbers; ``gpt-oss-dev`` is nobody's."""
-    if version is None or version[:1].isdigit() or version[:2].lstrip("v").isdigit():
-        if version is None:
-            known.assume("engine_version = newest known")
-        return version.lstrip("v") if version else None
-    known.assume(f"engine_version = newest known ({version!r} is no number)")
+    found = re.match(r"v?(\d+\.\d+.*)", version or "")
+    if found:
+        return found[1]
+    known.assume("engine_version = newest known" + (f" ({version!r} is no number)" if version else ""))
     return None

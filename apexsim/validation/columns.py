@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from apexsim.workload.limits import LEAST_RATE, MOST_RATE, MOST_TOKENS
+from apexsim.workload.synthetic import LEAST_CV, MOST_CV
+
 Value = str | int | float | bool
 
 
@@ -39,15 +42,28 @@ def _number(least: float, most: float = math.inf, *, above: bool = False) -> Cal
     return read
 
 
-def _count(cell: str) -> int:
-    value = float(cell)  # 2048.0 is what a table program makes of 2048
-    if not (value.is_integer() and 1 <= value <= 2**53):
-        raise ValueError(cell)
-    return int(value)
+def count(most: int) -> Kind:
+    """A whole number of at least 1."""
+
+    def read(cell: str) -> int:
+        value = float(cell)  # 2048.0 is what a table program makes of 2048
+        if not (value.is_integer() and 1 <= value <= most):
+            raise ValueError(cell)
+        return int(value)
+
+    limit = "1 or more" if most == MOST_TOKENS else f"1 to {most:,}"
+    return Kind(f"a whole number, {limit}", read)
 
 
 def _flag(cell: str) -> bool:
     return {"true": True, "false": False, "1": True, "0": False}[cell.lower()]
+
+
+def _variation(cell: str) -> float:
+    value = float(cell)
+    if not (value == 0 or LEAST_CV <= value <= MOST_CV):
+        raise ValueError(cell)
+    return value
 
 
 def choice(*words: str) -> Kind:
@@ -62,9 +78,12 @@ def choice(*words: str) -> Kind:
 
 
 TEXT = Kind("text", _text)
-COUNT = Kind("a whole number, 1 or more", _count)
+COUNT = count(MOST_TOKENS)
+FEW = count(100_000)
+"""Of devices or sequences: tables have a row for each."""
+POSITIVE_RATE = Kind(f"a number from {LEAST_RATE:g} to {MOST_RATE:g}", _number(LEAST_RATE, MOST_RATE))
+VARIATION = Kind(f"0, or a number from {LEAST_CV:g} to {MOST_CV:g}", _variation)
 POSITIVE = Kind("a number above 0", _number(0.0, above=True))
-NOT_NEGATIVE = Kind("a number, 0 or more", _number(0.0))
 SHARE = Kind("a number above 0, at most 1", _number(0.0, 1.0, above=True))
 PART = Kind("a number from 0 to 1", _number(0.0, 1.0))
 FLAG = Kind("true or false", _flag)
@@ -75,14 +94,15 @@ DTYPE = choice(
 LOADS = ("trace", "rate", "concurrency", "offline", "static")
 
 COLUMNS: dict[str, Kind] = {
-    "run": TEXT, "source": TEXT, "notes": TEXT, "model": TEXT, "device": TEXT, "devices": COUNT,
-    "tp": COUNT, "pp": COUNT, "dp": COUNT, "ep": COUNT, "moe_tp": COUNT,
+    "run": TEXT, "source": TEXT, "notes": TEXT, "model": TEXT, "device": TEXT, "devices": FEW,
+    "tp": FEW, "pp": FEW, "dp": FEW, "ep": FEW, "moe_tp": FEW,
     "weights": DTYPE, "activations": DTYPE, "kv_cache": DTYPE,
     "engine": choice("vllm", "sglang", "tensorrt-llm", "transformers"), "engine_version": TEXT,
-    "max_num_batched_tokens": COUNT, "max_num_seqs": COUNT, "gpu_memory_utilization": SHARE, "max_model_len": COUNT,
+    "max_num_batched_tokens": count(10_000_000), "max_num_seqs": FEW,
+    "gpu_memory_utilization": SHARE, "max_model_len": COUNT,
     "chunked_prefill": FLAG, "prefix_caching": FLAG, "cuda_graphs": FLAG, "async_scheduling": FLAG,
     "kv_capacity_tokens": COUNT,
-    "load": choice(*LOADS), "trace": TEXT, "rate_rps": POSITIVE, "burstiness_cv": NOT_NEGATIVE,
+    "load": choice(*LOADS), "trace": TEXT, "rate_rps": POSITIVE_RATE, "burstiness_cv": VARIATION,
     "concurrency": COUNT, "batch_size": COUNT, "requests": COUNT,
     "input_tokens": POSITIVE, "output_tokens": POSITIVE, "fixed_lengths": FLAG,
     "lengths": TEXT, "output_histogram": TEXT, "prompt_repeats": COUNT, "prefix_hit_share": PART,

@@ -21,6 +21,7 @@ from apexsim.errors import InputError
 from apexsim.validation.beside import numbers, read_csv, whole_numbers
 from apexsim.validation.columns import Row
 from apexsim.workload.lengths import LogNormal
+from apexsim.workload.limits import MOST_REQUESTS
 from apexsim.workload.trace import Floats, Ints
 
 SIGMA = 0.8
@@ -78,15 +79,22 @@ def draw(row: Row, folder: Path, asked: Asked, n: int, longest: int | None, seed
     elif samples is not None:
         lengths = _permuted(asked, samples, n, longest, rng)
     else:
-        distinct = -(-n // asked.repeats)
+        repeats = min(asked.repeats, n)
+        distinct = -(-n // repeats)
         inputs, said = _inputs(row, folder, asked, distinct)
         outputs, more = _outputs(row, folder, asked, n)
-        order = np.concatenate([rng.permutation(distinct) for _ in range(asked.repeats)])[:n]
+        order = permutations(distinct, n, rng)
         lengths = Lengths(inputs[order], rng.permutation(outputs), (*said, *more))
     if longest is None:
         return lengths
     room = np.maximum(longest - lengths.inputs, 1)
     return Lengths(lengths.inputs, np.minimum(lengths.outputs, room), lengths.assumed)
+
+
+def permutations(size: int, n: int, rng: np.random.Generator) -> Ints:
+    """int64[n]: 0 … size − 1 in random order, again and again, each pass in an order of its own."""
+    passes = np.tile(np.arange(size), (-(-n // size), 1))
+    return rng.permuted(passes, axis=1).ravel()[:n]
 
 
 def _fixed(asked: Asked, n: int, rng: np.random.Generator) -> Lengths:
@@ -136,8 +144,7 @@ def _stem(path: Path) -> str:
 
 def _permuted(asked: Asked, path: Path, n: int, longest: int | None, rng: np.random.Generator) -> Lengths:
     inputs, outputs = _read_samples(path)
-    times = -(-n // len(inputs))
-    order = np.concatenate([rng.permutation(len(inputs)) for _ in range(times)])[:n]
+    order = permutations(len(inputs), n, rng)
     said = [f"lengths = {path.parent.name}/{path.name}: concatenated random permutations of its samples"]
     if outputs is None:
         answers = _between(asked.output_tokens, n, rng)
@@ -192,6 +199,8 @@ def _histogram(row: Row, folder: Path) -> tuple[Floats, Floats, Ints, Path] | No
         table = _read_histograms(path)
         mine = table[table["run"] == row.name] if "run" in table else table
         mine = mine[mine["requests"] > 0]
+        if mine["requests"].sum() > MOST_REQUESTS:
+            raise InputError(f"{path}: {mine['requests'].sum():g} requests of {row.name} (allowed: {MOST_REQUESTS:,})")
         if len(mine):
             low, high = (mine[edge].to_numpy(np.float64) for edge in ("bin_low", "bin_high"))
             return low, high, mine["requests"].to_numpy(np.int64), path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def read_table(path: Path | str) -> RunTable:
         InputError: the file cannot be read, a column or a cell is impossible, or two runs have one name.
     """
     path = Path(path)
-    lines = csv.reader(read_text(path).removeprefix("\ufeff").splitlines(keepends=True), strict=True)
+    lines = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(lines, [])]
         _check_header(path, header)
