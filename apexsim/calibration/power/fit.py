@@ -138,6 +138,7 @@ class _Rows:
     uses: tuple[Floats, Floats]
     sizes: dict[str, Floats]
     shapes: Floats
+    work: Floats  # [rows, …] sizes and ideal seconds: rows alike do equal work
     watts: Floats
 
 
@@ -149,6 +150,9 @@ def _merged(parts: Sequence[Group]) -> _Rows:
         (np.concatenate([p.uses[0] for p in parts]), np.concatenate([p.uses[1] for p in parts])),
         {axis: np.concatenate([each[axis] for each in sizes]) for axis in metered.knots},
         np.concatenate([np.column_stack([p.columns[name] for name in metered.shape]) for p in parts]),
+        np.concatenate([
+            np.column_stack([*each.values(), *p.ideal]) for each, p in zip(sizes, parts, strict=True)
+        ]),
         np.concatenate([part.watts for part in parts]),
     )
 
@@ -177,8 +181,23 @@ def _reading(rows: _Rows, law: PowerLaw, profile: HardwareProfile) -> Reading:
     group = rows.group
     return Reading(
         group.metered.operator, group.dtype, group.engine, group.version, int(rows.watts.size),
-        errors(held_out(rows.watts.size)), errors(whole) if 0 < whole.sum() < whole.size else {}, fitted(everything),
+        errors(held_out(rows.watts.size)), errors(whole) if 0 < whole.sum() < whole.size else {},
+        repeats(rows.work, rows.watts) if "window_tokens" in rows.group.columns else {}, fitted(everything),
     )  # fmt: skip
+
+
+def repeats(work: Floats, measured: Floats) -> dict[str, float]:
+    """How far apart equal rows of ``work`` [rows, …] were read: a model that knows the work cannot be closer.
+
+    Attention has such rows: a window that holds the whole context changes nothing.
+    """
+    order = np.lexsort(work.T)
+    equal = (work[order[1:]] == work[order[:-1]]).all(axis=1)
+    first, second = measured[order[:-1]][equal], measured[order[1:]][equal]
+    if not equal.any():
+        return {}
+    apart = np.abs(second / first - 1.0)
+    return {"n": int(equal.sum()), "median": float(np.median(apart)), "p90": float(np.quantile(apart, 0.9))}
 
 
 def _take(uses: tuple[Floats, Floats], which: NDArray[np.generic]) -> tuple[Floats, Floats]:

@@ -6,7 +6,7 @@ whose zeros take half the power. Which rows that met depends on sweep and shape.
 readings and is what serving uses; this grid takes readings as they are, so that a report can be held against the
 tables. Serving never sees it.
 
-``hardware_profiles/<device>/power_readings.json``, grids in thousandths of a natural logarithm.
+``hardware_profiles/<device>/power_readings.json``; values of a grid are packed whole numbers of ``GRID_UNIT``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.cost.coefficients import GRID_UNIT
 from apexsim.cost.grid import CorrectionGrid
+from apexsim.cost.packing import pack, unpack
 from apexsim.errors import InputError
 
 Floats = NDArray[np.float64]
+
+GRID_UNIT = 0.01
+"""Of a value, a natural logarithm: far below what the meter repeats."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,7 @@ class Reading:
     rows: int
     held_out: dict[str, float]  # error of the readings on random rows: n, median, p90, worst, bias
     held_out_shapes: dict[str, float]  # and on whole matrices, models or head counts
+    repeats: dict[str, float]  # how far apart the same kernel on equal work was read: n pairs, median, p90
     grid: CorrectionGrid
 
     def factor(self, sizes: dict[str, Floats]) -> Floats:
@@ -65,11 +69,12 @@ class ReadingFile:
 
 def _dump(reading: Reading) -> dict[str, Any]:
     data = {name: getattr(reading, name) for name in reading.__dataclass_fields__ if name != "grid"}
-    for errors in ("held_out", "held_out_shapes"):
+    for errors in ("held_out", "held_out_shapes", "repeats"):
         data[errors] = {name: _short(value) for name, value in data[errors].items()}
     grid = reading.grid
     data["knots"] = {axis: [_short(k) for k in knots] for axis, knots in zip(grid.axes, grid.knots, strict=True)}
-    data["grid"] = np.rint(grid.values / GRID_UNIT).astype(int).tolist()
+    data["unit"] = GRID_UNIT
+    data["grid"] = pack(np.rint(grid.values.ravel() / GRID_UNIT).astype(np.int64))
     return data
 
 
@@ -98,5 +103,6 @@ def load_readings(path: Path) -> ReadingFile:
 def _parse(data: dict[str, Any]) -> Reading:
     known = {name: data[name] for name in Reading.__dataclass_fields__ if name != "grid"}
     knots = tuple(np.array(each, dtype=np.float64) for each in data["knots"].values())
-    values = np.array(data["grid"], dtype=np.float64) * GRID_UNIT
-    return Reading(**known, grid=CorrectionGrid(tuple(data["knots"]), knots, values))
+    values = unpack(data["grid"]).astype(np.float64) * data["unit"]
+    shape = tuple(len(axis) for axis in knots)
+    return Reading(**known, grid=CorrectionGrid(tuple(data["knots"]), knots, values.reshape(shape)))
