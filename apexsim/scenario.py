@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apexsim import __version__, registry
-from apexsim.cost.host import HostModel
+from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.memory import DoesNotFit
 from apexsim.cost.power_law import Serving
 from apexsim.cost.step import CompiledPool, compile_pool
+from apexsim.engine.prefixes import declares_prefixes, shares_prefixes
 from apexsim.engine.result import SimulationResult
 from apexsim.engine.schedulers import Policy, preset_names, resolve
 from apexsim.engine.simulate import ReplicaLimits, simulate_pool
@@ -33,7 +34,14 @@ from apexsim.spec.slo import SLO
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate, head, scale_rate
 
-NO_PREFIX_CACHE = "prefix caching is not modelled in this release: the hit rate is 0"
+NO_PREFIXES = (
+    "prefix caching is on, but the trace says nothing of shared prefixes (block_hashes or shared_prefix_tokens): "
+    "the hit rate is 0"
+)
+DECLARED_PREFIXES = (
+    "shared_prefix_tokens of the trace count as found whether they are still cached or not: an upper bound on the "
+    "hit rate, with no evictions of what is declared"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +134,8 @@ def prepare(
     """
     model = model or catalog.model(plan.model)
     profile = profile or catalog.device(plan.pools[0].device or plan.cluster.device)
-    policy = _policy(plan, source)
+    host = _host(plan, profile, host)
+    policy = replace(_policy(plan, source), ahead=host.asynchronous)
     if plan.router not in registry.names("routers"):
         raise UsageError(f"{source}: router: {unknown_name('router', plan.router, registry.names('routers'))}")
     missing = plan.devices - plan.cluster.devices
@@ -149,6 +158,13 @@ def prepare(
     if isinstance(compiled, DoesNotFit):
         return compiled
     return Prepared(plan, model, profile, policy, compiled)
+
+
+def _host(plan: Plan, profile: HardwareProfile, given: HostModel | None) -> HostModel:
+    """Host terms of the plan's engine, with the plan's own word on asynchronous scheduling over them."""
+    host = given or host_model(plan.engine, plan.engine_version, profile.folder)
+    asynchronous = plan.pools[0].scheduler.async_scheduling
+    return host if asynchronous is None else replace(host, asynchronous=asynchronous)
 
 
 def _policy(plan: Plan, source: str) -> Policy:
@@ -250,9 +266,8 @@ def notes(prepared: Prepared, trace: Trace) -> tuple[str, ...]:
     """What a reader has to know to judge the figures: dropped rows, what is not modelled or not measured."""
     found = [f"{rows} rows of the trace were left out: {reason}" for reason, rows in trace.dropped.items()]
     found += trace.notes
-    shares_prefixes = (
-        trace.session is not None or trace.hash_ids is not None or trace.shared_prefix_tokens is not None
-    )
-    if prepared.pool.scheduler.prefix_caching and shares_prefixes:
-        found.append(NO_PREFIX_CACHE)
+    if prepared.policy.prefix_caching and not shares_prefixes(trace):
+        found.append(NO_PREFIXES)
+    if prepared.policy.prefix_caching and declares_prefixes(trace):
+        found.append(DECLARED_PREFIXES)
     return (*found, *prepared.compiled.confidence.notes)

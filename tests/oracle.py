@@ -128,6 +128,7 @@ class Oracle:
 
     def schedule_chunks(self, replica: Replica, slot: Slot, budget: int, now: float) -> None:
         policy = self.policy
+        ahead = policy.ahead and len(replica.slots) == 1 and bool(slot.running)
         for request in list(slot.running):
             if request in slot.running and not request.decoding and budget > 0:
                 chunk = min(request.to_prefill - request.computed, budget)
@@ -137,6 +138,8 @@ class Oracle:
         while not self.preempted and not replica.full and replica.waiting and budget > 0:
             running = len(replica.running)
             request = replica.waiting[0]
+            if ahead and request.arrival > slot.seen + one_instant(slot.seen):
+                break
             units, found = replica.hit(request)
             rest = request.to_prefill - found
             chunk = min(rest, budget) if policy.chunked else rest
@@ -177,13 +180,13 @@ class Oracle:
             replica.stage_free[p] = end
             if p < stages - 1:
                 end += self.by_tokens(t.transfer_s, total)
-        slot.end = end
+        slot.begin, slot.end = now, end
         self.iterations.append((now, end, r, len(slot.decodes), total - len(slot.decodes)))
 
     def complete(self, replica: Replica, slot: Slot) -> None:
         now = slot.end
         assert now is not None
-        slot.end, slot.ready = None, True
+        slot.end, slot.ready, slot.seen = None, True, slot.begin
         for request in slot.decodes:
             request.computed += 1
             self.hand_out(replica, slot, request, now)

@@ -49,6 +49,8 @@ class Slot:
     running: list[Request] = field(default_factory=list)  # by time of admission
     end: float | None = None
     ready: bool = False
+    begin: float = 0.0
+    seen: float = 0.0  # who arrived later is not known to the next iteration, where it is composed ahead
     decodes: list[Request] = field(default_factory=list)
     chunks: list[tuple[Request, int]] = field(default_factory=list)
 

@@ -109,7 +109,7 @@ def worlds(
     caching = sharing or draw(st.booleans())
     policy = Policy(
         "drawn", budget, seqs, mix=mix, chunked=draw(st.booleans()), free_decodes=draw(st.booleans()),
-        reserve=reserve, prefix_caching=caching,
+        reserve=reserve, ahead=draw(st.booleans()), prefix_caching=caching,
     )  # fmt: skip
     n = draw(st.integers(1, 24))
     prompts = random.integers(1, draw(st.sampled_from([3, 12, 30])), n)

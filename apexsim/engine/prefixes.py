@@ -26,6 +26,17 @@ def shares_prefixes(trace: Trace) -> bool:
     return (trace.hash_ids is not None and len(trace.hash_ids) > 0) or trace.shared_prefix_tokens is not None
 
 
+def declares_prefixes(trace: Trace) -> bool:
+    """True where some request without hashes declares shared tokens, which count as found."""
+    if trace.shared_prefix_tokens is None:
+        return False
+    return bool((trace.shared_prefix_tokens[_without_hashes(trace)] > 0).any())
+
+
+def _without_hashes(trace: Trace) -> NDArray[np.bool_]:
+    return np.ones(len(trace), np.bool_) if trace.hash_counts is None else trace.hash_counts == 0
+
+
 def new_cache(trace: Trace, block_size: int, replicas: int, *, wanted: bool) -> Cache:
     """An empty prefix cache for each replica; no arrays at all where none is wanted, or nothing could be found."""
     if not wanted or not shares_prefixes(trace):
@@ -95,7 +106,7 @@ def _by_declaration(trace: Trace, block_size: int, prefixes: Rows, position: int
     units, and its declared tokens are computed in blocks of its own.
     """
     assert trace.shared_prefix_tokens is not None
-    unhashed = np.ones(len(trace), np.bool_) if trace.hash_counts is None else trace.hash_counts == 0
+    unhashed = _without_hashes(trace)
     declared = np.minimum(trace.shared_prefix_tokens, trace.input_tokens - 1) // block_size * block_size
     prefixes.declared = np.where(unhashed, declared, prefixes.declared)
     if trace.session is None:

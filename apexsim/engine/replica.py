@@ -32,7 +32,7 @@ from apexsim.engine.heap import heap_pop
 from apexsim.engine.iteration import run_stages
 from apexsim.engine.jit import kernel
 from apexsim.engine.kvcache import by_admission, evict, find, hold, settle, take_blocks
-from apexsim.engine.series import close_series, instant, is_series, series_length, series_seconds
+from apexsim.engine.series import close_series, instant, is_series, last_begin_s, series_length, series_seconds
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
 
 THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
@@ -111,6 +111,8 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
     requests, groups, replicas = state.requests, state.groups, state.replicas
     r = g // state.stage_free_s.shape[1]
     while budget > 0 and replicas[r].waiting_head != NONE and replicas[r].running < limits.max_num_seqs:
+        if unseen(state, limits, g):
+            break
         i = replicas[r].waiting_head
         units, found, shared = find(state, limits, r, i, target(requests, i))
         chunk = first_chunk(state, limits, i, found, budget, groups[g].prefills == 0)
@@ -134,6 +136,15 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
 
 
 @kernel
+def unseen(state: State, limits: Limits, g: int) -> bool:
+    """True where the first waiting request came after the iteration that is now due was composed."""
+    if not limits.ahead:
+        return False
+    i, seen_s = state.replicas[g // state.stage_free_s.shape[1]].waiting_head, state.groups[g].seen_s
+    return i != NONE and state.requests[i].arrival_s > seen_s + instant(seen_s)
+
+
+@kernel
 def scheduled_prefills(state: State, g: int) -> int:
     """Prompts that compute a chunk in the iteration being scheduled."""
     count = 0
@@ -154,6 +165,8 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
         budget -= groups[g].decoding
     budget, lost = continue_prefills(state, tables, limits, g, budget, 1 if decoded else 0)
     preempted = preempted or lost
+    if groups[g].decoding + groups[g].prefills == 0:
+        groups[g].seen_s = np.inf  # there was nothing to compose ahead
     if not preempted and not state.replicas[g // stages].full:
         admit(state, limits, g, budget, now)
     prefills = scheduled_prefills(state, g)
@@ -169,7 +182,7 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
     groups[g].begin_s = now
     groups[g].steps = 1
     if prefills == 0 and stages == 1 and not preempted and one_cohort_at(state, g, now):
-        steps = series_length(state, tables, limits, g)
+        steps = 1 if unseen(state, limits, g) else series_length(state, tables, limits, g)
         groups[g].steps = steps
         groups[g].duration_s = np.nan
         groups[g].end_s = now + series_seconds(state, tables, g, steps)
@@ -189,6 +202,8 @@ def complete(state: State, tables: StepTables, limits: Limits, g: int) -> None:
     requests, groups = state.requests, state.groups
     now, steps = groups[g].end_s, groups[g].steps
     r = g // state.stage_free_s.shape[1]
+    if limits.ahead:
+        groups[g].seen_s = last_begin_s(state, tables, g)
     if groups[g].decoded:
         if is_series(state, g):
             close_series(state, tables, limits, g)

@@ -24,6 +24,8 @@ class Policy:
         chunked: a prompt may be cut at the token budget.
         free_decodes: decoding sequences do not count against the token budget.
         reserve: admit only where the whole length fits; then nothing is ever preempted.
+        ahead: asynchronous scheduling: an iteration is composed when the one before it begins, so a request that
+            arrives during an iteration misses the next one too. Replicas of one pipeline stage only.
         prefix_caching: blocks of prompts stay when a request ends, and equal prefixes share them.
 
     ``reserve`` admits by the request's whole length. Traces have no declared limit on the output, so there the
@@ -37,6 +39,7 @@ class Policy:
     chunked: bool = True
     free_decodes: bool = False
     reserve: bool = False
+    ahead: bool = False
     prefix_caching: bool = False
     about: str = ""
 

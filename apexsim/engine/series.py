@@ -151,6 +151,15 @@ def evict_by(state: State, tables: StepTables, limits: Limits, r: int, at_s: flo
 
 
 @kernel
+def last_begin_s(state: State, tables: StepTables, g: int) -> float:
+    """When the last iteration of what is in flight began."""
+    group = state.groups[g]
+    if group.steps == 1 or not is_series(state, g):
+        return group.begin_s
+    return group.end_s - segment_after(state, tables, g, group.steps - 1)[0]
+
+
+@kernel
 def is_series(state: State, g: int) -> bool:
     """True where what is in flight was set off in closed form: then there is no one duration."""
     return np.isnan(state.groups[g].duration_s)

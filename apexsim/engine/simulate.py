@@ -66,7 +66,7 @@ def simulate_pool(
     chosen = named_router(router) if isinstance(router, str) else router
     _check_load(chosen, router, concurrency, seed, marks)
     cache = new_cache(trace, limits.block_size, replicas, wanted=policy.prefix_caching)
-    rules = _rules(policy, limits, prefix_caching=len(cache.prefixes) > 0)
+    rules = _rules(policy, limits, tables.stages, prefix_caching=len(cache.prefixes) > 0)
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
     origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
@@ -116,7 +116,7 @@ def _offered(trace: Trace) -> Offered:
     return Offered(len(trace), trace.session if trace.session is not None else np.full(len(trace), -1, np.int64))
 
 
-def _rules(policy: Policy, limits: ReplicaLimits, *, prefix_caching: bool) -> Limits:
+def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching: bool) -> Limits:
     """What the compiled scheduler reads, in exactly its types."""
     return Limits(
         max_num_batched_tokens=int(policy.max_num_batched_tokens),
@@ -125,6 +125,7 @@ def _rules(policy: Policy, limits: ReplicaLimits, *, prefix_caching: bool) -> Li
         chunked=bool(policy.chunked),
         free_decodes=bool(policy.free_decodes),
         reserve=bool(policy.reserve),
+        ahead=bool(policy.ahead) and stages == 1,
         prefix_caching=bool(prefix_caching),
         kv_blocks=int(limits.kv_blocks),
         block_size=int(limits.block_size),

@@ -108,6 +108,7 @@ GROUP = np.dtype(
         ("phase", "i8"),
         ("begin_s", "f8"),
         ("end_s", "f8"),  # of what is in flight, or the boundary at which it schedules; inf when idle
+        ("seen_s", "f8"),  # who arrived later is not known yet to the iteration that is scheduled next
         ("duration_s", "f8"),  # of the iteration in flight; NaN where a series was set off in closed form
         ("steps", "i8"),  # iterations in flight
         ("step", "i8"),  # iterations in which this group's sequences decoded, so far
@@ -166,6 +167,7 @@ class Limits(NamedTuple):
     chunked: bool  # a prompt may be cut at the token budget
     free_decodes: bool  # decoding sequences do not count against the token budget
     reserve: bool  # admit only where the whole length fits; then nothing is ever preempted
+    ahead: bool  # each iteration is composed while the one before it runs
     prefix_caching: bool  # there is a ``State.cache`` to look into
     kv_blocks: int
     block_size: int

@@ -24,6 +24,9 @@ class Scheduler(Strict):
     preset: str = Field("vllm", description="name of a scheduler preset: `apexsim list schedulers`")
     max_num_batched_tokens: int | None = Field(None, ge=1, description="tokens of one iteration")
     max_num_seqs: int | None = Field(None, ge=1, description="requests that run at once in a replica")
+    async_scheduling: bool | None = Field(
+        None, description="compose each iteration while the one before runs; as the engine version does where left out"
+    )
     prefix_caching: bool = Field(False, description="reuse the KV blocks of equal prompt prefixes")
 
 
@@ -125,6 +128,8 @@ def _pool_id(pool: Pool) -> str:
     parts += [f"t{scheduler.max_num_batched_tokens}"] if scheduler.max_num_batched_tokens else []
     parts += [f"s{scheduler.max_num_seqs}"] if scheduler.max_num_seqs else []
     parts += ["prefix"] if scheduler.prefix_caching else []
+    if scheduler.async_scheduling is not None:
+        parts.append("async" if scheduler.async_scheduling else "sync")
     parts += [
         f"{short}{getattr(pool, key):g}" if key == "clock_mhz" else f"{short}{getattr(pool, key)}"
         for key, short in _OTHERS.items()
