@@ -16,6 +16,7 @@ from apexsim.spec.huggingface import model_from_config
 PUBLISHED = [
     # model, parameters, source
     ("Llama-2-7B", 6_738_415_616, "hub: meta-llama/Llama-2-7b-hf"),
+    ("Llama-2-13B", 13_015_864_320, "hub: meta-llama/Llama-2-13b-hf"),
     ("Llama-2-70B", 68_976_648_192, "hub: meta-llama/Llama-2-70b-hf"),
     ("Llama-3.1-8B", 8_030_261_248, "hub: meta-llama/Llama-3.1-8B"),
     ("Llama-3.1-70B", 70_553_706_496, "hub: meta-llama/Llama-3.1-70B"),
