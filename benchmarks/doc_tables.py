@@ -14,6 +14,7 @@ from pathlib import Path
 from apexsim.cost.coefficients import KernelFile, load
 from apexsim.engine.schedulers import PRESETS, Policy
 from apexsim.spec.catalog import profile_folder
+from benchmarks import power_tables
 
 ROOT = Path(__file__).parents[1]
 MARKED = r"(<!-- table: {name} -->\n)(.*?)(<!-- end of table -->)"
@@ -78,6 +79,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "accuracy": ("README.md", accuracy),
     "held-out errors": ("docs/cost.md", held_out),
     "scheduler presets": ("docs/engine.md", schedulers),
+    **power_tables.TABLES,
 }
 """Name in the mark -> file, and what makes the table."""
 
