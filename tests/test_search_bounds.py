@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from apexsim.cost.tables import token_knots
+from apexsim.engine.result import COMPLETED
 from apexsim.metrics.attainment import attainment
 from apexsim.metrics.goodput import WARMUP
 from apexsim.metrics.latency import latencies
 from apexsim.search.bounds import Counted, attainment_bound, due_to_meet, goodput_bound, median_e2e_bound
-from apexsim.search.work import Lengths, lengths_of
+from apexsim.search.work import Lengths, least_work, lengths_of
 from apexsim.spec.slo import SLO, parse_slo
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate
@@ -65,6 +66,24 @@ def test_no_replay_is_better_than_its_attainment_and_latency_bounds(seed, rate):
     e2e_s = latencies(result.requests).e2e_s
     assert np.isfinite(e2e_s).sum() == load.number[work.served].sum()
     assert np.nanmedian(e2e_s) >= median_e2e_bound(work, load.number)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_replay_with_a_prefix_cache_is_better_than_its_bounds(seed):
+    """Prompts that are found in full but for their last block: the most that a cache can save."""
+    world, slo = random_world(seed), parse_slo("ttft=1s,tpot=100ms@0.9")
+    world = replace(world, policy=replace(world.policy, prefix_caching=True))
+    rng = np.random.default_rng(seed)
+    trace = world.trace.with_columns(
+        shared_prefix_tokens=world.trace.input_tokens, session=rng.integers(0, 3, len(world.trace))
+    )
+    lengths = lengths_of(trace)
+    work = least_work(world.tables, world.limits, world.policy, lengths, prefix_caching=True)
+    load, result = load_of(trace, lengths), world.run(trace)
+    assert result.requests.cached_tokens.sum() > 0.5 * trace.input_tokens[result.requests.status == COMPLETED].sum()
+    reached = attainment(result, slo).attainment
+    assert reached <= attainment_bound(due_to_meet(work, lengths, slo), load, world.replicas)
+    assert np.nanmedian(latencies(result.requests).e2e_s) >= median_e2e_bound(work, load.number)
 
 
 def test_the_bound_is_tight_where_only_work_counts():

@@ -63,6 +63,8 @@ class Problem:
             trace.hash_ids,
         ):  # fmt: skip
             digest.update(b"-" if column is None else column.tobytes())
+        if trace.hash_offsets is not None:
+            digest.update(trace.hash_offsets.tobytes() + str(trace.hash_block_tokens).encode())
         words = {
             "model": self.model.model_dump(mode="json"),
             "cluster": self.cluster.model_dump(mode="json"),
