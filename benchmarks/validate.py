@@ -21,6 +21,7 @@ from apexsim.report.validation_tables import (
     HEADLINE,
     STATISTICS,
     cells,
+    note_table,
     order_table,
     percent,
     regime_table,
@@ -78,7 +79,8 @@ def long(report: ValidationReport, folder: Path) -> str:
     result = report.result
     parts = [
         heading(report), of(set_table(result)), both_ends(report, folder), of(regime_table(result.simulated)),
-        of(request_table(result)), of(order_table(result.orders)), of(skipped_table(result)),
+        of(request_table(result)), of(order_table(result.orders)), of(note_table(result.simulated)),
+        of(skipped_table(result)),
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
 

@@ -9,6 +9,7 @@ from apexsim.engine.result import RequestColumns, Timeline
 from apexsim.metrics.itl import itl_distribution
 from apexsim.scenario import replay, run
 from apexsim.validation import window as windows
+from apexsim.validation.floor import BELOW, read_s
 from apexsim.validation.metrics import Simulated
 from apexsim.validation.simulate import offered, prepared_case, simulate_case
 from tests.validation_worlds import CLOSED, OFFLINE, TRACE, case_of, write_set
@@ -163,3 +164,22 @@ def test_a_static_batch_of_one_is_one_prefill(tmp_path):
         replay(prepared, offered(case, prepared)).requests.finish_s[0]
     )
     assert outcome.metrics["tpot_mean_s"].simulated is None
+
+
+def test_a_measurement_that_beats_the_memory_is_noted_and_kept(tmp_path):
+    """The layers of Llama-3.1-8B in bf16: 13.96 GB at 3.35 TB/s take 4.17 ms, whatever the batch."""
+    case = case_of(tmp_path / "a", CLOSED, tpot_mean_s=0.0035)
+    assert read_s(case, prepared_case(case)) == pytest.approx(4.17e-3, rel=0.02)
+    outcome = simulate_case(case)
+    assert BELOW in outcome.notes
+    assert outcome.metrics["tpot_mean_s"].error is not None
+    honest = case_of(tmp_path / "b", CLOSED, tpot_mean_s=0.006)
+    assert BELOW not in simulate_case(honest).notes
+
+
+def test_the_read_grows_with_the_caches_of_the_batch(tmp_path):
+    """64 sequences of 10,000 tokens with 131,072 bytes of KV each token: 25 ms more than the weights."""
+    changes = {"concurrency": 64, "input_tokens": 10_000, "tpot_mean_s": 0.01, "ttft_mean_s": 1e-9, "output_tokens": 20}
+    case = case_of(tmp_path, CLOSED, **changes)
+    caches = 64 * 10_010 * 131_072 / 3.35e12
+    assert read_s(case, prepared_case(case)) == pytest.approx(4.17e-3 + caches, rel=0.02)

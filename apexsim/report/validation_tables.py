@@ -42,7 +42,7 @@ def validation_tables(result: Validation, *, runs: bool | None = None) -> tuple[
     tables = [set_table(result), regime_table(simulated), request_table(result), order_table(result.orders)]
     if runs or (runs is None and len(simulated) <= FEW_RUNS):
         tables.insert(0, run_table(simulated, all_metrics=bool(runs)))
-    return tuple(table for table in (*tables, skipped_table(result)) if table.rows)
+    return tuple(table for table in (*tables, note_table(simulated), skipped_table(result)) if table.rows)
 
 
 def percent(share: float | None, *, sign: bool = False) -> str:
@@ -134,6 +134,13 @@ def _order_row(name: str, orders: list[PlanOrder]) -> tuple[str, ...]:
         name, f"{len(orders):,}", f"{whole:,}", f"{pairs:,}", percent(right / pairs), f"{2 * right / pairs - 1:+.2f}",
         f"{equal:,}", percent(equal_right / equal if equal else None),
     )  # fmt: skip
+
+
+def note_table(outcomes: Sequence[Outcome]) -> Table:
+    """What a reader has to know of simulated runs, and of how many of them."""
+    counts = Counter((outcome.set, note) for outcome in outcomes for note in outcome.notes)
+    rows = [(name, f"{count:,}", note) for (name, note), count in counts.items()]
+    return Table("Notes on simulated runs", ("set", "runs", "note"), tuple(rows), frozenset({"note"}))
 
 
 def skipped_table(result: Validation) -> Table:

@@ -19,6 +19,7 @@ from apexsim.spec.plan import Plan
 from apexsim.validation import window as windows
 from apexsim.validation.beside import numbers, read_csv
 from apexsim.validation.case import Case, Skipped
+from apexsim.validation.floor import floor_notes
 from apexsim.validation.loads import requests_of
 from apexsim.validation.metrics import Simulated
 from apexsim.workload.trace import Floats, Trace
@@ -89,7 +90,7 @@ def simulate_case(case: Case | Skipped, host: HostModel | None = None) -> Outcom
         set=case.set, run=case.run, regime=case.row.get("regime"),
         metrics={c: Compared(value, simulated.value(c)) for c, value in case.measured.items()},
         per_request=_per_request(case, simulated), assumptions=case.assumptions,
-        notes=(*notes, *_rejected(result)),
+        notes=(*notes, *_rejected(result), *floor_notes(case, prepared)),
     )  # fmt: skip
 
 
