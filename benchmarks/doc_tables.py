@@ -13,7 +13,7 @@ from pathlib import Path
 
 from apexsim.cost.coefficients import KernelFile, load
 from apexsim.engine.schedulers import PRESETS, Policy
-from apexsim.spec.catalog import profile_folder
+from apexsim.spec.catalog import device_names, profile_folder
 from benchmarks import power_tables
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +27,20 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]]) + "\n"
 
 
-def held_out(device: str = "h100-sxm") -> str:
-    """Errors of the committed coefficient files on rows that their fits did not see, one line a file."""
-    paths = sorted((profile_folder(device) / "kernels").glob("*.json"))
+def held_out() -> str:
+    """Errors of the committed coefficient files on rows that their fits did not see: one line a file, by device."""
     header = ("operator", "dtype", "engine", "fits", "rows", "held out", "median", "p90", "worst", "left out")
-    return table(header, (_errors(load(path)) for path in paths))
+    parts = []
+    for device in device_names():
+        files = kernel_files(device)
+        if files:
+            parts.append(f"### {device}\n\n{table(header, map(_errors, files))}")
+    return "\n".join(parts)
+
+
+def kernel_files(device: str, pattern: str = "*") -> list[KernelFile]:
+    """Its coefficient files, by name."""
+    return [load(path) for path in sorted((profile_folder(device) / "kernels").glob(f"{pattern}.json"))]
 
 
 def _errors(file: KernelFile) -> tuple[str, ...]:
@@ -52,7 +61,7 @@ def _range(shares: list[float]) -> str:
 
 def accuracy(device: str = "h100-sxm", engine: str = "vllm") -> str:
     """The short form for one engine."""
-    files = [load(path) for path in sorted((profile_folder(device) / "kernels").glob(f"*.{engine}.json"))]
+    files = kernel_files(device, f"*.{engine}")
     header = ("operator", "dtype", "held out", "median", "p90", "worst")
     return table(header, ([row[0], row[1], *row[5:9]] for row in map(_errors, files)))
 
@@ -77,7 +86,7 @@ def _rules(policy: Policy) -> tuple[str, ...]:
 
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "accuracy": ("README.md", accuracy),
-    "held-out errors": ("docs/cost.md", held_out),
+    "kernels": ("docs/kernels.md", held_out),
     "scheduler presets": ("docs/engine.md", schedulers),
     **power_tables.TABLES,
 }

@@ -62,7 +62,7 @@ def test_attention_is_priced_operator_by_operator(tmp_path: Path) -> None:
         "window_tokens": [0, 128], "latency_ms": [1e3 * float(price.seconds) for price in prices],
     })  # fmt: skip
     lines = price_folder(written(tmp_path, "generation_attention", table))
-    assert [line.dtype for line in lines] == ["bfloat16 kv, bfloat16 attention", "fp8 kv, bfloat16 attention"]
+    assert [line.dtype for line in lines] == ["bfloat16 kv, bfloat16 attn", "fp8 kv, bfloat16 attn"]
     assert all(line.worst_abs_error == pytest.approx(0.0, abs=1e-12) for line in lines)
 
 

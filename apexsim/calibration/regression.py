@@ -13,8 +13,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
-from scipy.sparse import block_diag, csr_matrix, diags, hstack, identity, vstack
-from scipy.sparse.linalg import lsmr
+from scipy.sparse import block_diag, csc_matrix, csr_matrix, diags, hstack, identity, vstack
+from scipy.sparse.linalg import splu
 
 from apexsim.cost.grid import CorrectionGrid, cells
 
@@ -58,13 +58,16 @@ def fit_grids(
         _design(tuple(knots.values()), [sizes[axis] for axis in knots], count)
         for knots, count in zip(shapes, counts, strict=True)
     ]).tocsr()  # fmt: skip
-    smooth = smoothness * block_diag([_smooth(count, shrunk=index > 0) for index, count in enumerate(counts)]).tocsr()
+    smooth = block_diag([_smooth(count, shrunk=index > 0) for index, count in enumerate(counts)]).tocsr()
+    penalty = smoothness**2 * (smooth.T @ smooth)
     weights = np.ones(residual.size)
     values = np.zeros(design.shape[1])
     for _ in range(REWEIGHTINGS):
-        root = np.sqrt(weights)
-        target = np.concatenate([root * residual, np.zeros(smooth.shape[0])])
-        values = lsmr(vstack([diags(root) @ design, smooth]), target, maxiter=600)[0]
+        # Solved outright: the last digits of an iterative solver differ with the threads that it runs on.
+        normal = csc_matrix(design.T @ diags(weights) @ design + penalty)
+        values = splu(normal, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}).solve(
+            design.T @ (weights * residual)
+        )
         weights = ROBUST_SCALE / np.maximum(np.abs(residual - design @ values), ROBUST_SCALE)
     parts = np.split(values, np.cumsum([int(np.prod(count)) for count in counts])[:-1])
     return tuple(
@@ -75,7 +78,7 @@ def fit_grids(
 
 def _smooth(shape: tuple[int, ...], shrunk: bool) -> csr_matrix:
     steps = _steps(shape)
-    return vstack([steps, identity(steps.shape[1])]).tocsr() if shrunk else steps
+    return csr_matrix(vstack([steps, identity(steps.shape[1])])) if shrunk else steps
 
 
 def _design(knots: Sequence[Floats], sizes: Sequence[Floats], shape: tuple[int, ...]) -> csr_matrix:

@@ -27,6 +27,7 @@ LARGE = np.array([4096.0, 8192.0, 16384.0])
 
 PROMPTS = np.array([4096.0, 8192.0, 16384.0])
 MESSAGE, RANKS = 512e6, 4
+"""Of the all-reduce; over PCIe two ranks, because four and eight crossed a host in the machine that was measured."""
 
 WEIGHTS: dict[ComputeDtype, tuple[WeightDtype, ...]] = {
     "bf16": ("bf16",), "fp16": ("bf16",), "fp8": ("fp8",), "int8": ("int8", "fp8"), "fp4": ("nvfp4", "fp8"),
@@ -66,8 +67,8 @@ class _Shares:
 
     def _gemm(self, dtype: ComputeDtype) -> float:
         """Median share of the peak over large products."""
-        kept = (w for w in WEIGHTS[dtype] if f"gemm.{w}.vllm" in self.profile.kernels)
-        weights = next(kept, "bf16")
+        measured = [weights for weights in WEIGHTS[dtype] if self.kernels.file("gemm", weights)]
+        weights: WeightDtype = measured[0] if measured else "bf16"
         m, n, k = (axis.ravel() for axis in np.meshgrid(LARGE, LARGE, LARGE))
         peak = self.profile.peak_flops[self.profile.executes(weights) or "bf16"]
         return _share(2.0 * m * n * k / peak, self.kernels.gemm(m, n, k, weights).seconds)
@@ -85,9 +86,10 @@ class _Shares:
 
     def _link(self) -> float:
         """Of the link, by a large all-reduce whose ranks send 2 (r - 1) / r of the message."""
-        link = Cluster.model_validate(f"8x{self.profile.name}").link(self.profile, RANKS)
-        sent = 2 * (RANKS - 1) / RANKS * MESSAGE / link.bandwidth
-        return _share(np.array([sent]), self.kernels.collective("all_reduce", np.array([MESSAGE]), RANKS, link).seconds)
+        ranks = RANKS if self.profile.scaleup else 2
+        link = Cluster.model_validate(f"8x{self.profile.name}").link(self.profile, ranks)
+        sent = 2 * (ranks - 1) / ranks * MESSAGE / link.bandwidth
+        return _share(np.array([sent]), self.kernels.collective("all_reduce", np.array([MESSAGE]), ranks, link).seconds)
 
 
 @lru_cache
@@ -100,10 +102,14 @@ def _share(least_s: np.ndarray, seconds: np.ndarray) -> float:
 
 
 def write_shares(profile: HardwareProfile, efficiency: Efficiency) -> None:
-    """Put ``efficiency`` into the profile's file; nothing else of it changes."""
+    """Put ``efficiency`` into the profile's file."""
     path = catalog.profile_folder(profile.name) / "profile.yaml"
-    text = re.sub(r"^efficiency:\n(?:[ ].*\n)+", as_yaml(efficiency), path.read_text("utf-8"), flags=re.MULTILINE)
-    write_atomically(path, text)
+    write_atomically(path, with_shares(path.read_text("utf-8"), efficiency))
+
+
+def with_shares(text: str, efficiency: Efficiency) -> str:
+    """The text of a profile with another section of efficiencies; nothing else of it changes."""
+    return re.sub(r"^efficiency:\n(?:[ ].*\n)+", lambda _: as_yaml(efficiency), text, flags=re.MULTILINE)
 
 
 def as_yaml(efficiency: Efficiency) -> str:
@@ -111,6 +117,6 @@ def as_yaml(efficiency: Efficiency) -> str:
     gemm = ", ".join(f"{dtype}: {share:.2f}" for dtype, share in efficiency.gemm.items())
     return (
         f"efficiency:\n  nearest: {efficiency.nearest}\n  gemm: {{{gemm}}}\n  attention: {efficiency.attention:.2f}\n"
-        f"  memory: {efficiency.memory:.2f}\n  link: {efficiency.link:.2f}\n  launch_s: {efficiency.launch_s * 1e6:.1f}us\n"
-        f"  basis: {efficiency.basis}\n  source: '{efficiency.source}'\n"
+        f"  memory: {efficiency.memory:.2f}\n  link: {efficiency.link:.2f}\n"
+        f"  launch_s: {efficiency.launch_s * 1e6:.1f}us\n  basis: {efficiency.basis}\n  source: '{efficiency.source}'\n"
     )

@@ -64,7 +64,7 @@ def report(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Errors on shapes that the fits had not seen, as the files hold them.")
     ] = False,
-    json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the lines as JSON; - prints only that.")] = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write them as JSON; - prints only that.")] = None,
 ) -> None:
     """Price measured kernels with the committed profiles, and print the errors by table, device and dtype."""
     from apexsim.calibration.report import held_out_lines, price_folder
@@ -88,7 +88,7 @@ def report(
 
 @app.command()
 def shares(
-    write: Annotated[bool, typer.Option("--write", help="Put them into the profiles, instead of only printing.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Put them into the profiles; else print only.")] = False,
 ) -> None:
     """Shares of their peaks for devices that nobody measured, from the fits of the nearest measured one."""
     from apexsim.calibration.shares import as_yaml, shares, unmeasured, write_shares

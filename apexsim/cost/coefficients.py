@@ -131,8 +131,8 @@ def _parse_fit(fit: dict[str, Any], law: Callable[..., Law]) -> Fit:
 
 
 def _parse_grid(grid: dict[str, Any], unit: float) -> CorrectionGrid:
-    knots = tuple(unpack(axis) * KNOT_UNIT for axis in grid["knots"].values())
-    values = unpack(grid["values"]) * unit
+    knots = tuple(unpack(axis).astype(np.float64) * KNOT_UNIT for axis in grid["knots"].values())
+    values = unpack(grid["values"]).astype(np.float64) * unit
     return CorrectionGrid(tuple(grid["knots"]), knots, values.reshape([len(axis) for axis in knots]))
 
 

@@ -13,7 +13,7 @@ def error_table(lines: Iterable[Line]) -> Table:
     """One row a line: how many rows were priced and skipped, and their errors."""
     header = ("table", "device", "dtype", "rows", "skipped", "median", "p90", "worst", "bias")
     return Table("Errors of kernel prices, |predicted / measured - 1|", header, tuple(map(_row, lines)),
-                 prose=frozenset(("device", "dtype")), whole=frozenset(("table", "device")))  # fmt: skip
+                 prose=frozenset(("device", "dtype")), whole=frozenset(("table", "dtype")))  # fmt: skip
 
 
 def _row(line: Line) -> tuple[str, ...]:

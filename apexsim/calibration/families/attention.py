@@ -113,7 +113,7 @@ def _price(columns: Columns, profile: HardwareProfile, *, prefill: bool, engine:
     aside = engine == "tensorrt-llm" and not prefill and profile.name in DOUBTED
     kernels = CalibratedKernels(profile, TOO_FAST if aside else engine)
     for kv, multiplied in sorted(set(zip(columns["kv_dtype"].tolist(), columns["attn_dtype"].tolist(), strict=True))):
-        words = f"{kv} kv, {multiplied} attention"
+        words = f"{kv} kv, {multiplied} attn"
         chosen = (columns["kv_dtype"] == kv) & (columns["attn_dtype"] == multiplied)
         mine = {name: column[chosen] for name, column in columns.items()}
         if (kv, multiplied) in DTYPES.values():
