@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from apexsim import registry
 from apexsim.cost.clock import AT_BOOST, Clock, clocked
@@ -199,13 +200,16 @@ class Pricer:
 
 
 def rising(seconds: Floats, axis: int = -1) -> Floats:
-    """The series without its falls: halfway between the largest value so far and the smallest one to come.
+    """The nearest series that never falls, by least squares: a stretch that falls takes its mean.
 
-    Measured prices go up and down by some per cent; the largest so far alone would keep every upward error.
+    Measured prices go up and down by some per cent, and a first one may be several times the others (a kernel without a
+    special case for one row). No value sinks below the floor of its own size: in each stretch the last one, which has
+    the highest floor, is at most the mean.
     """
-    so_far = np.maximum.accumulate(seconds, axis=axis)
-    to_come = np.flip(np.minimum.accumulate(np.flip(seconds, axis), axis=axis), axis)
-    return np.asarray((so_far + to_come) / 2)
+    lines = np.moveaxis(np.array(seconds, dtype=np.float64), axis, -1)
+    for where in np.argwhere((np.diff(lines) < 0).any(axis=-1)):
+        lines[tuple(where)] = isotonic_regression(lines[tuple(where)]).x
+    return np.moveaxis(lines, -1, axis)
 
 
 @lru_cache(maxsize=64)
