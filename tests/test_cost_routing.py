@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 from apexsim.cost.routing import TILES, expert_load
 from apexsim.errors import UsageError
+
+WORDS = ("uniform", "balanced", "power_law_1.01", "power_law_1.2", "power_law_1.2:fullest", "balanced:4/2")
 
 
 def one(tokens: int, experts: int, per_token: int, local: int, routing: str) -> tuple[float, float, dict[int, float]]:
@@ -57,8 +61,19 @@ def test_the_older_benchmark_gives_what_rounding_lost_to_the_first_experts() -> 
     assert one(1, 256, 8, 16, "power_law_1.2")[0] == 1.0
 
 
+def test_a_router_that_keeps_some_groups_of_experts_fills_the_first_rank() -> None:
+    """DeepSeek-V3 keeps 4 of 8 groups. Dealt in turn, a token has one expert in each; four of them are replaced by the
+    first ones of the groups that are kept. So 4 experts of 256 get every token, beside their share of the rest.
+    """
+    for tokens in (512, 8192):
+        dealt, limited = (one(tokens, 256, 8, 4, routing)[0] for routing in ("balanced", "balanced:8/4"))
+        assert dealt == tokens * 8 / 64
+        assert limited == pytest.approx(4 * tokens + 4 * tokens / 32, rel=0.05)
+    assert one(64, 256, 8, 256, "power_law_1.2:8/4")[0] == 64 * 8
+
+
 def test_an_unknown_routing_is_one_line() -> None:
-    for word in ("zipf", "power_law_steep", "power_law_"):
+    for word in ("zipf", "power_law_steep", "power_law_", "balanced:", "balanced:8"):
         with pytest.raises(UsageError, match="uniform, balanced or power_law_"):
             expert_load(np.ones(1), 8, 2, 8, word)
 
@@ -66,8 +81,7 @@ def test_an_unknown_routing_is_one_line() -> None:
 @settings(max_examples=80, deadline=None)
 @given(
     tokens=st.integers(1, 5000), experts=st.sampled_from([8, 60, 128, 384]), per_token=st.integers(1, 8),
-    ranks=st.sampled_from([1, 2, 4]), routing=st.sampled_from(["uniform", "balanced", "power_law_1.01",
-                                                               "power_law_1.2", "power_law_1.2:fullest"]),
+    ranks=st.sampled_from([1, 2, 4]), routing=st.sampled_from(WORDS),
 )  # fmt: skip
 def test_no_load_is_impossible(tokens: int, experts: int, per_token: int, ranks: int, routing: str) -> None:
     """Touched experts exist, hold at least a row each, and padding to larger tiles never takes fewer rows."""
@@ -75,7 +89,7 @@ def test_no_load_is_impossible(tokens: int, experts: int, per_token: int, ranks:
     assert 0 < touched <= min(experts // ranks, rows) * (1 + 1e-9) or touched == rows == 0
     assert rows <= tokens * per_token * (1 + 1e-9)
     sizes = [rows, *(padded[tile] for tile in TILES)]
-    assert all(small <= large * (1 + 1e-6) for small, large in zip(sizes, sizes[1:], strict=False))
+    assert all(small <= large * (1 + 1e-6) for small, large in pairwise(sizes))
 
 
 @settings(max_examples=40, deadline=None)

@@ -133,7 +133,7 @@ class AnalyticKernels:
         reached = self.profile.efficiency
         law = ExpertLaw(
             reached.gemm[compute], reached.memory, 2.0, GroupedGemm.kernels * reached.launch_s,
-            expert_s=2e-8, token_s=1e-8, pair_bytes=4.0, rank_bytes=2.0, depth_s=1e-9, tile=16,
+            expert_s=2e-8, token_s=1e-8, pair_bytes=4.0, wide_bytes=1e-3, rank_bytes=2.0, depth_s=1e-9, tile=16,
         )  # fmt: skip
         return self._analytic_price(law, compute, work, sizes)
 

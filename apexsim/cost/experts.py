@@ -40,6 +40,7 @@ def grouped_work(tokens: Floats, op: GroupedGemm) -> tuple[Work, dict[str, Float
         "held": op.local_experts + none, "width": hidden * width + none, "parameters": parameters + none,
         "depth": hidden + width + none, "weight_bytes": weights, "rank_values": load.rows * (hidden + width),
         "pair_values": tokens * op.experts_per_token * hidden + none,
+        "wide_values": tokens * op.experts_per_token * width + none,
     }  # fmt: skip
     padded = {f"rows{tile}": rows for tile, rows in load.padded.items()}
     return Work(flops, moved, load.touched, flops, none), sizes | padded

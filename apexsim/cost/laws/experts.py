@@ -22,7 +22,8 @@ class ExpertLaw(Law):
     latency_s: float
     expert_s: float  # seconds per expert that the rank holds
     token_s: float  # seconds per token of the group: selection, sorting
-    pair_bytes: float  # bytes moved per value of every (token, expert) pair of the group
+    pair_bytes: float  # bytes moved per hidden value of every (token, expert) pair of the group
+    wide_bytes: float  # the same per intermediate value: some kernels activate the rows of all ranks
     rank_bytes: float  # bytes moved per value, hidden and intermediate, of the pairs of this rank
     depth_s: float  # seconds per value along which a tile of either GEMM sums: its critical path
     tile: int
@@ -30,7 +31,8 @@ class ExpertLaw(Law):
     def seconds(self, work: Work, sizes: Sizes, peak: float, bandwidth: float) -> Floats:
         tiled = 2.0 * sizes[f"rows{self.tile}"] * sizes["parameters"] / (peak * self.compute)
         read = sizes["weight_bytes"] / (bandwidth * self.memory)
-        passes = self.pair_bytes * sizes["pair_values"] + self.rank_bytes * sizes["rank_values"]
+        pairs = self.pair_bytes * sizes["pair_values"] + self.wide_bytes * sizes["wide_values"]
+        passes = pairs + self.rank_bytes * sizes["rank_values"]
         around = self.latency_s + self.expert_s * sizes["held"] + self.token_s * sizes["tokens"] + passes / bandwidth
         return around + knee(self.sharpness, tiled, read, self.depth_s * sizes["depth"])
 
