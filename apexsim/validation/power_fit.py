@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from apexsim.calibration.regression import error_summary
 from apexsim.cost.accounting import Accounting
 from apexsim.cost.power import committed_serving
 from apexsim.cost.power_law import Serving, ServingFile
@@ -24,6 +23,7 @@ from apexsim.spec.catalog import data_root
 from apexsim.spec.files import write_atomically
 from apexsim.validation import window as windows
 from apexsim.validation.case import Case
+from apexsim.validation.errors import statistics
 from apexsim.validation.simulate import offered, prepared_case
 from apexsim.validation.window import Window
 
@@ -137,8 +137,11 @@ def _watts(drawn: Mapping[float, Sequence[Drawn]], serving: Serving) -> Floats:
 
 
 def _errors(predicted: Floats, runs: Sequence[Metered]) -> dict[str, float]:
-    found = error_summary(predicted, np.array([run.watts for run in runs]))
-    return {name: value if isinstance(value, int) else float(f"{value:.4g}") for name, value in found.items()}
+    found = statistics((predicted / np.array([run.watts for run in runs]) - 1.0).tolist())
+    assert found is not None
+    figures = {"median": found.median_abs_error, "p90": found.p90_abs_error, "worst": found.worst_abs_error,
+               "bias": found.bias}  # fmt: skip
+    return {"n": found.n, **{name: float(f"{value:.4g}") for name, value in figures.items()}}
 
 
 def write_serving(file: ServingFile, path: Path) -> None:
