@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import ClassVar
@@ -107,6 +108,21 @@ def test_the_engine_is_warmed_up_before_anything_is_measured(profile):
         engine, MODEL, profile, draw_requests(4, 0), (0.3,), on_step=lambda step: steps.append((step, engine.warm))
     )
     assert [warm for _, warm in steps] == [0, 1, 1]
+
+
+def test_a_disturbed_load_is_served_again_and_the_least_disturbed_counts(profile):
+    shares = iter([0.4, 0.2, 0.3])
+
+    class Disturbed(SimulatedEngine):
+        def serve(self, trace: Trace, seed: int) -> Served:
+            served = super().serve(trace, seed)
+            return served if trace.name == "batch" else replace(served, waited_share=next(shares))
+
+    requests = draw_requests(4, 0)
+    (run,) = closed_loop(Disturbed(profile), MODEL, profile, requests, (0.3,), attempts=3).runs
+    assert (run.attempts, run.served.waited_share) == (3, 0.2)
+    (quiet,) = closed_loop(SimulatedEngine(profile), MODEL, profile, requests, (0.3,), attempts=3).runs
+    assert quiet.attempts == 1
 
 
 def test_loads_are_shares_of_what_the_simulation_sustains(result):

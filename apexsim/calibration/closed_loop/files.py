@@ -6,6 +6,7 @@
     FOLDER/model.json          the model
     FOLDER/<device>/           the device, the engine's host terms with it
     FOLDER/host.csv            the batches that the host terms were fitted on
+    FOLDER/errors.csv          measured against simulated, as it was when it was measured
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def write_set(
         write_atomically(folder / "requests" / f"{run.load.name}.csv", _request_table(run))
         rows.append(row_of(run, engine, profile, measured))
     write_atomically(folder / "runs.csv", _table(rows[0], (row.values() for row in rows)))
+    write_atomically(folder / "errors.csv", _table(ERRORS, error_rows(result)))
 
 
 def row_of(run: LoopRun, engine: ServingEngine, profile: HardwareProfile, measured: date) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def row_of(run: LoopRun, engine: ServingEngine, profile: HardwareProfile, measur
         "requests_per_s": _short(len(served.arrival_s) / served.makespan_s), "makespan_s": _short(served.makespan_s),
         "regime": run.load.regime,
         "notes": f"{versions}; random weights; the engine's thread waited {served.waited_share:.1%} of its time for a "
-                 "processor that other programs had",
+                 f"processor that other programs had; attempt {run.attempts}",
     }  # fmt: skip
 
 
@@ -112,15 +114,18 @@ def _short(value: float) -> str:
     return f"{value:.6g}" if np.isfinite(value) else ""
 
 
-def error_lines(result: LoopResult) -> Sequence[Sequence[str]]:
-    """A line a load: requests, rate, other programs' share, errors of single requests and of the means."""
-    lines = []
-    for run in result.runs:
-        cells = [run.load.name, str(len(run.served.arrival_s)), f"{run.load.rate_rps:.2f}",
-                 f"{run.served.waited_share:.1%}"]  # fmt: skip
-        for name in ("ttft_s", "tpot_s", "e2e_s"):
-            compared = run.compared[name]
-            cells += [f"{np.nanmean(compared.measured) * 1e3:.1f}", f"{np.nanmean(compared.simulated) * 1e3:.1f}",
-                      f"{compared.mean_error:+.1%}", f"{compared.median_abs_error:.1%}"]  # fmt: skip
-        lines.append(cells)
-    return lines
+ERRORS = ("run", "rate_rps", "waited_share", "attempts", "metric", "measured_mean_s", "simulated_mean_s", "mean_error",
+          "median_request_error", "p90_request_error")  # fmt: skip
+"""Columns of errors.csv."""
+
+
+def error_rows(result: LoopResult) -> list[tuple[Any, ...]]:
+    """A row for each load and metric: means over all requests, and errors of single requests."""
+    return [
+        (
+            run.load.name, run.load.rate_rps, run.served.waited_share, run.attempts, name,
+            float(np.nanmean(compared.measured)), float(np.nanmean(compared.simulated)), compared.mean_error,
+            compared.median_abs_error, float(np.quantile(np.abs(compared.errors), 0.9)),
+        )
+        for run in result.runs for name, compared in run.compared.items()
+    ]  # fmt: skip

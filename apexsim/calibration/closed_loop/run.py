@@ -26,6 +26,9 @@ PROMPTS = LogNormal.of(96, 120, 400)
 ANSWERS = LogNormal.of(32, 40, 128)
 """Lengths of the requests where no trace is given."""
 
+DISTURBED = 0.05
+"""Share of its time that the engine's thread may be kept waiting for a processor."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -47,11 +50,15 @@ class Load:
 
 @dataclass(frozen=True)
 class LoopRun:
-    """One load: what was measured, and how far the simulation is from it."""
+    """One load: what was measured, and how far the simulation is from it.
+
+    ``attempts``: how often it was served before the machine left the engine alone.
+    """
 
     load: Load
     served: Served
     compared: dict[str, Compared]
+    attempts: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,13 +76,15 @@ class LoopResult:
 
 def closed_loop(
     engine: ServingEngine, model: ModelSpec, profile: HardwareProfile, requests: Trace, shares: Sequence[float], *,
-    on_step: Callable[[str], None] = lambda step: None,
+    attempts: int = 3, on_step: Callable[[str], None] = lambda step: None,
 ) -> LoopResult:
     """Measure, replay and compare.
 
     Args:
         requests: whose lengths are served; their arrivals are stretched to each load's rate.
         shares: loads, as shares of the largest rate that the simulation sustains.
+        attempts: a load during which other programs took more than ``DISTURBED`` of the processor is served again, so
+            often at most; the least disturbed one counts.
     """
     on_step("warming up")
     engine.warm_up()
@@ -85,9 +94,19 @@ def closed_loop(
     runs = []
     for number, load in enumerate(loads_of(prepared, requests, shares)):
         on_step(f"serving {len(load.trace)} requests at {load.rate_rps:.3g} requests/s")
-        served = engine.serve(load.trace, seed=number)
-        runs.append(LoopRun(load, served, compare(prepared, served)))
+        served, tries = _least_disturbed(engine, load.trace, number, attempts)
+        runs.append(LoopRun(load, served, compare(prepared, served), tries))
     return LoopResult(host, tuple(runs))
+
+
+def _least_disturbed(engine: ServingEngine, trace: Trace, seed: int, attempts: int) -> tuple[Served, int]:
+    """(the attempt that counts, how many there were). Chosen before anything is compared."""
+    tried = []
+    for _ in range(attempts):
+        tried.append(engine.serve(trace, seed))
+        if not tried[-1].waited_share > DISTURBED:  # not a number: the system does not tell
+            break
+    return min(tried, key=lambda served: served.waited_share), len(tried)
 
 
 def draw_requests(count: int, seed: int) -> Trace:

@@ -85,14 +85,19 @@ def _spread(seed: int, *ranges: tuple[float, float]) -> Iterator[NDArray[np.floa
 def _gemm(limits: Limits, seed: int) -> Iterator[Case]:
     """Linear layers, y[m, n] = x[m, k] · w[n, k]: some weight matrices, each with many m.
 
-    n and k are multiples of 64, as those of models are. The fit holds out whole matrices.
+    n and k are multiples of 64, as those of models are. m is whatever tokens an iteration happens to have: beyond a few
+    small ones it is drawn, because round numbers fill the tiles of a kernel and flatter it. The fit holds out whole
+    matrices.
     """
+    random = np.random.default_rng(seed)
     for dtype in limits.dtypes:
         matrices = _spread(seed, (64, 32_768), (64, 32_768))
         single = (_gemm_case(dtype, 1, _wide(n), _wide(k)) for n, k in matrices)
         for matrix in _first(MATRICES, single, limits):
             n, k = matrix.number("n"), matrix.number("k")
-            yield from _first(len(ROWS), (_gemm_case(dtype, m, n, k) for m in ROWS), limits)
+            drawn = (2.0 ** (stratum / 2 + random.random() / 2) for stratum in range(2 * FEW_ROWS, 2 * MOST_ROWS))
+            rows = sorted({*(2**i for i in range(FEW_ROWS + 1)), *(round(m) for m in drawn)})
+            yield from _first(len(rows), (_gemm_case(dtype, m, n, k) for m in rows), limits)
 
 
 def _gemm_case(dtype: str, m: int, n: int, k: int) -> Case:
@@ -206,8 +211,8 @@ def _rounded(sizes: NDArray[np.float64]) -> tuple[int, int]:
 MATRICES, ATTENTIONS, ELEMENTWISES = 32, 400, 40
 """Weight matrices of one dtype, shapes of prompts and of decodes each, and of one elementwise operation."""
 
-ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192, 16_384)
-"""m of a weight matrix."""
+FEW_ROWS, MOST_ROWS = 4, 14
+"""m of a weight matrix, as powers of two: all of them up to the first, then two drawn an octave up to the second."""
 
 KV_HEADS, GROUPS, HEAD_DIMS = (2, 4, 8), (1, 4, 8), (64, 128)
 """KV heads of a rank, query heads for each of them, and their width: those of models as they are served."""
