@@ -171,8 +171,10 @@ def past_seconds(profile: HardwareProfile, reached: float, chunk: Floats, op: At
 
 
 def analytic(seconds: Floats) -> Priced:
+    """A price that nothing measured stands behind."""
     return Priced(seconds, False, np.zeros(np.shape(seconds), dtype=np.bool_))
 
 
 def floats(*sizes: ArrayLike) -> tuple[Floats, ...]:
+    """The sizes as arrays of float64."""
     return tuple(np.asarray(size, dtype=np.float64) for size in sizes)
