@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apexsim.cost.routing import TILES, expert_load
+from apexsim.cost.routing import TILES, expert_load, popularity
 from apexsim.errors import UsageError
 
-WORDS = ("uniform", "balanced", "power_law_1.01", "power_law_1.2", "power_law_1.2:fullest", "balanced:4/2")
+WORDS = ("uniform", "zipf_1", "balanced", "power_law_1.01", "power_law_1.2", "power_law_1.2:fullest", "balanced:4/2")
 
 
 def one(tokens: int, experts: int, per_token: int, local: int, routing: str) -> tuple[float, float, dict[int, float]]:
@@ -29,6 +29,34 @@ def test_uniform_loads_are_the_means_of_draws(tokens: int, experts: int, per_tok
     assert touched == pytest.approx((drawn > 0).mean(), abs=0.01)
     for tile in TILES:
         assert padded[tile] == pytest.approx((np.ceil(drawn / tile) * tile).mean(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("experts", "per_token", "exponent"), [(256, 8, 1.0), (8, 2, 1.0), (128, 4, 1.5), (16, 1, 0.0)]
+)
+def test_popular_experts_are_chosen_as_often_as_all_together_must_be(
+    experts: int, per_token: int, exponent: float
+) -> None:
+    classes = popularity(experts, per_token, exponent)
+    assert sum(share * count for share, count in classes) == pytest.approx(per_token)
+    assert sum(count for _, count in classes) == experts
+    shares = [share for share, _ in classes]
+    assert shares == sorted(shares, reverse=True)
+    assert max(shares) <= 1.0 + 1e-12
+
+
+def test_the_more_skewed_the_fewer_experts_are_touched_by_as_many_rows() -> None:
+    flat, skewed, steep = (one(32, 128, 4, 128, word) for word in ("uniform", "zipf_1", "zipf_1.5"))
+    assert flat[0] == pytest.approx(skewed[0]) == pytest.approx(steep[0]) == 32 * 4
+    assert flat[1] > 1.3 * skewed[1] > 1.3 * steep[1]
+    assert one(100_000, 128, 4, 128, "zipf_1")[1] == pytest.approx(128)
+    assert one(32, 128, 4, 128, "zipf_0")[1] == pytest.approx(flat[1])
+
+
+def test_zipf_loads_are_the_means_of_draws() -> None:
+    """Each expert for itself, without classes: 1 - (1 - p)^n summed over a law of rank^-1."""
+    share = 4 / np.arange(1, 65) / (1 / np.arange(1, 65)).sum()
+    assert one(20, 64, 4, 64, "zipf_1")[1] == pytest.approx((1 - (1 - share) ** 20).sum(), rel=0.02)
 
 
 def test_a_rank_of_an_expert_parallel_group_has_its_share() -> None:
@@ -73,8 +101,8 @@ def test_a_router_that_keeps_some_groups_of_experts_fills_the_first_rank() -> No
 
 
 def test_an_unknown_routing_is_one_line() -> None:
-    for word in ("zipf", "power_law_steep", "power_law_", "balanced:", "balanced:8"):
-        with pytest.raises(UsageError, match="uniform, balanced or power_law_"):
+    for word in ("zipf", "zipf_", "power_law_steep", "power_law_", "balanced:", "balanced:8"):
+        with pytest.raises(UsageError, match="uniform, zipf_1, balanced or power_law_"):
             expert_load(np.ones(1), 8, 2, 8, word)
 
 

@@ -16,6 +16,7 @@ import networkx as nx
 
 from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm, GroupedGemm, Operator
 from apexsim.cost.precision import ACTIVATION_BYTES, weights_of
+from apexsim.cost.routing import SERVING
 from apexsim.spec.dtypes import KvDtype, WeightDtype
 from apexsim.spec.model import Attention, LayerGroup, ModelSpec, MoeMlp, Part
 from apexsim.spec.plan import Pool
@@ -208,6 +209,7 @@ def _add_experts(
     ends = chain.add(GroupedGemm(
         "experts", hidden, ceil(mlp.intermediate_size * cut.ep / cut.tp), mlp.experts, mlp.experts // cut.ep,
         mlp.experts_per_token, mlp.gated, cut.experts, count,
+        routing=SERVING,
     ))
     if mlp.shared_experts:
         chain.last = norm

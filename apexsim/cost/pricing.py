@@ -34,7 +34,7 @@ from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm, G
 from apexsim.cost.power import PowerModel, power_model
 from apexsim.cost.power_law import PowerLaw, Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype, sixteen_bit
-from apexsim.cost.shapes import touched_experts
+from apexsim.cost.routing import expert_load
 from apexsim.cost.tables import token_knots
 from apexsim.spec.cluster import Link
 from apexsim.spec.dtypes import weight_bytes
@@ -146,7 +146,7 @@ class Pricer:
             return GEMM, self.kernels.gemm(rows, op.n, op.k, op.weights), 2.0 * rows * op.n * op.k, moved
         if isinstance(op, GroupedGemm):
             share = op.experts_per_token * op.local_experts / op.experts
-            touched = touched_experts(rows, op.experts, op.local_experts, op.experts_per_token)
+            touched = expert_load(rows, op.experts, op.experts_per_token, op.local_experts, op.routing).touched
             moved = touched * op.expert_parameters * weight_bytes(op.weights)
             return MOE, self.kernels.grouped_gemm(rows, op), 2.0 * rows * share * op.expert_parameters, moved
         if isinstance(op, Elementwise):

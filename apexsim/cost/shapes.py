@@ -98,13 +98,6 @@ def decode_sizes(
     }
 
 
-def touched_experts(
-    tokens: Floats, experts: Floats | float, local: Floats | float, per_token: Floats | float
-) -> Floats:
-    """Experts of a rank that at least one token chose, expected for independent uniform choices: E·(1-(1-k/E)^T)."""
-    return np.asarray(local * (1.0 - (1.0 - per_token / experts) ** tokens))
-
-
 def expert_work(
     tokens: Floats, rows: Floats, touched: Floats, hidden: Floats, intermediate: Floats, matrices: int,
     weight_bytes: float,

@@ -22,6 +22,7 @@ from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
 from apexsim.cost.power_law import Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
 from apexsim.cost.pricing import Pricer, Sizes, eager, pricer
+from apexsim.cost.routing import SERVING
 from apexsim.cost.tables import FULL, TOKEN_DENSE, TOKEN_STRIDE, WINDOWED, StepTables, token_knots
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.hardware import HardwareProfile
@@ -284,7 +285,7 @@ def _confidence(
             f"understated by up to {windowed_kv_excess(model, memory.max_model_len):.1f}x where the engine frees it"
         )
     if model.is_moe:
-        notes.append("tokens are taken as spread evenly over the experts")
+        notes.append(f"experts are as popular as {SERVING} says: the rank-th one is chosen in proportion to 1 / rank")
     if prices.power is not None and prices.power.metered != prices.profile.name:
         notes.append(
             f"power: kernels of {prices.profile.name} were not metered; laws of {prices.power.metered}, scaled by "
