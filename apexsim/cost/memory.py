@@ -40,6 +40,9 @@ LOGITS_BYTES = 45
 indices, probabilities, cumulative sums."""
 
 
+GREEDY_LOGITS_BYTES = 8
+"""The same of a sampler that takes the largest: 32-bit logits, and a copy of them."""
+
 SHARE_OF_FREE = ("tensorrt-llm",)
 """Engines that give the KV cache a share of what is free, not of the whole (``kv_cache_free_gpu_mem_fraction``)."""
 
@@ -103,14 +106,17 @@ def windowed_kv_excess(model: ModelSpec, max_model_len: int) -> float:
     return (full + windowed) / (full + windowed * min(model.window / max_model_len, 1.0))
 
 
-def activation_bytes(model: ModelSpec, cut: Cut, stage: int, max_num_batched_tokens: int, max_num_seqs: int) -> float:
+def activation_bytes(
+    model: ModelSpec, cut: Cut, stage: int, max_num_batched_tokens: int, max_num_seqs: int,
+    logits_bytes: int = LOGITS_BYTES,
+) -> float:
     """Peak of the profile run: input and output of the widest layer for a full batch, and the sampler's logits."""
     widest = max(
         op.n + op.k if isinstance(op, Gemm) else op.experts_per_token * 3 * op.intermediate_size + op.hidden_size
         for op in stage_operators(model, cut, stage) if isinstance(op, Gemm | GroupedGemm)
     )
     tokens = max_num_batched_tokens * widest * ACTIVATION_BYTES
-    logits = max_num_seqs * padded_vocab(model.vocab_size, cut.tp) * LOGITS_BYTES if stage == cut.pp - 1 else 0
+    logits = max_num_seqs * padded_vocab(model.vocab_size, cut.tp) * logits_bytes if stage == cut.pp - 1 else 0
     return float(tokens + logits)
 
 
@@ -122,10 +128,11 @@ def plan_memory(
     share_of_free = engine_name in SHARE_OF_FREE
     budget = profile.memory_bytes * (1.0 if share_of_free else pool.gpu_memory_utilization)
     engine = CONTEXT_BYTES + (COMMUNICATION_BYTES if cut.tp * cut.pp > 1 else 0.0)
+    logits_bytes = GREEDY_LOGITS_BYTES if share_of_free else LOGITS_BYTES
     weights, peaks, kv = [], [], []
     for stage in range(cut.pp):
         weights.append(stage_weight_bytes(model, cut, stage))
-        peaks.append(activation_bytes(model, cut, stage, max_num_batched_tokens, max_num_seqs))
+        peaks.append(activation_bytes(model, cut, stage, max_num_batched_tokens, max_num_seqs, logits_bytes))
         kv.append(stage_kv_token_bytes(model, cut, stage))
     share = pool.gpu_memory_utilization if share_of_free else 1.0
     room = [share * (budget - w - a - engine) for w, a in zip(weights, peaks, strict=True)]

@@ -58,7 +58,7 @@ PRESETS: dict[str, Policy] = {
         Policy("vllm-v0", 8192, 256, mix=False, chunked=False,
                about="vLLM before v1: whole prompts first, decodes wait"),
         Policy("sglang", 8192, 256, mix=False, about="SGLang: chunks first, decodes wait"),
-        Policy("tensorrt-llm", 8192, 256, reserve=True,
+        Policy("tensorrt-llm", 8192, 2048, reserve=True,
                about="in-flight batching, GUARANTEED_NO_EVICT: whole length reserved"),
         Policy("sarathi", 512, 128, about="Sarathi-Serve: stall-free mixed batches under a small token budget"),
         Policy("orca", 8192, 128, chunked=False, free_decodes=True, reserve=True,
