@@ -133,7 +133,7 @@ def test_a_torn_last_line_is_timed_again(tmp_path):
     [
         ({"device": "Another Device"}, 'device "Fake\\(R\\) Device 9", this run has "Another Device"'),
         ({"versions": {"torch": "2.14.0"}}, 'torch "2.13.0", this run has "2.14.0"'),
-        ({"units": 2}, "units 1, this run has 2"),
+        ({"units": 2}, "threads 1, this run has 2"),
         ({"driver": "Fake 2.0"}, "driver"),
     ],
 )
@@ -188,6 +188,19 @@ def test_a_budget_ends_a_run_between_two_cases(tmp_path):
     assert outcome.ended == "budget"
     assert 0 < outcome.measured < outcome.total
     assert measure(FakeMachine(), cases, tmp_path, effort=QUICK).measured == outcome.total
+
+
+def test_a_few_shapes_make_a_device_without_fits(tmp_path):
+    """A short budget must not end in a crash of the fit: the device is there, its prices are analytic."""
+    machine = FakeMachine()
+    wanted = draw(["gemm", "memory"], machine.limits, 0)
+    first = [next(i for i, case in enumerate(wanted) if case.family == family) for family in ("gemm", "memory")]
+    machine.interrupt_after = max(first) + 1
+    run(tmp_path, machine, families=("gemm", "memory"))
+    done = run(tmp_path, budget_s=0.0, families=("gemm", "memory"))
+    assert done.outcome.ended == "budget"
+    assert done.device is not None
+    assert done.files == ()
 
 
 def test_passes_add_rows_and_keep_the_earlier_ones(tmp_path):

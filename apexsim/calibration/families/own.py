@@ -29,6 +29,9 @@ SMOOTHNESS = 0.1
 
 GEMM_KNOTS = {"m": 12, "n": 4, "k": 4}
 
+MIN_ROWS = 12
+"""A variant with fewer rows is not fitted, and stays analytic. Collectives have no more than one size an octave."""
+
 WORST_P90 = 0.8
 """The user's own measurements are kept unless they explain nothing: the alternative is a guess, and the file says how
 good they are."""
@@ -51,6 +54,8 @@ def _own(operator: str, knots: Mapping[str, int], *recipes: Recipe) -> Family:
 
     def problems(recipe: Recipe, rows: Rows, profile: HardwareProfile) -> Iterator[Problem]:
         for problem in family.problems(recipe, rows, profile):
+            if problem.seconds.size < MIN_ROWS or not problem.held_out().any() or problem.held_out().all():
+                continue
             coarse = {axis: even_knots(problem.sizes[axis], count) for axis, count in knots.items()}
             yield replace(problem, knots=coarse, finer=())
 

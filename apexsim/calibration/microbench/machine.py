@@ -7,7 +7,7 @@ cannot. Shipped are ``cpu`` and ``cuda``, both through PyTorch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
@@ -35,8 +35,11 @@ class Environment:
     @property
     def identity(self) -> dict[str, Any]:
         """Clocks and settings may change between two tries; nothing else may."""
-        known = asdict(self) | {"versions": dict(self.versions)}
-        return {name: known[name] for name in ("backend", "device", "units", "driver", "versions")}
+        unit = "threads" if self.backend == "cpu" else "multiprocessors"
+        return {
+            "backend": self.backend, "device": self.device, unit: self.units, "driver": self.driver,
+            "versions": dict(self.versions),
+        }  # fmt: skip
 
 
 class Sample(NamedTuple):

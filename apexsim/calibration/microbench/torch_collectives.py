@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -90,6 +91,7 @@ class Group:
 
 def _serve(end: Connection, device: str, rank: int, ranks: int, port: int) -> None:
     """A rank's life: wait for a collective, time it, send the seconds of one call, or why there are none."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # names of functions that will change in torch
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if device == "cuda":
         torch.cuda.set_device(rank)
