@@ -47,12 +47,7 @@ def loop(
 
     Model weights are random; what is compared is time.
     """
-    from apexsim.calibration.microbench.machine import require
-
-    for library in ("torch", "transformers"):
-        require(library, "calibrate loop")
-    # One kernel a shape is compiled; a served model meets thousands of shapes, the default keeps a thousand.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32768")
+    _require_libraries()
     from apexsim.calibration.closed_loop.engine import EngineLimits
     from apexsim.calibration.closed_loop.files import write_set
     from apexsim.calibration.closed_loop.plan import llama_config
@@ -81,6 +76,16 @@ def loop(
     if json != "-":
         _print(result)
     say(f"written: {out}; apexsim validate {out} shows it again")
+
+
+def _require_libraries() -> None:
+    from apexsim.calibration.microbench.machine import require
+
+    for library in ("torch", "transformers"):
+        require(library, "calibrate loop")
+    # oneDNN compiles one kernel a shape; a served model meets thousands of shapes, the default keeps a thousand.
+    # It reads this when it is loaded.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32768")
 
 
 def _figures(result: LoopResult) -> dict[str, Any]:
