@@ -187,6 +187,29 @@ def test_an_eviction_can_let_the_first_that_waits_in() -> None:
     assert columns.cached_tokens[2] == 0
 
 
+def test_an_eviction_can_let_in_who_came_during_a_series() -> None:
+    """As above, but the second prompt has 7 tokens, so that its first decode, from 71 to 82 s, has the 8th block."""
+    trace = hashed([0.0, 0.0, 75.0], [4, 7, 10], [1, 4, 1], [[1], [2, 5], [1, 3, 4]], block=4)
+    columns = serve(trace, Policy("t", 2, 2, prefix_caching=True), blocks=12).requests
+    assert columns.start_s.tolist() == [0.0, 24.0, 82.0]
+
+
+def test_an_eviction_after_a_refusal_is_news_for_the_next_iteration() -> None:
+    """As above, where prefill goes first: at 92 s the third is refused, then the decode evicts; it starts at 103 s."""
+    trace = hashed([0.0, 0.0, 75.0], [4, 4, 10], [1, 8, 1], [[1], [2], [1, 3, 4]], block=4)
+    columns = serve(trace, Policy("t", 2, 2, mix=False, prefix_caching=True), blocks=12).requests
+    assert columns.start_s.tolist() == [0.0, 24.0, 103.0]
+
+
+def test_before_anybody_is_preempted_all_that_is_cached_is_taken() -> None:
+    """Eleven blocks: 2 cached, 9 of three prompts. All three want one more; two take the cached ones, one goes."""
+    trace = hashed([0.0, 20.0, 20.0, 20.0, 200.0], [3] * 5, [1, 2, 2, 2, 1], [[1], [], [], [], [1]], block=2)
+    result = serve(trace, Policy("t", 12, SEQS, prefix_caching=True), blocks=11)
+    assert result.requests.preemptions.tolist() == [0, 0, 0, 1, 0]
+    assert result.pools[0].evicted_blocks == 2
+    assert result.requests.cached_tokens[4] == 0
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @pytest.mark.parametrize("stages", [1, 2])
 @pytest.mark.parametrize("concurrency", [None, 6])

@@ -105,6 +105,18 @@ def test_prefix_aware_goes_where_the_prompt_is_cached() -> None:
     assert replicas_of(trace, "prefix-aware", 3, prefix_caching=False) == [0, 1, 2, 0, 0, 0]
 
 
+@pytest.mark.parametrize(("arrival_s", "replica"), [(75.0, 0), (80.0, 1)])
+def test_prefix_aware_knows_what_a_running_series_has_evicted(arrival_s: float, replica: int) -> None:
+    """Twelve blocks: 4 cached, and a decode that takes its 9th at 78 s. From then on the first replica has no more."""
+    trace = Trace(
+        "chat", np.array([0.0, 20.0, arrival_s]), np.array([4, 4, 5]), np.array([1, 8, 1]),
+        hash_ids=np.array([1, 2, 1]), hash_offsets=np.arange(4), hash_block_tokens=4,
+    )  # fmt: skip
+    policy = Policy("t", 8, SEQS, prefix_caching=True)
+    result = simulate_pool(trace, tables(), ReplicaLimits(12, 1, 60), policy, replicas=2, router="prefix-aware")
+    assert result.requests.replica.tolist() == [0, 0, replica]
+
+
 def test_prefix_aware_leaves_an_overloaded_replica() -> None:
     """Nine of one session may be unfinished where another replica has none; the tenth goes there."""
     arrivals = [0.0, *(100.0 + 0.01 * k for k in range(10))]

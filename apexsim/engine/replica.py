@@ -170,6 +170,7 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
     if not preempted and not state.replicas[g // stages].full:
         admit(state, limits, g, budget, now)
     prefills = scheduled_prefills(state, g)
+    evicted = state.replicas[g // stages].evicted_blocks
     if not decoded and prefills == 0:
         decoded = True
         preempted = schedule_decodes(state, tables, limits, g) or preempted
@@ -182,7 +183,9 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
     groups[g].begin_s = now
     groups[g].steps = 1
     if prefills == 0 and stages == 1 and not preempted and one_cohort_at(state, g, now):
-        steps = 1 if unseen(state, limits, g) else series_length(state, tables, limits, g)
+        # Whoever waits is looked at again where there is news: of its arrival, or of an eviction since it was refused.
+        news = unseen(state, limits, g) or state.replicas[g // stages].evicted_blocks > evicted
+        steps = 1 if news else series_length(state, tables, limits, g)
         groups[g].steps = steps
         groups[g].duration_s = np.nan
         groups[g].end_s = now + series_seconds(state, tables, g, steps)
