@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from apexsim.cli.calibrate_host import host
 from apexsim.cli.calibrate_loop import loop
 from apexsim.cli.calibrate_power import power
 from apexsim.cli.calibrate_run import run
@@ -19,6 +20,7 @@ app = typer.Typer(help="Make a hardware profile from measured kernels.", no_args
 app.command("run")(run)
 app.command("loop")(loop)
 app.command("power")(power)
+app.command("host")(host)
 
 
 @app.command()

@@ -33,6 +33,8 @@ FACTS: tuple[Fact, ...] = (
     Fact(r"in-process engine", "measured_at", "engine"),
     # LoadGen calls the engine in its own process
     Fact(r"^MLPerf Inference", "measured_at", "engine"),
+    # engines compiled with TensorRT, which TensorRT-LLM's releases before 1.0 are
+    Fact(r"software as submitted: TensorRT \d", "engine_version", "0.20"),
     Fact(r"KV gets (0?\.\d+|1(?:\.0+)?) of the free", "gpu_memory_utilization", "{1}"),
     # MAX_UTILIZATION admits while blocks are free and evicts when they run out: vLLM's rules
     Fact(r"batch scheduler max_util", "scheduler", "vllm"),

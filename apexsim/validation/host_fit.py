@@ -33,7 +33,7 @@ FIELDS: dict[HostTerm, tuple[str, float, float]] = {
     "entry": ("entry_s", 1e-5, 2e-2),
     "exit": ("exit_s", 1e-5, 2e-2),
     "logit_bytes": ("logit_bytes", 4.0, 2000.0),
-    "eager_kernel": ("eager_kernel_s", 1e-6, 1e-4),
+    "eager_kernel": ("eager_kernel_s", 1e-6, 3e-4),
 }
 """Field of a host model that a term is, and the bounds of its search."""
 
@@ -46,10 +46,10 @@ WEIGHTS = {
 SCALE = 0.05
 """Relative error from which a run counts linearly."""
 
-ROWS = 48
+ROWS = 16
 """Runs of a set that the search looks at, evenly over its rows; the errors are those of all rows."""
 
-EVALUATIONS = 150
+EVALUATIONS = 60
 
 
 @dataclass(frozen=True)
