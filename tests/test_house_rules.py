@@ -59,8 +59,13 @@ def test_printing_and_exiting_are_noticed(line):
     assert list(prints_and_exits(ast.parse(line)))
 
 
+PACKED = ROOT / "hardware_profiles"
+"""Coefficient files here hold packed numbers, which may spell any word."""
+
+
 def test_nothing_is_left_unfinished():
-    assert {name_of(path) for path in tracked() if UNFINISHED.search(path.read_text(encoding="utf-8"))} == set()
+    written = (path for path in tracked() if not (PACKED in path.parents and path.suffix == ".json"))
+    assert {name_of(path) for path in written if UNFINISHED.search(path.read_text(encoding="utf-8"))} == set()
 
 
 def test_no_path_of_a_machine_is_tracked():

@@ -40,6 +40,9 @@ SIZES = np.array([1, 2, 5, 16, 63, 64, 65, 250, 256, 1000, 4096, 8192], dtype=np
 GROWTH = 4.0
 """Sizes this factor apart must differ in price: nearer ones may swap by tile quantisation."""
 
+WAVER = 0.9
+"""A price may fall to this share of a smaller size's: measured kernels take other tiles there. Step tables rise."""
+
 FORMATS: tuple[WeightDtype, ...] = ("bf16", "fp8", "fp8-block", "w4a16", "int8")
 EXAMPLES = 60
 """Random shapes that a property is tried on."""
@@ -81,7 +84,7 @@ class CostModelContract:
     def test_much_more_work_never_costs_less(self, cost: str, device: str) -> None:
         for name, price in by_size(model(cost, device)).items():
             small, large = price(SIZES).seconds, price(GROWTH * SIZES).seconds
-            assert (large >= 0.98 * small).all(), name
+            assert (large >= WAVER * small).all(), name
 
     def test_a_price_does_not_depend_on_its_neighbours(self, cost: str, device: str) -> None:
         for name, price in by_size(model(cost, device)).items():
