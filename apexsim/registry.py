@@ -22,6 +22,7 @@ SEAMS: dict[str, dict[str, str]] = {
         "join-shortest-queue": "apexsim.engine.routers:JoinShortestQueue",
         "power-of-two": "apexsim.engine.routers:PowerOfTwo",
         "session-affine": "apexsim.engine.routers:SessionAffine",
+        "prefix-aware": "apexsim.engine.routers:PrefixAware",
     },
     "formats": {
         "apexsim": "apexsim.workload.formats.own:Own",
