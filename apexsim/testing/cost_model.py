@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from apexsim import registry
 from apexsim.cost.floor import FLOOR
 from apexsim.cost.kernels import KernelModel, Priced
-from apexsim.cost.operators import AttentionOp, GroupedGemm
+from apexsim.cost.operators import AttentionOp, ExpertExchange, GroupedGemm
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype, sixteen_bit
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Link
@@ -34,6 +34,7 @@ from apexsim.spec.hardware import HardwareProfile
 ATTENTION = AttentionOp("attention", 8, 1, 128, 128, 0, "bf16", 1)
 LATENT = AttentionOp("attention", 16, 16, 192, 128, 0, "bf16", 1, 576, 512)
 EXPERTS = GroupedGemm("experts", 4096, 1792, 8, 8, 2, True, "bf16", 1)
+EXCHANGE = ExpertExchange("exchange", 7168, 256, 8, 8, 1, "deepep_normal", "fp8", 24)
 NVLINK = Link("scaleup", 450e9, 1e-6, True)
 
 SIZES = np.array([1, 2, 5, 16, 63, 64, 65, 250, 256, 1000, 4096, 8192], dtype=np.float64)
@@ -190,6 +191,8 @@ def by_size(kernels: KernelModel) -> dict[str, Callable[[np.ndarray], Priced]]:
         "memory_bound": lambda tokens: kernels.memory_bound(16_384 * tokens, 2),
         "all_reduce": lambda tokens: kernels.collective("all_reduce", 16_384 * tokens, 8, NVLINK),
         "all_gather": lambda tokens: kernels.collective("all_gather", 16_384 * tokens, 8, NVLINK),
+        "dispatch": lambda tokens: kernels.exchange("dispatch", tokens, EXCHANGE),
+        "combine": lambda tokens: kernels.exchange("combine", tokens, EXCHANGE),
     }
 
 
