@@ -90,7 +90,8 @@ def test_the_dtype_of_the_projections_picks_the_block_that_was_measured_with_the
 def test_a_server_of_deepseek_decodes_as_fast_as_its_kernels_say() -> None:
     """DeepSeek-R1 under SGLang on eight H200, closed loop: mean TPOT at 4 and 8 in flight, prefills of others included.
 
-    Nothing was fitted on these runs. Device time only; the rest of an iteration is the host's.
+    Nothing was fitted on these runs, but TensorRT-LLM's kernel was chosen for SGLang after looking at them: they are no
+    independent evidence for that choice. Device time only; the rest of an iteration is the host's.
     """
     rows = [row for row in table("validation/closed-loop-grid/runs.csv")
             if (row["model"], row["engine"], row["device"]) == ("deepseek-ai/DeepSeek-R1", "sglang", "h200-sxm")

@@ -88,6 +88,28 @@ def test_an_arrival_cuts_a_series_at_the_next_boundary() -> None:
     assert columns.start_s.tolist() == [0.0, 37.0, 37.0]
 
 
+@pytest.mark.parametrize(("arrival", "ahead", "start"), [
+    (20.0, False, 26.0), (20.0, True, 37.0), (15.0, False, 15.0), (15.0, True, 26.0),
+])  # fmt: skip
+def test_an_arrival_misses_the_iteration_that_was_composed_before_it(arrival: float, ahead: bool, start: float) -> None:
+    """Boundaries of the first at 15, 26, 37, …; the second's 4 tokens ride with one decode: 15 s.
+
+    At 20 the iteration from 15 to 26 runs. Composed ahead, that from 26 is decided already, and the next begins at 37.
+    At 15 the iteration from 15 is decided already; that from 26 is decided then, and takes it.
+    """
+    columns = serve([0.0, arrival], [5, 4], [5, 1], Policy("t", 8, SEQS, ahead=ahead)).requests
+    assert columns.start_s[1] == start
+    assert columns.first_token_s[1] == start + 15.0
+    assert columns.finish_s[0] == 15.0 + 3 * 11.0 + 15.0
+
+
+def test_an_empty_batch_takes_an_arrival_at_once_though_composed_ahead() -> None:
+    """The second waits for the first, alone until 15 s, and no longer; the third finds the replica idle since 29 s."""
+    columns = serve([0.0, 3.0, 40.0], [5, 4, 2], [1, 1, 1], Policy("t", 8, SEQS, ahead=True)).requests
+    assert columns.start_s.tolist() == [0.0, 15.0, 40.0]
+    assert columns.finish_s.tolist() == [15.0, 29.0, 52.0]
+
+
 def test_the_youngest_is_preempted_and_recomputed() -> None:
     """8 blocks of one token; both prompts of 3 enter (16 s), decode together (28 s), and both ask for a 5th block.
 

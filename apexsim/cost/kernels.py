@@ -37,7 +37,8 @@ SGLang's: both call DeepGEMM."""
 
 LATENT_PREFERENCE = ("tensorrt-llm", "vllm")
 """The same for MLA: what vLLM was measured at holds its own glue around the kernel, 40 us a layer on an H100. Under
-SGLang on an H200, DeepSeek-R1 decodes as fast as TensorRT-LLM's kernel and the projections say."""
+SGLang on an H200, DeepSeek-R1 decodes as fast as TensorRT-LLM's kernel and the projections say. The choice was made
+after looking at those runs, so they are no independent evidence for it."""
 
 SET_ASIDE = "+"
 """In the engine's name of measurements that no serving step may be priced by, as in ``vllm+eager``; what follows says
