@@ -40,11 +40,15 @@ def line(x: float, xs: list[float], ys: list[float]) -> float:
 
 
 class Oracle:
-    def __init__(self, tables: StepTables, limits: ReplicaLimits, policy: Policy, replicas: int) -> None:
+    def __init__(
+        self, tables: StepTables, limits: ReplicaLimits, policy: Policy, replicas: int, *, caching: bool
+    ) -> None:
         self.tables, self.limits, self.policy = tables, limits, policy
         stages = tables.mixed_s.shape[0]
         self.replicas = [
-            Replica(limits.kv_blocks, limits.block_size, [Slot() for _ in range(stages)], [-np.inf] * stages)
+            Replica(
+                limits.kv_blocks, limits.block_size, caching, [Slot() for _ in range(stages)], [-np.inf] * stages
+            )
             for _ in range(replicas)
         ]
         knots = tables.mixed_s.shape[1]
@@ -286,12 +290,14 @@ def simulate(
 ) -> Run:  # fmt: skip
     """Serve the trace; times are the engine's own: arrivals are there (entry is added here), tokens before the exit."""
     requests = []
+    hashes = trace.hash_ids is not None and len(trace.hash_ids) > 0
+    caching = policy.prefix_caching and (hashes or trace.shared_prefix_tokens is not None)
     for i in range(len(trace)):
         arrival = limits.entry_s if concurrency else float(trace.arrival_s[i]) + limits.entry_s
         request = Request(i, arrival, int(trace.input_tokens[i]), int(trace.output_tokens[i]))
-        if policy.prefix_caching:
+        if caching:
             request.units, request.declared = prefix_of(trace, i, limits.block_size)
         requests.append(request)
-    oracle = Oracle(tables, limits, policy, replicas)
+    oracle = Oracle(tables, limits, policy, replicas, caching=caching)
     rows = [[int(c) for c in row] for row in candidates]
     return oracle.run(requests, rows, load, concurrency, limits.entry_s + limits.exit_s)

@@ -12,6 +12,8 @@ from apexsim.workload.trace import Trace
 Unit = tuple[object, int]
 """What a prefix cache keeps or drops as a whole: a name, and its KV blocks."""
 
+LOST: Unit = ("a full block that no prompt of the trace can find", 1)
+
 
 @dataclass(eq=False)
 class Request:
@@ -59,6 +61,7 @@ class Slot:
 class Replica:
     kv_blocks: int
     block_size: int
+    caching: bool
     slots: list[Slot]
     stage_free: list[float]
     waiting: list[Request] = field(default_factory=list)
@@ -95,8 +98,10 @@ class Replica:
             self.evicted.append(self.cached.pop(0))
 
     def give_back(self, request: Request) -> None:
-        """A request has left its slot: what nobody else holds of its prompt stays as cached, its tail first to go."""
+        """A request has left its slot: full blocks that nobody else holds stay as cached, its tail first to go."""
         still = self.held
+        if self.caching:
+            self.cached += [LOST] * (request.computed // self.block_size - blocks_of(request.held))
         self.cached += [unit for unit in reversed(request.held) if unit not in still]
         request.blocks = request.settled = 0
         request.held = []

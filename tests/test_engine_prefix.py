@@ -87,10 +87,11 @@ def test_a_block_is_found_once_its_chunk_has_ended() -> None:
 
 
 def test_two_that_compute_the_same_block_at_once_each_have_a_copy_until_they_end() -> None:
-    """Both come at 0 and find nothing: 3 + 3 tokens in one iteration, six blocks. Afterwards three stay as cached."""
-    states = states_of(lambda: serve(hashed([0.0, 0.0], [3, 3], [1, 1], [[1, 2, 3]] * 2)))
-    assert states[0].replicas.peak_blocks[0] == 6
-    assert states[0].replicas.cached_blocks[0] == 3
+    """Both come at 0 and find nothing: 3 + 3 tokens in one iteration, six blocks. Afterwards nobody finds the copy."""
+    (state,) = states_of(lambda: serve(hashed([0.0, 0.0], [3, 3], [1, 1], [[1, 2, 3]] * 2)))
+    assert state.replicas.peak_blocks[0] == 6
+    assert state.replicas.cached_blocks[0] == 6
+    assert state.replicas.lost_last[0] + state.cache.units.lost_before.sum() == 3
 
 
 def test_blocks_are_shared_while_both_run() -> None:
@@ -110,6 +111,15 @@ def test_the_least_recently_released_is_evicted_first_and_its_tail_before_its_he
     # a finds its first token; its two new blocks take the place of b's last, then first
     assert result.requests.cached_tokens.tolist() == [0, 0, 0, 1, 0]
     assert result.pools[0].evicted_blocks == 2 + 2 + 2
+
+
+def test_generated_tokens_stay_in_the_cache_and_nobody_finds_them() -> None:
+    """Seven blocks: a leaves 3 of its prompt and 4 of its answer, whose last token was never computed. b takes 3 of
+    the answer's, and then c, which finds the prompt, the fourth."""
+    trace = hashed([0.0, 100.0, 200.0], [3, 3, 4], [5, 1, 1], [[1, 2, 3], [4, 5, 6], [1, 2, 3, 7]])
+    result = serve(trace, blocks=7)
+    assert result.requests.cached_tokens.tolist() == [0, 0, 3]
+    assert result.pools[0].evicted_blocks == 4
 
 
 def test_a_hash_block_of_many_kv_blocks_is_kept_or_dropped_whole() -> None:
@@ -206,7 +216,6 @@ def test_before_anybody_is_preempted_all_that_is_cached_is_taken() -> None:
     trace = hashed([0.0, 20.0, 20.0, 20.0, 200.0], [3] * 5, [1, 2, 2, 2, 1], [[1], [], [], [], [1]], block=2)
     result = serve(trace, Policy("t", 12, SEQS, prefix_caching=True), blocks=11)
     assert result.requests.preemptions.tolist() == [0, 0, 0, 1, 0]
-    assert result.pools[0].evicted_blocks == 2
     assert result.requests.cached_tokens[4] == 0
 
 

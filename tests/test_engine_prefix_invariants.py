@@ -74,7 +74,8 @@ def test_28_nobody_holds_anything_at_the_end(world: World) -> None:
     assert (units.holders == 0).all()
     assert (replicas.used_blocks == 0).all()
     if units.shape[1]:
-        np.testing.assert_array_equal(replicas.cached_blocks, (units.resident * state.cache.sizes).sum(axis=1))
+        found = units.resident * (state.cache.sizes + units.lost_before)
+        np.testing.assert_array_equal(replicas.cached_blocks, found.sum(axis=1) + replicas.lost_last)
     assert (replicas.cached_blocks <= world.limits.kv_blocks).all()
 
 
@@ -174,8 +175,9 @@ def assert_sound(state: State, limits: Limits, r: int) -> None:
     np.testing.assert_array_equal(units.holders, holders)
     assert (units.resident[holders > 0] == 1).all()
     assert replica.used_blocks == blocks + cache.sizes[holders > 0].sum()
-    assert evictable(units, replica) == set(np.flatnonzero((units.resident == 1) & (holders == 0)).tolist())
-    assert replica.cached_blocks == cache.sizes[(units.resident == 1) & (holders == 0)].sum()
+    idle = np.flatnonzero((units.resident == 1) & (holders == 0))
+    assert evictable(units, replica) == set(idle.tolist())
+    assert replica.cached_blocks == cache.sizes[idle].sum() + units.lost_before[idle].sum() + replica.lost_last
     assert replica.used_blocks + replica.cached_blocks <= limits.kv_blocks
 
 

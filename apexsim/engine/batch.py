@@ -180,7 +180,7 @@ def finish(state: State, limits: Limits, i: int, now: float) -> None:
     r = requests[i].group // state.stage_free_s.shape[1]
     tokens = tokens_held(requests, state.groups, i)
     replicas[r].used_blocks -= requests[i].blocks if limits.reserve else blocks_of(tokens, limits.block_size)
-    release(state, limits, r, i)
+    release(state, limits, r, i, tokens)
     stop_running(state, i)
     requests[i].phase = DONE
     requests[i].status = COMPLETED
@@ -217,15 +217,15 @@ def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int
     requests, groups, replicas = state.requests, state.groups, state.replicas
     i = groups[g].youngest
     r = g // state.stage_free_s.shape[1]
+    tokens = tokens_held(requests, groups, i)
     if requests[i].phase == DECODING:
-        tokens = tokens_held(requests, groups, i)
         replicas[r].used_blocks -= blocks_of(tokens + ahead, limits.block_size)
         requests[i].generated += groups[g].step - requests[i].entry_step
         requests[i].last_token_s = stop_decoding(state, tables, limits, i)
     else:
         replicas[r].used_blocks -= requests[i].blocks
         drop_begun(state, g, i)
-    release(state, limits, r, i)
+    release(state, limits, r, i, tokens)
     requests[i].blocks = 0
     requests[i].computed = 0
     requests[i].preemptions += 1

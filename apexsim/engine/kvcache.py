@@ -2,8 +2,10 @@
 
 Blocks of computed prompts are counted in units (``state.Cache``). While requests run that hold a unit, its blocks count
 as used, once. When the last of them ends or is preempted, the unit stays as cached, and is evicted, least recently
-released first, as soon as its blocks are needed. So a replica's blocks are used, cached or free, and what may be
-allocated is all that is not used. A request's own table counts its shared blocks, too.
+released first, as soon as its blocks are needed. So do the request's other full blocks, of generated tokens or of a
+prompt without hashes, but nobody can find these: they are *lost*, and only counted, between the units. A replica's
+blocks are used, cached or free, and what may be allocated is all that is not used. A request's own table counts its
+shared blocks, too.
 
 Nothing here does anything in a run without a prefix cache.
 """
@@ -110,15 +112,21 @@ def settle(state: State, limits: Limits, r: int, i: int) -> None:
 
 
 @kernel
-def release(state: State, limits: Limits, r: int, i: int) -> None:
-    """Request i has given back all blocks of its table: those of its units stay, used by others or cached.
+def release(state: State, limits: Limits, r: int, i: int, tokens: int) -> None:
+    """Request i, with ``tokens`` computed, has given back its table: full blocks stay, used by others or cached.
 
-    The tail is the first of them to be evicted.
+    The tail is the first to be evicted, and what nobody can find counts as the tail.
     """
     if not limits.prefix_caching:
         return
     cache, replicas = state.cache, state.replicas
     first, mark = cache.prefixes[i].first, cache.prefixes[i].mark
+    lost = tokens // limits.block_size
+    for j in range(cache.prefixes[i].settled):
+        if cache.held[mark + j]:
+            lost -= cache.sizes[cache.ids[first + j]]
+    replicas[r].cached_blocks += lost
+    replicas[r].lost_last += lost
     for j in range(cache.prefixes[i].settled - 1, -1, -1):
         if cache.held[mark + j]:
             u = cache.ids[first + j]
@@ -143,14 +151,31 @@ def take_blocks(state: State, limits: Limits, r: int, blocks: int) -> None:
 
 @kernel
 def evict(state: State, r: int, blocks: int) -> None:
-    """Drop cached units of replica r, least recently released first, until used and cached ones fit ``blocks``."""
+    """Drop what replica r has cached, least recently released first, until used and cached blocks fit ``blocks``."""
     cache, replicas = state.cache, state.replicas
-    while replicas[r].cached_blocks > 0 and replicas[r].used_blocks + replicas[r].cached_blocks > blocks:
+    excess = replicas[r].used_blocks + replicas[r].cached_blocks - blocks
+    while excess > 0 and replicas[r].cached_blocks > 0:
         u = replicas[r].oldest
-        unlink(state, r, u)
-        cache.units[r, u].resident = 0
-        replicas[r].cached_blocks -= cache.sizes[u]
-        replicas[r].evicted_blocks += cache.sizes[u]
+        gone = min(excess, lost_first(state, r))
+        if u == NONE:
+            replicas[r].lost_last -= gone
+        else:
+            cache.units[r, u].lost_before -= gone
+            if gone < excess:
+                gone += cache.sizes[u]
+                unlink(state, r, u)
+                cache.units[r, u].resident = 0
+        excess -= gone
+        replicas[r].cached_blocks -= gone
+        replicas[r].evicted_blocks += gone
+
+
+@kernel
+def lost_first(state: State, r: int) -> int:
+    """Cached blocks that would be evicted before the first unit, and that nobody can find."""
+    u = state.replicas[r].oldest
+    lost: int = state.replicas[r].lost_last if u == NONE else state.cache.units[r, u].lost_before
+    return lost
 
 
 @kernel
@@ -160,6 +185,8 @@ def link_newest(state: State, r: int, u: int) -> None:
     last = replicas[r].newest
     units[r, u].older = last
     units[r, u].younger = NONE
+    units[r, u].lost_before = replicas[r].lost_last
+    replicas[r].lost_last = 0
     if last != NONE:
         units[r, last].younger = u
     else:
@@ -169,7 +196,7 @@ def link_newest(state: State, r: int, u: int) -> None:
 
 @kernel
 def unlink(state: State, r: int, u: int) -> None:
-    """Unit u is no longer among those that may be evicted."""
+    """Unit u is no longer among those that may be evicted; the lost blocks before it are."""
     units, replicas = state.cache.units, state.replicas
     before, after = units[r, u].older, units[r, u].younger
     if before != NONE:
@@ -178,8 +205,10 @@ def unlink(state: State, r: int, u: int) -> None:
         replicas[r].oldest = after
     if after != NONE:
         units[r, after].older = before
+        units[r, after].lost_before += units[r, u].lost_before
     else:
         replicas[r].newest = before
+        replicas[r].lost_last += units[r, u].lost_before
 
 
 @kernel

@@ -70,9 +70,9 @@ def could_join(state: State, limits: Limits, r: int, i: int) -> bool:
     chunk = first_chunk(state, limits, i, found, budget, True)
     if chunk == 0:
         return False
-    # An eviction within the series may change what it finds, and so what it needs.
+    # A unit evicted within the series may change what it finds, and so what it needs.
     need = admission_blocks(state, limits, i, found + chunk) - shared
-    return need <= limits.kv_blocks - replicas[r].used_blocks or replicas[r].cached_blocks > 0
+    return need <= limits.kv_blocks - replicas[r].used_blocks or replicas[r].oldest != NONE
 
 
 @kernel

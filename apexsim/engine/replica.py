@@ -31,7 +31,7 @@ from apexsim.engine.gaps import close_gaps
 from apexsim.engine.heap import heap_pop
 from apexsim.engine.iteration import run_stages
 from apexsim.engine.jit import kernel
-from apexsim.engine.kvcache import by_admission, evict, find, hold, settle, take_blocks
+from apexsim.engine.kvcache import by_admission, find, hold, settle, take_blocks
 from apexsim.engine.series import close_series, instant, is_series, last_begin_s, series_length, series_seconds
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
 
@@ -67,8 +67,6 @@ def schedule_decodes(state: State, tables: StepTables, limits: Limits, g: int) -
     key = -groups[g].step % limits.block_size
     preempted = False
     while state.blocks[g, key] > limits.kv_blocks - replicas[r].used_blocks:
-        # Those before have taken what there was, and with it all that was cached.
-        evict(state, r, replicas[r].used_blocks)
         preempt(state, tables, limits, g, 0)
         preempted = True
     take_blocks(state, limits, r, state.blocks[g, key])
@@ -170,7 +168,7 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
     if not preempted and not state.replicas[g // stages].full:
         admit(state, limits, g, budget, now)
     prefills = scheduled_prefills(state, g)
-    evicted = state.replicas[g // stages].evicted_blocks
+    oldest = state.replicas[g // stages].oldest
     if not decoded and prefills == 0:
         decoded = True
         preempted = schedule_decodes(state, tables, limits, g) or preempted
@@ -183,8 +181,8 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
     groups[g].begin_s = now
     groups[g].steps = 1
     if prefills == 0 and stages == 1 and not preempted and one_cohort_at(state, g, now):
-        # Whoever waits is looked at again where there is news: of its arrival, or of an eviction since it was refused.
-        news = unseen(state, limits, g) or state.replicas[g // stages].evicted_blocks > evicted
+        # Who waits is looked at again where there is news: that it is there, or of units evicted since it was refused.
+        news = unseen(state, limits, g) or state.replicas[g // stages].oldest != oldest
         steps = 1 if news else series_length(state, tables, limits, g)
         groups[g].steps = steps
         groups[g].duration_s = np.nan

@@ -12,7 +12,7 @@ from apexsim.cost.tables import StepTables
 from apexsim.engine.gaps import merge_cohorts, push_gap, record_run
 from apexsim.engine.iteration import count_iterations, note_decode_work
 from apexsim.engine.jit import kernel
-from apexsim.engine.kvcache import evict, take_blocks
+from apexsim.engine.kvcache import evict, lost_first, take_blocks
 from apexsim.engine.law import decode_segment, steps_within
 from apexsim.engine.state import NONE, RUNNING, Limits, State
 
@@ -36,9 +36,9 @@ def series_length(state: State, tables: StepTables, limits: Limits, g: int) -> i
         return steps
     replica = state.replicas[g // state.stage_free_s.shape[1]]
     free = limits.kv_blocks - replica.used_blocks
-    if replica.waiting_head != NONE and replica.running < limits.max_num_seqs:
-        # An eviction may take what the first that waits would find, and so change what it needs.
-        free -= replica.cached_blocks
+    if replica.oldest != NONE and replica.waiting_head != NONE and replica.running < limits.max_num_seqs:
+        # To evict a unit may take what the first that waits would find, and so change what it needs.
+        free -= replica.cached_blocks - lost_first(state, g // state.stage_free_s.shape[1])
     decoding, size = groups[g].decoding, limits.block_size
     if (steps // size + 1) * decoding <= free:
         return steps

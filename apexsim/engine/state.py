@@ -80,7 +80,7 @@ REPLICA = np.dtype(
         ("running", "i8"),
         ("used_blocks", "i8"),
         ("peak_blocks", "i8"),
-        ("cached_blocks", "i8"),  # of units that no running request holds: evicted where their blocks are needed
+        ("cached_blocks", "i8"),  # computed and held by no running request: evicted where they are needed
         ("full", "i8"),  # 1 from a preemption in a pipeline until a request ends: nobody is admitted
         ("prompt_tokens", "i8"),  # of the unfinished requests: what the least-loaded router looks at
         ("ended", "i8"),  # requests completed or rejected
@@ -97,7 +97,8 @@ REPLICA = np.dtype(
         ("decode_kv_windowed", "f8"),
         # With a prefix cache only.
         ("oldest", "i8"),  # ends of the list of cached units: the next to be evicted,
-        ("newest", "i8"),  # and the last
+        ("newest", "i8"),  # and the last,
+        ("lost_last", "i8"),  # and cached blocks that nobody can find, to be evicted after it
         ("admissions", "i8"),
         ("evicted_blocks", "i8"),
     ]
@@ -141,9 +142,17 @@ PREFIX = np.dtype(
 )
 """A request as the prefix cache sees it."""
 
-UNIT = np.dtype([("resident", "i4"), ("holders", "i4"), ("older", "i4"), ("younger", "i4")])
-"""A unit in the cache of one replica: whether it is there, how many running requests hold it, and, where none does, its
-neighbours by time of release."""
+UNIT = np.dtype(
+    [
+        ("lost_before", "i8"),  # cached blocks that nobody can find, to be evicted after ``older`` and before this one
+        ("resident", "i4"),  # 1 where it is in the cache
+        ("holders", "i4"),  # running requests; where there are none, the unit stands in the list of those to evict
+        ("older", "i4"),  # its neighbours there, by time of release
+        ("younger", "i4"),
+    ],
+    align=True,
+)
+"""A unit in the cache of one replica."""
 
 CHUNK = np.dtype([("request", "i8"), ("tokens", "i8")])
 DUE = np.dtype([("step", "i8"), ("request", "i8")])
