@@ -11,6 +11,7 @@ import numpy as np
 
 from apexsim.cost.kernels import AnalyticKernels, Priced
 from apexsim.engine.routers import Offered, ReplicaView, RequestView
+from apexsim.errors import UsageError
 from apexsim.metrics.metric import Metric
 from apexsim.search.strategies import Grid
 from apexsim.spec.base import Strict
@@ -102,6 +103,13 @@ class Stopwatch:
         return {"watch.txt": "0.02 seconds a token\n"}
 
 
+class Abacus:
+    """A machine that is never here, and says so."""
+
+    def __init__(self) -> None:
+        raise UsageError("abacus: no beads were found")
+
+
 ENTRIES = {
     "routers": ("fewest-blocks", "FewestBlocks"),
     "formats": ("chat", "Chat"),
@@ -110,6 +118,7 @@ ENTRIES = {
     "costs": ("twice-as-slow", "TwiceAsSlow"),
     "strategies": ("thorough", "Thorough"),
     "importers": ("stopwatch", "Stopwatch"),
+    "machines": ("abacus", "Abacus"),
 }
 """Seam -> name and object of its toy."""
 

@@ -29,6 +29,7 @@ from apexsim.workload.read import read_trace
 from tests.plug_ins import (
     ENTRIES,
     METRICS,
+    Abacus,
     Chat,
     FewestBlocks,
     OneBlock,
@@ -87,11 +88,19 @@ def prepared(declared: Plan) -> Prepared:
     return ready
 
 
+TOYS = (FewestBlocks, Chat, METRICS, OneBlock, TwiceAsSlow, Thorough, Stopwatch, Abacus)
+
+
+def test_an_outside_machine_is_found_or_says_why_not():
+    with pytest.raises(UsageError, match="no beads"):
+        registry.load("machines", "abacus")()
+
+
 @pytest.mark.parametrize("seam", sorted(registry.SEAMS))
 def test_every_seam_lists_and_loads_an_outside_entry(seam):
     name, _ = ENTRIES[seam]
     assert set(registry.names(seam)) == {*registry.SEAMS[seam], name}
-    assert registry.load(seam, name) in (FewestBlocks, Chat, METRICS, OneBlock, TwiceAsSlow, Thorough, Stopwatch)
+    assert registry.load(seam, name) in TOYS
 
 
 def test_a_plan_may_name_an_outside_router():

@@ -18,7 +18,6 @@ from apexsim.testing import SUITES
 from apexsim.testing.router import RouterContract
 from apexsim.testing.technique import TechniqueContract
 
-
 OPTIONAL = {"torch", "transformers"}
 """Libraries of the extra ``calibrate``."""
 

@@ -13,6 +13,7 @@ def host(
     runs: Annotated[Path, typer.Option(help="Folder of validation sets.", show_default=False)],
     group: Annotated[list[str] | None, typer.Option(help="Only this group of presets; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; engine_profiles/ if left out.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Runs of each set that the search looks at.")] = 16,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     fitted: Annotated[str | None, typer.Option("--date", help="Date that the errors carry; today if left out.")] = None,
 ) -> None:
@@ -32,7 +33,7 @@ def host(
     cases = [case for table in find_sets(runs).sets for case in read_set(table) if isinstance(case, Case)]
     fits = []
     for name in group or known:
-        fit = fit_group(name, cases, workers)
+        fit = fit_group(name, cases, workers, rows)
         fits.append(fit)
         typer.echo(f"{name}: " + ", ".join(f"{term} {value:.3g}" for term, value in fit.terms.items()))
         for which, metrics in fit.errors.items():

@@ -48,14 +48,21 @@ def _yaml(profile: EngineProfile, presets: list[HostPreset]) -> str:
 
 
 def write_errors(fits: Iterable[Fitted], folder: Path, date: str, version: str) -> Path:
-    """The errors of each group by set and metric, fitted and left out, for the tables of the docs."""
-    rows = [
+    """The errors of each group by set and metric, fitted and left out, for the tables of the docs.
+
+    Groups that the folder's file knows and that were not fitted now keep theirs.
+    """
+    path = folder / ERRORS
+    fits = list(fits)
+    anew = {fit.group for fit in fits}
+    kept = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+    rows = [row for row in kept if row["group"] not in anew] + [
         {
             "group": fit.group, "set": name, "metric": metric, "fitted": asdict(figures),
             "left_out": asdict(fit.left_out[name][metric]) if name in fit.left_out else None,
         }
         for fit in fits for name, metrics in fit.errors.items() for metric, figures in metrics.items()
     ]  # fmt: skip
-    path = folder / ERRORS
+    rows.sort(key=lambda row: (row["group"], row["set"]))
     write_atomically(path, json.dumps({"date": date, "version": version, "rows": rows}, indent=1) + "\n")
     return path

@@ -47,7 +47,7 @@ SCALE = 0.05
 """Relative error from which a run counts linearly."""
 
 ROWS = 16
-"""Runs of a set that the search looks at, evenly over its rows; the errors are those of all rows."""
+"""Runs of a set that the search looks at, evenly over its rows, unless it is told otherwise; errors are of all rows."""
 
 EVALUATIONS = 60
 
@@ -78,17 +78,21 @@ def groups() -> dict[str, list[tuple[EngineProfile, HostPreset]]]:
     return found
 
 
-def fit_group(group: str, cases: Iterable[Case], workers: int) -> Fitted:
-    """The terms of a group that explain its runs best, and what they are worth on a set that took no part."""
+def fit_group(group: str, cases: Iterable[Case], workers: int, rows: int = ROWS) -> Fitted:
+    """The terms of a group that explain its runs best, and what they are worth on a set that took no part.
+
+    Args:
+        rows: runs of a set that the search looks at.
+    """
     members = groups()[group]
     mine = runs_of(members, cases)
     by_set = {name: [case for case in mine if case.set == name] for name in sorted({case.set for case in mine})}
     search = _Search(members, workers)
-    terms = search.best([case for runs in by_set.values() for case in thinned(runs)])
+    terms = search.best([case for runs in by_set.values() for case in thinned(runs, rows)])
     errors = {name: by_metric(search.outcomes(runs, terms)) for name, runs in by_set.items()}
     left_out = {}
     for name, runs in by_set.items() if len(by_set) > 1 else ():
-        others = search.best([case for other, rest in by_set.items() if other != name for case in thinned(rest)])
+        others = search.best([case for other, rest in by_set.items() if other != name for case in thinned(rest, rows)])
         left_out[name] = by_metric(search.outcomes(runs, others))
     return Fitted(group, terms, errors, left_out)
 
@@ -104,9 +108,9 @@ def runs_of(members: Sequence[tuple[EngineProfile, HostPreset]], cases: Iterable
     return found
 
 
-def thinned(cases: Sequence[Case]) -> list[Case]:
-    """At most ``ROWS`` of them, evenly."""
-    places = np.unique(np.linspace(0, len(cases) - 1, min(ROWS, len(cases))).round().astype(int))
+def thinned(cases: Sequence[Case], rows: int) -> list[Case]:
+    """At most so many of them, evenly."""
+    places = np.unique(np.linspace(0, len(cases) - 1, min(rows, len(cases))).round().astype(int))
     return [cases[place] for place in places]
 
 
