@@ -25,15 +25,15 @@ def markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def terms() -> str:
     """Every preset; fitted terms are bold."""
     header = (
-        "engine, from", "iteration", "a sequence more", "where", "gap", "entry", "exit", "bytes a logit", "launch",
-        "fitted on",
+        "engine, from", "iteration", "a sequence more", "where", "gap", "a sequence more", "entry", "exit",
+        "bytes a logit", "launch", "fitted on",
     )  # fmt: skip
     rows = [
         (
             f"{profile.engine} {preset.since}", _term(preset, "iteration"), _term(preset, "sequence"),
-            "beside the device" if preset.asynchronous else "before it", _term(preset, "gap"), _term(preset, "entry"),
-            _term(preset, "exit"), _term(preset, "logit_bytes"), _term(preset, "eager_kernel"),
-            ", ".join(preset.sets) or "nothing",
+            "beside the device" if preset.asynchronous else "before it", _term(preset, "gap"),
+            _term(preset, "gap_sequence"), _term(preset, "entry"), _term(preset, "exit"),
+            _term(preset, "logit_bytes"), _term(preset, "eager_kernel"), ", ".join(preset.sets) or "nothing",
         )
         for profile in catalog.engine_profiles() for preset in profile.presets
     ]  # fmt: skip

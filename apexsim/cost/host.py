@@ -51,6 +51,7 @@ class HostModel:
     eager_kernel_s: float  # host seconds to launch one kernel where no graph is replayed
     source: str
     gap_s: float = 0.0  # device idle between iterations, whatever is composed ahead
+    gap_sequence_s: float = 0.0  # each scheduled sequence more of that
 
     @property
     def graphs(self) -> Graphs:
@@ -60,7 +61,7 @@ class HostModel:
     def serial(self, max_num_seqs: int) -> Floats:
         """[max_num_seqs + 1] seconds that no device work hides, by scheduled sequences."""
         seconds = self._work(max_num_seqs) * (not self.asynchronous)
-        seconds[1:] += self.gap_s
+        seconds[1:] += self.gap_s + self.gap_sequence_s * np.arange(1, max_num_seqs + 1)
         return seconds
 
     def floor(self, max_num_seqs: int) -> Floats:
@@ -82,7 +83,7 @@ def hosts(folder: Path | None = None) -> tuple[HostModel, ...]:
             asynchronous=preset.asynchronous, entry_s=preset.entry, exit_s=preset.exit, logit_bytes=preset.logit_bytes,
             largest_graph=preset.largest_graph, graphs_with_prefill=preset.graphs_with_prefill,
             eager_kernel_s=preset.eager_kernel, source=_source(preset),
-            gap_s=preset.gap,
+            gap_s=preset.gap, gap_sequence_s=preset.gap_sequence,
         )
         for profile in catalog.engine_profiles(folder) for preset in profile.presets
     )  # fmt: skip

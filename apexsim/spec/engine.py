@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from apexsim.spec.base import Strict
 from apexsim.spec.units import Seconds
 
-HostTerm = Literal["iteration", "sequence", "gap", "entry", "exit", "logit_bytes", "eager_kernel"]
+HostTerm = Literal["iteration", "sequence", "gap", "gap_sequence", "entry", "exit", "logit_bytes", "eager_kernel"]
 """Host terms that can be fitted on serving runs."""
 
 
@@ -25,6 +25,7 @@ class HostPreset(Strict):
     sequence: Seconds = Field(ge=0, description="each scheduled sequence more")
     asynchronous: bool = Field(description="the next batch is composed while the device works on this one")
     gap: Seconds = Field(0.0, ge=0, description="device idle between iterations, whatever is composed ahead")
+    gap_sequence: Seconds = Field(0.0, ge=0, description="each scheduled sequence more of that")
     entry: Seconds = Field(ge=0, description="from the client's request to the engine's queue: HTTP, tokeniser")
     exit: Seconds = Field(ge=0, description="from a token in the engine to the client: detokeniser, HTTP")
     logit_bytes: float = Field(ge=0, description="memory traffic of the sampler a logit; sorting moves hundreds")

@@ -77,7 +77,7 @@ class Case:
             host = replace(host, entry_s=0.0, exit_s=0.0)
         if self.load.kind == "static":
             # one batch, started by hand: no scheduler runs
-            host = replace(host, iteration_s=0.0, sequence_s=0.0, gap_s=0.0)
+            host = replace(host, iteration_s=0.0, sequence_s=0.0, gap_s=0.0, gap_sequence_s=0.0)
         return host
 
 

@@ -30,6 +30,7 @@ FIELDS: dict[HostTerm, tuple[str, float, float]] = {
     "iteration": ("iteration_s", 1e-5, 2e-2),
     "sequence": ("sequence_s", 1e-7, 1e-3),
     "gap": ("gap_s", 1e-6, 5e-3),
+    "gap_sequence": ("gap_sequence_s", 1e-8, 2e-4),
     "entry": ("entry_s", 1e-5, 2e-2),
     "exit": ("exit_s", 1e-5, 2e-2),
     "logit_bytes": ("logit_bytes", 4.0, 2000.0),
