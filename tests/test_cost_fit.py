@@ -130,6 +130,23 @@ def test_bad_tables_and_unknown_devices_are_one_line(tmp_path: Path) -> None:
         fit_device(tmp_path / "nowhere", "h100-sxm", "2026-11-20")
 
 
+@pytest.mark.parametrize("time", [-1.0, 0.0, float("nan")])
+def test_a_table_without_one_possible_time_is_one_line(time: float, tmp_path: Path) -> None:
+    sizes = [1 << size for size in range(10, 24)]
+    many = len(sizes)
+    words = {
+        "system": "h100_sxm", "backend": "vllm", "backend_version": "0.24.0", "kernel": "x", "variant": "vllm_graph",
+        "op": "all_reduce", "dtype": "bfloat16",
+    }  # fmt: skip
+    table = pa.table({
+        **{name: [word] * many for name, word in words.items()}, "gpus": [2] * many, "elements": sizes,
+        "bytes": [2 * size for size in sizes], "latency_ms": [time] * many,
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "allreduce.parquet")
+    with pytest.raises(InputError, match=r"allreduce\.parquet: no row of .* all_reduce bf16 on h100_sxm has a time"):
+        fit_device(tmp_path, "h100-sxm", "2026-01-01")
+
+
 def test_the_command_fits_writes_and_prints(tmp_path: Path) -> None:
     rows = gemm_rows(noise=0.02)
     columns = {name: size.astype(np.int32) for name, size in rows.sizes.items()}

@@ -25,7 +25,7 @@ from apexsim.calibration.regression import error_summary, fit_grids, fit_paramet
 from apexsim.calibration.rows import SYSTEMS, Recipe, read_rows
 from apexsim.cost.coefficients import Fit, KernelFile
 from apexsim.cost.laws import LAWS, Law
-from apexsim.errors import UsageError
+from apexsim.errors import InputError, UsageError
 from apexsim.spec import catalog
 from apexsim.spec.files import write_atomically
 from apexsim.spec.hardware import HardwareProfile
@@ -90,11 +90,25 @@ def fit_recipe(data: Path, profile: HardwareProfile, recipe: Recipe, fitted: str
     rows = read_rows(data, recipe, system) if recipe.speaks_of(profile.name) else None
     if rows is None:
         return None
-    made = [fit_problem(family, problem, profile) for problem in family.problems(recipe, rows, profile)]
+    problems = list(family.problems(recipe, rows, profile))
+    if problems and not any((problem.seconds >= problem.floor).any() for problem in problems):
+        table = data / f"{recipe.table}.parquet"
+        raise InputError(
+            f"{table}: no row of {recipe.engine} {recipe.operator} {recipe.dtype} on {system} has a time that is "
+            "possible (allowed: positive, and no shorter than 0.95 of the roofline)"
+        )
+    made = [fit_problem(family, problem, profile) for problem in problems if _can_be_fitted(problem)]
     fits = tuple(fit for fit in made if fit.held_out["p90"] <= family.worst_p90)
     if not fits:
         return None
     return KernelFile(recipe.operator, recipe.dtype, recipe.engine, rows.version, recipe.source, fitted, fits)
+
+
+def _can_be_fitted(problem: Problem) -> bool:
+    """Whether any row that a fit sees, and any that it is held against, could have been measured."""
+    possible = problem.seconds >= problem.floor
+    held_out = problem.held_out()
+    return bool((possible & held_out).any() and (possible & ~held_out).any())
 
 
 def fit_problem(family: Family, problem: Problem, profile: HardwareProfile) -> Fit:
