@@ -32,7 +32,7 @@ from apexsim.engine.heap import heap_pop
 from apexsim.engine.iteration import run_stages
 from apexsim.engine.jit import kernel
 from apexsim.engine.kvcache import by_admission, find, hold, settle, take_blocks
-from apexsim.engine.series import close_series, instant, is_series, last_begin_s, series_length, series_seconds
+from apexsim.engine.series import close_series, instant, is_series, series_length, series_seconds
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
 
 THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
@@ -203,8 +203,7 @@ def complete(state: State, tables: StepTables, limits: Limits, g: int) -> None:
     requests, groups = state.requests, state.groups
     now, steps = groups[g].end_s, groups[g].steps
     r = g // state.stage_free_s.shape[1]
-    if limits.ahead:
-        groups[g].seen_s = last_begin_s(state, tables, g)
+    groups[g].seen_s = groups[g].begin_s  # of its last iteration: a series says when that began
     if groups[g].decoded:
         if is_series(state, g):
             close_series(state, tables, limits, g)

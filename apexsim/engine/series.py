@@ -105,15 +105,18 @@ def close_series(state: State, tables: StepTables, limits: Limits, g: int) -> No
     groups, replicas = state.groups, state.replicas
     r = g  # one stage: a group is its replica
     steps, decoding = groups[g].steps, groups[g].decoding
-    done, longest = 0, 0.0
+    done, longest, last = 0, 0.0, 0.0
     while done < steps:
         first, slope, attention, attention_slope, length = segment_after(state, tables, g, done)
         m = min(length, steps - done)
         record_run(state, first, slope if m > 1 else 0.0, m, decoding)
-        longest = max(longest, first, first + slope * (m - 1))
+        last = first + slope * (m - 1)
+        longest = max(longest, first, last)
         replicas[r].decode_attention_s += m * attention + 0.5 * attention_slope * m * (m - 1.0)
         replicas[r].busy_s += m * first + 0.5 * slope * m * (m - 1.0)
         done += m
+    if steps > 1:
+        groups[g].seen_s = groups[g].end_s - last
     push_gap(state, g, state.cohorts[g, 0].gap, longest)
     merge_cohorts(state, g, groups[g].end_s)
     count_iterations(state, g, steps, decoding, 0, decoding, decoding)
@@ -148,15 +151,6 @@ def evict_by(state: State, tables: StepTables, limits: Limits, r: int, at_s: flo
     if state.replicas[r].cached_blocks > 0 and runs_series(state, g):
         steps, _ = steps_until(state, tables, g, at_s)
         evict(state, r, limits.kv_blocks - blocks_after_first(state, limits, g, steps))
-
-
-@kernel
-def last_begin_s(state: State, tables: StepTables, g: int) -> float:
-    """When the last iteration of what is in flight began."""
-    group = state.groups[g]
-    if group.steps == 1 or not is_series(state, g):
-        return group.begin_s
-    return group.end_s - segment_after(state, tables, g, group.steps - 1)[0]
 
 
 @kernel
