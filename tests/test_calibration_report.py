@@ -158,3 +158,26 @@ def test_measured_tables_are_priced_as_well_as_the_files_say(tmp_path: Path) -> 
         assert line.skipped == 0, line
         assert line.median_abs_error is not None
         assert line.median_abs_error < 0.05, line
+
+
+def test_rows_of_unknown_collectives_are_skipped_and_counted(tmp_path):
+    """A word that nobody knows is not priced as one that somebody does, and is not lost either."""
+    rows = {
+        "system": ["h100_sxm"] * 4, "backend": ["vllm"] * 4, "backend_version": ["0.24.0"] * 4,
+        "kernel": ["custom"] * 4, "variant": ["vllm_graph", "vllm_graph", "no_such", "vllm_graph"],
+        "dtype": ["bfloat16", "fp3", "bfloat16", "bfloat16"], "gpus": [4] * 4, "elements": [1 << 20] * 4,
+        "bytes": [2 << 20] * 4, "latency_ms": [0.02] * 4,
+    }  # fmt: skip
+    pq.write_table(pa.table(rows), tmp_path / "allreduce.parquet")
+    library = {**rows, "kernel": ["NCCL", "NCCL", "other", "NCCL"],
+               "op": ["all_reduce", "broadcast", "all_gather", "all_to_all"],
+               "dtype": ["half", "half", "half", "fp3"]}  # fmt: skip
+    del library["variant"]
+    pq.write_table(pa.table(library), tmp_path / "nccl.parquet")
+    report = CliRunner().invoke(app, ["calibrate", "report", "--data", str(tmp_path), "--json", "-"])
+    assert report.exit_code == 0, report.stdout
+    found = json.loads(report.stdout)["rows"]
+    assert sum(row["n"] for row in found if row["table"] == "allreduce") == 2
+    assert sum(row["skipped"] for row in found if row["table"] == "allreduce") == 2
+    assert sum(row["n"] for row in found if row["table"] == "nccl") == 1
+    assert sum(row["skipped"] for row in found if row["table"] == "nccl") == 3

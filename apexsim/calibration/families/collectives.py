@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.calibration.families.family import Columns, Family, Table, Verdict
+from apexsim.calibration.families.family import Columns, Family, Table, Verdict, skipped
 from apexsim.calibration.problem import Problem, measured_knots
 from apexsim.calibration.rows import Recipe, Rows, version_key
 from apexsim.cost.collectives import sent_bytes
@@ -39,6 +39,9 @@ OPS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter":
 """Kind of collective -> ``op`` of the tables."""
 
 DTYPES = {"bf16": "half", "int8": "int8"}
+
+SIXTEEN_BIT = ("bfloat16", "half", "float16")
+"""``dtype`` of engines' own all-reduces: a price goes by bytes."""
 
 LIBRARIES = {"NCCL": "nccl", "oneCCL": "oneccl"}
 """``kernel`` of the table -> engine of the kernel file."""
@@ -84,22 +87,32 @@ def _all_reduces(columns: Columns, profile: HardwareProfile) -> Iterator[Verdict
     """The engines' own, priced as each version of each engine is."""
     measured = columns["latency_ms"].astype(np.float64) * 1e-3
     variants, dtypes = columns["variant"].astype(str), columns["dtype"].astype(str)
-    for word in np.unique(dtypes):
+    known = np.isin(variants, [name for names in VARIANTS.values() for name in names])
+    for word in map(str, np.unique(dtypes)):
+        mine = dtypes == word
+        if word not in SIXTEEN_BIT:
+            yield skipped(word, f"{word} is no dtype of an engine's all-reduce", int(mine.sum()))
+            continue
         predicted = np.zeros(measured.shape)
         for engine, names in VARIANTS.items():
-            chosen = np.isin(variants, names) & (dtypes == word)
-            predicted += _price("all_reduce", engine, columns, chosen, profile)
-        chosen = dtypes == word
-        yield Verdict(str(word), predicted[chosen], measured[chosen])
+            predicted += _price("all_reduce", engine, columns, np.isin(variants, names) & mine, profile)
+        yield Verdict(word, predicted[mine & known], measured[mine & known])
+        if (mine & ~known).any():
+            yield skipped(word, "a variant that nobody knows", int((mine & ~known).sum()))
 
 
 def _library(columns: Columns, profile: HardwareProfile) -> Iterator[Verdict]:
     """A verdict for each collective and dtype."""
     measured = columns["latency_ms"].astype(np.float64) * 1e-3
     ops, dtypes, kernels = (columns[name].astype(str) for name in ("op", "dtype", "kernel"))
+    known = np.isin(kernels, list(LIBRARIES))
+    priced = np.isin(ops, list(OPS.values())) & np.isin(dtypes, list(DTYPES.values())) & known
+    for op, word in sorted(set(zip(ops[~priced].tolist(), dtypes[~priced].tolist(), strict=True))):
+        count = int((~priced & (ops == op) & (dtypes == word)).sum())
+        yield skipped(f"{op} {word}", "a collective, dtype or library without a price", count)
     for kind, op in OPS.items():
         for dtype, word in DTYPES.items():
-            chosen = (ops == op) & (dtypes == word)
+            chosen = (ops == op) & (dtypes == word) & known
             if not chosen.any():
                 continue
             predicted = np.zeros(measured.shape)
