@@ -26,5 +26,5 @@ def test_neighbours_take_one_character() -> None:
 
 @pytest.mark.parametrize("text", ["g", "Ag", "A!", "Ä", "€"])
 def test_cut_or_foreign_text_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="packed numbers|latin-1"):
+    with pytest.raises(ValueError, match=r"packed numbers|latin-1"):
         unpack(text)
