@@ -225,3 +225,18 @@ def test_a_row_that_cannot_be_simulated_yet_says_why(tmp_path):
     assert run.exit_code == 0
     assert "cannot be simulated as it is" in run.stderr
     assert "unknown device 'h900'" in run.stderr
+
+
+@pytest.mark.parametrize("value", ["abc", -61.2])
+def test_a_measured_time_that_is_none_is_an_error_not_a_gap(tmp_path, value):
+    with pytest.raises(InputError, match=r"result\.json: mean_ttft_ms = .*allowed: a number, 0 or more"):
+        imported(tmp_path, serve(mean_ttft_ms=value))
+
+
+def test_a_time_that_a_tool_leaves_out_is_no_error(tmp_path):
+    assert "tpot_mean_s" not in imported(tmp_path, serve(mean_tpot_ms=0.0, itls="absent", ttfts="absent"))
+
+
+def test_cut_json_is_called_so(tmp_path):
+    with pytest.raises(InputError, match=r"result\.json: not valid JSON"):
+        imported(tmp_path, '{"mean_ttft_ms": ')

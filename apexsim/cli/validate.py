@@ -61,7 +61,7 @@ def validate(
         if target is not None:
             require_writable(target)
     _check_picture(plot)
-    say_when_compiling(closed_loop=True)
+    say_when_compiling()
     with _progress_bar() as on_progress:
         report = run_validation(
             folder, sets=set_ or (), where=where, assume=given, workers=workers, on_progress=on_progress

@@ -17,7 +17,7 @@ from apexsim.spec.base import read_text
 from apexsim.spec.files import write_atomically
 from apexsim.validation.case import Skipped, make_case
 from apexsim.validation.columns import COLUMNS, read_cell
-from apexsim.validation.importers.base import ImportedRun, Importer, MeasuredRequests
+from apexsim.validation.importers.base import ImportedRun, Importer, MeasuredRequests, json_object
 from apexsim.validation.sets import TABLE, read_table
 from apexsim.workload.trace import Trace
 from apexsim.workload.write import write_trace
@@ -55,6 +55,8 @@ def importer(path: Path, text: str, name: str | None = None) -> Importer:
     matching = [one for one in every if one.matches(text)]
     if len(matching) == 1:
         return matching[0]
+    if text.lstrip().startswith("{") and json_object(text) is None and "\n{" not in text:
+        raise InputError(f"{path}: not valid JSON (truncated?)")
     known = "; ".join(f"{one.name}: {one.about}" for one in every)
     raise InputError(f"{path}: the content is of no known result file (known: {known})")
 

@@ -111,6 +111,18 @@ def seconds(value: Any, unit_s: float = MS) -> float | None:
     return None if found is None or found <= 0 else found * unit_s
 
 
+def measured_seconds(path: Path, key: str, value: Any, unit_s: float = MS) -> float | None:
+    """A measured time as seconds; None where nothing was measured (null, NaN, 0: a tool's word for it).
+
+    Raises:
+        InputError: text, or a time below 0.
+    """
+    found = number(value)
+    if isinstance(value, str) or (found is not None and found < 0):
+        raise InputError(f"{path}: {key} = {value!r} (allowed: a number, 0 or more, or null)")
+    return seconds(value, unit_s)
+
+
 def known(cells: Mapping[str, Any]) -> dict[str, Any]:
     """The cells that are not None."""
     return {column: value for column, value in cells.items() if value is not None}

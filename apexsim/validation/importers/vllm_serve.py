@@ -21,9 +21,9 @@ from apexsim.validation.importers.base import (
     known,
     latencies_of,
     lengths_of,
+    measured_seconds,
     number,
     requests_of,
-    seconds,
 )
 
 STATISTIC = re.compile(r"(mean|median|p\d{1,2}(?:\.\d+)?)_(ttft|tpot|itl|e2el)_ms")
@@ -47,7 +47,7 @@ class VllmServe:
         if not number(data.get("completed")):
             raise InputError(f"{path}: no request succeeded (completed is {data.get('completed')!r})")
         requests = _requests(path, data)
-        measured = _statistics(data)
+        measured = _statistics(path, data)
         cells = _load(data, requests) | _lengths(data) | _figures(data)
         if requests is not None:
             cells |= lengths_of(requests)
@@ -70,13 +70,13 @@ class VllmServe:
         return {"serve.json": json.dumps(data)}
 
 
-def _statistics(data: Mapping[str, Any]) -> dict[str, Any]:
+def _statistics(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
     cells = {}
     for key, value in data.items():
         match = STATISTIC.fullmatch(key)
         if match:
             statistic = "p50" if match[1] == "median" else match[1]
-            cells[f"{'e2e' if match[2] == 'e2el' else match[2]}_{statistic}_s"] = seconds(value)
+            cells[f"{'e2e' if match[2] == 'e2el' else match[2]}_{statistic}_s"] = measured_seconds(path, key, value)
     return known(cells)
 
 
