@@ -14,7 +14,7 @@ JOBS   ?= 2
 RUNS   ?= ../shared/validation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest validate lint types imports check clean
+.PHONY: help demo test test-lowest validate lint types imports check clean calibrate-extra test-closed-loop
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -32,6 +32,15 @@ test-lowest: ## run every test on the lowest versions that pyproject.toml allows
 validate: $(VENV)/.installed-dev ## errors against measured serving runs, written into docs/validation.md and README.md
 	@test -d $(RUNS) || { echo "error: no validation sets in $(RUNS); name them with  make validate RUNS=/path" >&2; exit 1; }
 	$(BIN)/python benchmarks/validate.py $(RUNS) --write
+
+# The CPU build where the package index has one; any build will do.
+TORCH  ?= torch==2.13.0
+
+calibrate-extra: $(VENV)/.installed-dev ## install PyTorch and transformers, which calibrating a machine needs
+	$(PIP) --editable '.[dev,calibrate]' '$(TORCH)'
+
+test-closed-loop: calibrate-extra ## calibrate this CPU, serve with a real engine, replay, compare (about two minutes)
+	$(BIN)/python -m pytest tests/test_closed_loop.py tests/test_calibration_run_torch.py
 
 lint: $(VENV)/.installed-dev ## style and likely mistakes (ruff)
 	$(BIN)/ruff check .
