@@ -21,6 +21,7 @@ _PUBLIC = {
     "Plan": "apexsim.spec.plan:Plan",
     "SLO": "apexsim.spec.slo:SLO",
     "Trace": "apexsim.workload.trace:Trace",
+    "compare": "apexsim.report.comparison:compare",
     "device": "apexsim.spec.catalog:device",
     "listing": "apexsim.report.listing:listing",
     "model": "apexsim.spec.catalog:model",

@@ -12,8 +12,8 @@ import pytest
 import apexsim as ax
 
 MEANT = {
-    "ApexsimError", "Cluster", "HardwareProfile", "ModelSpec", "Plan", "SLO", "Trace", "__version__", "device",
-    "listing", "model", "parse_slo", "read_trace", "search", "simulate", "validate", "what_if",
+    "ApexsimError", "Cluster", "HardwareProfile", "ModelSpec", "Plan", "SLO", "Trace", "__version__", "compare",
+    "device", "listing", "model", "parse_slo", "read_trace", "search", "simulate", "validate", "what_if",
 }
 
 

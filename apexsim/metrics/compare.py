@@ -37,13 +37,14 @@ def compare(base: Summary, other: Summary) -> tuple[Change, ...]:
         for tag, value in before.items():
             statistic = tag.removeprefix(metric.tag).replace("_", " ")
             title = metric.title + statistic
-            changes.append(_change(tag, title, metric.unit, metric.better, value, after[tag]))
+            changes.append(compare_values(tag, title, metric.unit, metric.better, value, after[tag]))
     return tuple(changes)
 
 
-def _change(
+def compare_values(
     tag: str, title: str, unit: str, better: Direction, base: float | None, other: float | None
 ) -> Change:
+    """One value of both runs; None where a run does not define it."""
     if base is None or other is None:
         return Change(tag, title, unit, better, base, other, None, "unknown")
     relative = other / base - 1 if base else None

@@ -1,0 +1,121 @@
+"""``apexsim compare``: plans and results side by side, and one line for what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import apexsim as ax
+from apexsim.cli.main import app
+from apexsim.errors import InputError, UsageError
+from tests.scenario_worlds import PLAN_YAML, TRACE_CSV, write_inputs
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    """Two plans, their trace, and the summaries of both under it."""
+    folder = tmp_path_factory.mktemp("compare")
+    plan, trace = write_inputs(folder, PLAN_YAML, TRACE_CSV)
+    other = folder / "other.yaml"
+    text = Path(plan).read_text()
+    assert "max_num_seqs" in text
+    other.write_text(text.replace("max_num_seqs", "max_num_batched_tokens: 512, max_num_seqs"))
+    found = {"plan": plan, "other": str(other), "trace": trace}
+    for name in ("plan", "other"):
+        out = folder / f"{name}.json"
+        assert run("simulate", found[name], "--trace", trace, "--slo", "ttft=1s", "--json", str(out)).exit_code == 0
+        found[f"{name}.json"] = str(out)
+    return found
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_two_plans_show_the_keys_in_which_they_differ_and_what_that_changes(files):
+    result = run("compare", files["plan"], files["other"], "--trace", files["trace"], "--json", "-")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert data["plan"] == {"pools[0].scheduler.max_num_batched_tokens": {"a": "default", "b": "512"}}
+    assert data["metrics"]["ttft_p99"]["a"] > 0
+    assert {row["verdict"] for row in data["metrics"].values()} <= {"better", "worse", "same", "changed", "unknown"}
+
+
+def test_results_compare_as_their_plans_do(files):
+    plans = ax.compare(files["plan"], files["other"], files["trace"], "ttft=1s")
+    results = ax.compare(files["plan.json"], files["other.json"])
+    assert [row.tag for row in plans.rows] == [row.tag for row in results.rows]
+    assert [row.other for row in plans.rows] == [row.other for row in results.rows]
+    assert results.plan_rows == ()  # a summary does not say its plan
+
+
+def test_a_side_held_against_itself_changes_nothing(files):
+    rows = ax.compare(files["plan.json"], files["plan.json"]).rows
+    assert {row.verdict for row in rows} <= {"same", "unknown"}
+
+
+def test_a_plan_may_stand_beside_a_result(files):
+    rows = ax.compare(files["plan"], files["plan.json"], files["trace"], "ttft=1s").rows
+    assert {row.verdict for row in rows} <= {"same", "unknown"}
+
+
+def entry(plan_id: str, goodput: float, summary: dict) -> dict:
+    return {
+        "rank": 1, "id": plan_id, "plan": {"pools": [{"tp": len(plan_id)}]}, "goodput_rps": goodput,
+        "goodput_rps_per_device": goodput / 8, "summary": summary,
+    }  # fmt: skip
+
+
+def test_searches_compare_their_best_plans_and_their_ranks(files, tmp_path):
+    summary = json.loads(Path(files["plan.json"]).read_text())
+    plans = {"a": [entry("x", 4.0, summary), entry("yy", 3.0, summary)], "b": [entry("yy", 5.0, summary)]}
+    for name, ranked in plans.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps({"plans": ranked}))
+    report = ax.compare(tmp_path / "a", tmp_path / "b")
+    assert report.plan_rows == (("pools[0].tp", "1", "2"),)
+    goodput = next(row for row in report.rows if row.tag == "goodput_rps")
+    assert (goodput.relative, goodput.verdict) == (0.25, "better")
+    ranks = next(table for table in report.tables if "Ranks" in table.title)
+    assert ranks.rows == (("x", "1", "–", "4", "–"), ("yy", "2", "1", "3", "5"))
+
+
+def test_validations_compare_their_errors(tmp_path):
+    for name, error in (("a", 0.10), ("b", 0.05)):
+        figures = {"n": 3, "median_abs_error": error, "p90_abs_error": 0.2, "worst_abs_error": 0.3, "bias": -error}
+        text = json.dumps({"runs": [], "summary": {"ttft_mean_s": figures}})
+        (tmp_path / f"{name}.json").write_text(text)
+    rows = {row.tag: row for row in ax.compare(tmp_path / "a.json", tmp_path / "b.json").rows}
+    assert rows["ttft_mean_s_median_abs_error"].verdict == "better"
+    assert rows["ttft_mean_s_bias"].verdict == "changed"
+    assert rows["ttft_mean_s_n"].verdict == "same"
+
+
+def test_pictures_and_tables_of_a_comparison(files):
+    report = ax.compare(files["plan.json"], files["other.json"])
+    assert report.to_pandas().loc["ttft_p50", "base"] > 0
+    assert "What changes" in report._repr_html_()
+    assert report.plot_changes().get_yticklabels()
+
+
+def test_what_cannot_be_compared_is_said_in_one_line(files, tmp_path):
+    errors = tmp_path / "errors.json"
+    errors.write_text(json.dumps({"runs": [], "summary": {}}))
+    with pytest.raises(UsageError, match="share no metric"):
+        ax.compare(files["plan.json"], errors)
+    with pytest.raises(UsageError, match="is a plan: name the trace"):
+        ax.compare(files["plan"], files["plan.json"])
+    with pytest.raises(UsageError, match="have run"):
+        ax.compare(files["plan.json"], files["plan.json"], rate=4)
+    other = tmp_path / "other.json"
+    other.write_text('{"something": 1}')
+    with pytest.raises(InputError, match=r"other\.json: neither a plan nor"):
+        ax.compare(other, files["plan.json"])
+    cut = json.loads(Path(files["plan.json"]).read_text())
+    del cut["throughput"]
+    other.write_text(json.dumps(cut))
+    with pytest.raises(InputError, match=r"other\.json: throughput: missing"):
+        ax.compare(other, files["plan.json"])
