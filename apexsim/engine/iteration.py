@@ -12,21 +12,11 @@ from apexsim.engine.state import DECODE, MIXED, SAMPLED, SCHEDULED, State
 @kernel
 def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
     """Set one iteration off: through every pipeline stage in turn, each when it is free."""
-    requests, groups, replicas, begun = state.requests, state.groups, state.replicas, state.begun
+    groups, replicas = state.groups, state.replicas
     stages = state.stage_free_s.shape[1]
     r = g // stages
     dense, stride = tables.token_dense, tables.token_stride
-    decoding = groups[g].decoding if groups[g].decoded else 0
-    tokens, sampled = decoding, decoding
-    for j in range(groups[g].prefills):
-        chunk = begun[g, j].tokens
-        if chunk > 0:
-            i = begun[g, j].request
-            tokens += chunk
-            sampled += requests[i].computed + chunk == target(requests, i)
-            replicas[r].prefill_pairs += pairs(chunk, requests[i].computed, 0)
-            if tables.window > 0:
-                replicas[r].prefill_pairs_windowed += pairs(chunk, requests[i].computed, tables.window)
+    decoding, tokens, sampled = size_of_batch(state, tables, g)
     scheduled = decoding + prefills
     end, duration = groups[g].begin_s, 0.0
     for p in range(stages):
@@ -55,6 +45,25 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
     replicas[r].busy_s += duration / stages
     count_iterations(state, g, 1, decoding, tokens - decoding, sampled, scheduled)
     note_decode_work(state, g, decoding, 1)
+
+
+@kernel
+def size_of_batch(state: State, tables: StepTables, g: int) -> tuple[int, int, int]:
+    """(sequences that decode, tokens, sequences that yield one) of the iteration being set off; books its pairs."""
+    requests, groups, replicas, begun = state.requests, state.groups, state.replicas, state.begun
+    r = g // state.stage_free_s.shape[1]
+    decoding = groups[g].decoding if groups[g].decoded else 0
+    tokens, sampled = decoding, decoding
+    for j in range(groups[g].prefills):
+        chunk = begun[g, j].tokens
+        if chunk > 0:
+            i = begun[g, j].request
+            tokens += chunk
+            sampled += requests[i].computed + chunk == target(requests, i)
+            replicas[r].prefill_pairs += pairs(chunk, requests[i].computed, 0)
+            if tables.window > 0:
+                replicas[r].prefill_pairs_windowed += pairs(chunk, requests[i].computed, tables.window)
+    return decoding, tokens, sampled
 
 
 @kernel

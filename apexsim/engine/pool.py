@@ -37,9 +37,20 @@ Candidates = NDArray[np.int64]
 @kernel
 def offer(state: State, tables: StepTables, limits: Limits, r: int, i: int, now: float) -> None:
     """Request i arrives at replica r: rejected where it could never run, else it waits."""
-    requests, replicas = state.requests, state.replicas
     g = r * state.stage_free_s.shape[1]
-    requests[i].group = g
+    first = state.replicas[r].waiting_head == NONE
+    if not take_in(state, limits, r, i):
+        return
+    wake_groups(state, r, now)
+    if first and runs_series(state, g) and could_join(state, limits, r, i):
+        cut_series(state, tables, g, now)
+
+
+@kernel
+def take_in(state: State, limits: Limits, r: int, i: int) -> bool:
+    """Request i joins the waiting list of replica r; False where it could never run and is rejected."""
+    requests, replicas = state.requests, state.replicas
+    requests[i].group = r * state.stage_free_s.shape[1]
     length = requests[i].prompt + requests[i].output
     # The last token is never put into the cache.
     too_long = length > limits.max_model_len
@@ -48,13 +59,10 @@ def offer(state: State, tables: StepTables, limits: Limits, r: int, i: int, now:
         requests[i].reason = REJECTED_CONTEXT if too_long else REJECTED_KV
         requests[i].phase = DONE
         replicas[r].ended += 1
-        return
-    first = replicas[r].waiting_head == NONE
+        return False
     replicas[r].prompt_tokens += requests[i].prompt
     wait_last(replicas, requests, r, i)
-    wake_groups(state, r, now)
-    if first and runs_series(state, g) and could_join(state, limits, r, i):
-        cut_series(state, tables, g, now)
+    return True
 
 
 @kernel

@@ -152,8 +152,12 @@ def scheduled_prefills(state: State, g: int) -> int:
 
 
 @kernel
-def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: float) -> None:
-    """Compose the next iteration of group g at its boundary ``now`` and set it off, or leave the group idle."""
+def compose(state: State, tables: StepTables, limits: Limits, g: int, now: float) -> tuple[int, bool, int]:
+    """Who is in the next iteration of group g at its boundary ``now``.
+
+    Returns (prompts that compute a chunk, whether somebody was preempted, the unit that was the next to be evicted when
+    the waiting list was looked at); no prompt and nobody who decodes is an empty batch.
+    """
     groups = state.groups
     stages = state.stage_free_s.shape[1]
     decoded = limits.mix
@@ -172,18 +176,31 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
     if not decoded and prefills == 0:
         decoded = True
         preempted = schedule_decodes(state, tables, limits, g) or preempted
+    groups[g].decoded = 1 if decoded and groups[g].decoding > 0 else 0
+    return prefills, preempted, oldest
+
+
+@kernel
+def has_news(state: State, limits: Limits, g: int, oldest: int) -> bool:
+    """Who waits is looked at again where there is news: that it is there, or of units evicted since it was refused."""
+    return unseen(state, limits, g) or state.replicas[g // state.stage_free_s.shape[1]].oldest != oldest
+
+
+@kernel
+def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: float) -> None:
+    """Compose the next iteration of group g at its boundary ``now`` and set it off, or leave the group idle."""
+    groups = state.groups
+    prefills, preempted, oldest = compose(state, tables, limits, g, now)
     if prefills == 0 and groups[g].decoding == 0:
         groups[g].phase = IDLE
         groups[g].end_s = np.inf
         return
-    groups[g].decoded = 1 if decoded and groups[g].decoding > 0 else 0
     groups[g].phase = RUNNING
     groups[g].begin_s = now
     groups[g].steps = 1
-    if prefills == 0 and stages == 1 and not preempted and one_cohort_at(state, g, now):
-        # Who waits is looked at again where there is news: that it is there, or of units evicted since it was refused.
-        news = unseen(state, limits, g) or state.replicas[g // stages].oldest != oldest
-        steps = 1 if news else series_length(state, tables, limits, g)
+    alone = prefills == 0 and state.stage_free_s.shape[1] == 1
+    if alone and not preempted and one_cohort_at(state, g, now):
+        steps = 1 if has_news(state, limits, g, oldest) else series_length(state, tables, limits, g)
         groups[g].steps = steps
         groups[g].duration_s = np.nan
         groups[g].end_s = now + series_seconds(state, tables, g, steps)
@@ -200,15 +217,23 @@ def one_cohort_at(state: State, g: int, now: float) -> bool:
 @kernel
 def complete(state: State, tables: StepTables, limits: Limits, g: int) -> None:
     """What was in flight has ended at ``end_s``: hand out the tokens; the group is at a boundary."""
-    requests, groups = state.requests, state.groups
-    now, steps = groups[g].end_s, groups[g].steps
-    r = g // state.stage_free_s.shape[1]
+    groups = state.groups
     groups[g].seen_s = groups[g].begin_s  # of its last iteration: a series says when that began
     if groups[g].decoded:
         if is_series(state, g):
             close_series(state, tables, limits, g)
         else:
             close_gaps(state, g)
+    hand_out(state, tables, limits, g)
+
+
+@kernel
+def hand_out(state: State, tables: StepTables, limits: Limits, g: int) -> None:
+    """The tokens of what has ended, whose gaps are booked: sequences go on, begin to decode, or leave."""
+    requests, groups = state.requests, state.groups
+    now, steps = groups[g].end_s, groups[g].steps
+    r = g // state.stage_free_s.shape[1]
+    if groups[g].decoded:
         groups[g].step += steps
         groups[g].kv += groups[g].decoding * steps
         groups[g].kv_windowed += groups[g].growing * steps
