@@ -27,7 +27,7 @@ from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
 from apexsim.metrics.summary import Deployment, Prices, Summary, summarise
 from apexsim.spec import catalog
 from apexsim.spec.hardware import HardwareProfile
-from apexsim.spec.legality import check_clock, check_cluster, check_plan
+from apexsim.spec.legality import check_clock, check_cluster, check_exchange, check_plan
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.slo import SLO
@@ -145,7 +145,7 @@ def prepare(
     reason = check_cluster(profile, plan.cluster) or check_plan(model, plan)
     if reason is not None:
         raise InputError(f"{source}: {reason}")
-    reason = check_clock(profile, plan.pools[0])
+    reason = check_clock(profile, plan.pools[0]) or check_exchange(plan, profile)
     if reason is not None:
         raise InputError(f"{source}: pools[0].{reason}")
     compiled = compile_pool(

@@ -107,11 +107,11 @@ class AnalyticKernels:
             EXCHANGE_KERNELS * reached.launch_s, reached.link, reached.link, unit_rate=np.inf, token_s=0.0,
             expert_s=0.0, sharpness=2.0,
         )  # fmt: skip
-        return analytic(self._exchange_s(law, *exchange_work(phase, count, op)))
+        return analytic(self._exchange_s(law, *exchange_work(phase, count, op), op.network))
 
-    def _exchange_s(self, law: ExchangeLaw | Fit, work: Work, sizes: Sizes) -> Floats:
+    def _exchange_s(self, law: ExchangeLaw | Fit, work: Work, sizes: Sizes, network: float = 0.0) -> Floats:
         """Never below 0.95 × the bytes that must leave over the links that they must take."""
-        near, far = exchange_links(self.profile)
+        near, far = exchange_links(self.profile, network)
         floor = FLOOR * np.maximum(sizes["least_near"] / near, sizes["least_far"] / far)
         return np.maximum(law.seconds(work, sizes, far, near), floor)
 

@@ -35,12 +35,12 @@ def grouped_work(tokens: Floats, op: GroupedGemm) -> tuple[Work, dict[str, Float
     flops = 2.0 * load.rows * parameters
     moved = weights + 2.0 * ACTIVATION_BYTES * hidden * load.rows / op.experts_per_token
     none = np.zeros_like(flops)
+    seen, pairs = (load.rows, load.rows) if op.dispatched else (tokens + none, tokens * op.experts_per_token)
     sizes = {
-        "tokens": tokens + none, "each": load.rows / np.maximum(load.touched, 1e-9), "touched": load.touched,
+        "tokens": seen, "each": load.rows / np.maximum(load.touched, 1e-9), "touched": load.touched,
         "held": op.local_experts + none, "width": hidden * width + none, "parameters": parameters + none,
         "depth": hidden + width + none, "weight_bytes": weights, "rank_values": load.rows * (hidden + width),
-        "pair_values": tokens * op.experts_per_token * hidden + none,
-        "wide_values": tokens * op.experts_per_token * width + none,
+        "pair_values": pairs * hidden + none, "wide_values": pairs * width + none,
     }  # fmt: skip
     padded = {f"rows{tile}": rows for tile, rows in load.padded.items()}
     return Work(flops, moved, load.touched, flops, none), sizes | padded
@@ -91,7 +91,7 @@ def _met(op: ExpertExchange, groups: int) -> float:
     return groups * (1.0 - elsewhere)
 
 
-def exchange_links(profile: HardwareProfile) -> tuple[float, float]:
-    """B/s of one direction: between the devices of a node, and of a device's network."""
+def exchange_links(profile: HardwareProfile, network: float = 0.0) -> tuple[float, float]:
+    """B/s of one direction: between the devices of a node, and of a device's network (0: its profile's)."""
     near = profile.scaleup.bandwidth if profile.scaleup else profile.pcie_bandwidth or profile.node_link_bandwidth
-    return near, profile.node_link_bandwidth
+    return near, network or profile.node_link_bandwidth

@@ -14,7 +14,19 @@ from typing import NamedTuple
 
 import networkx as nx
 
-from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm, GroupedGemm, Operator
+from apexsim.cost.exchange import LOGIT_BYTES, Way, carriers, prepared
+from apexsim.cost.operators import (
+    OWN,
+    AttentionOp,
+    Collective,
+    Elementwise,
+    Exchange,
+    Gemm,
+    GroupedGemm,
+    Operator,
+    Phase,
+    Rows,
+)
 from apexsim.cost.precision import ACTIVATION_BYTES, weights_of
 from apexsim.cost.routing import SERVING
 from apexsim.spec.dtypes import KvDtype, WeightDtype
@@ -44,14 +56,27 @@ class Cut(NamedTuple):
     shared_experts: WeightDtype
     lm_head: WeightDtype
     kv_cache: KvDtype
+    dp: int = 1
+    way: Way = Way()
+
+    @property
+    def devices(self) -> int:
+        """Devices of one stage: those of all attention ranks, which hold the experts together."""
+        return self.tp * self.dp
 
 
-def cut_of(model: ModelSpec, pool: Pool) -> Cut:
-    """The cut that a pool asks for. Parts that a checkpoint left unquantised, and the LM head, keep 16 bits."""
+def cut_of(model: ModelSpec, pool: Pool, way: Way | None = None) -> Cut:
+    """The cut that a pool asks for. Parts that a checkpoint left unquantised, and the LM head, keep 16 bits.
+
+    ``way``: how tokens travel to the experts where dp > 1 (``way_of``); an all-gather in one node where left out.
+    """
+    way = way or Way("none" if pool.dp == 1 else "all-gather")
     weights = weights_of(model, pool)
     kept = model.unquantized if weights == model.quantization else ()
     attention, mlp, experts, shared = (model.dtype if part in kept else weights for part in PARTS)
-    return Cut(pool.tp, pool.pp, pool.ep, attention, mlp, experts, shared, model.dtype, pool.kv_cache)
+    return Cut(
+        pool.tp, pool.pp, pool.ep, attention, mlp, experts, shared, model.dtype, pool.kv_cache, pool.dp, way,
+    )  # fmt: skip
 
 
 def layers_of_stage(layers: int, pp: int, stage: int) -> range:
@@ -198,33 +223,64 @@ def _add_mlp(chain: _Chain, group: LayerGroup, hidden: int, cut: Cut, count: int
         _add_experts(chain, mlp, hidden, cut, count, norm)
     else:
         _add_dense(chain, "", ceil(mlp.intermediate_size / cut.tp), mlp.gated, hidden, cut.mlp, count)
-    _add_sum(chain, "mlp_sum", hidden, cut, count)
+    if cut.dp == 1 or not isinstance(mlp, MoeMlp):
+        _add_sum(chain, "mlp_sum", hidden, cut, count)
+    elif cut.tp > 1:
+        chain.add(Collective("mlp_gather", "all_gather", hidden * ACTIVATION_BYTES, cut.tp, count))
 
 
 def _add_experts(
     chain: _Chain, mlp: MoeMlp, hidden: int, cut: Cut, count: int, norm: tuple[str, ...]
 ) -> None:
-    """Router and routed experts; the shared experts depend on neither and may run beside them."""
+    """Router and routed experts; the shared experts depend on neither and may run beside them.
+
+    With dp > 1 the devices of an attention rank deal its tokens among them before the exchange, and gather them after
+    it; each has the shared experts whole, for its part of the tokens (vLLM's sequence-parallel MoE; SGLang's and
+    DeepSeek's ranks have one device each).
+    """
+    together = cut.dp > 1
     chain.add(Gemm("router", mlp.experts, hidden, cut.lm_head, count))
+    if together:
+        _add_exchange(chain, "dispatch", mlp, hidden, cut, count)
     ends = chain.add(GroupedGemm(
-        "experts", hidden, ceil(mlp.intermediate_size * cut.ep / cut.tp), mlp.experts, mlp.experts // cut.ep,
+        "experts", hidden, ceil(mlp.intermediate_size * cut.ep / cut.devices), mlp.experts, mlp.experts // cut.ep,
         mlp.experts_per_token, mlp.gated, cut.experts, count,
-        routing=SERVING,
+        routing=SERVING, rows=Rows("all") if together else OWN,
+        dispatched=together and cut.way.name != "all-gather",
     ))
+    if together:
+        ends = _add_exchange(chain, "combine", mlp, hidden, cut, count)
     if mlp.shared_experts:
         chain.last = norm
-        width = ceil(mlp.shared_intermediate_size / cut.tp)
-        _add_dense(chain, "shared_", width, mlp.gated, hidden, cut.shared_experts, count)
+        width = ceil(mlp.shared_intermediate_size / (1 if together else cut.tp))
+        rows = Rows("own", cut.tp) if together else OWN
+        _add_dense(chain, "shared_", width, mlp.gated, hidden, cut.shared_experts, count, rows)
         chain.last = ends + chain.last
 
 
+def _add_exchange(
+    chain: _Chain, phase: Phase, mlp: MoeMlp, hidden: int, cut: Cut, count: int
+) -> tuple[str, ...]:
+    """All devices of the stage: their tokens to the ranks of their experts, or what became of them back."""
+    carried = carriers(cut.way, phase, mlp, hidden, cut.devices, cut.experts)
+    if carried is None:
+        values = hidden * ACTIVATION_BYTES + (mlp.experts * LOGIT_BYTES if phase == "dispatch" else 0)
+        kind = "all_gather" if phase == "dispatch" else "reduce_scatter"
+        return chain.add(Collective(phase, kind, values, cut.devices, count, Rows("all"), wide=True))
+    rows = Rows("fullest", cut.tp)
+    if phase == "dispatch" and prepared(cut.way):
+        _add_exchange(chain, "prepare", mlp, hidden, cut, count)
+    return chain.add(Exchange(phase, phase, *carried, count, rows))
+
+
 def _add_dense(
-    chain: _Chain, prefix: str, intermediate: int, gated: bool, hidden: int, weights: WeightDtype, count: int
+    chain: _Chain, prefix: str, intermediate: int, gated: bool, hidden: int, weights: WeightDtype, count: int,
+    rows: Rows = OWN,
 ) -> None:
     wide = (2 if gated else 1) * intermediate
-    chain.add(Gemm(f"{prefix}{'gate_up_proj' if gated else 'up_proj'}", wide, hidden, weights, count))
-    chain.add(Elementwise(f"{prefix}activation", float(wide + intermediate) * ACTIVATION_BYTES, 1, count))
-    chain.add(Gemm(f"{prefix}down_proj", hidden, intermediate, weights, count))
+    chain.add(Gemm(f"{prefix}{'gate_up_proj' if gated else 'up_proj'}", wide, hidden, weights, count, rows))
+    chain.add(Elementwise(f"{prefix}activation", float(wide + intermediate) * ACTIVATION_BYTES, 1, count, rows))
+    chain.add(Gemm(f"{prefix}down_proj", hidden, intermediate, weights, count, rows))
 
 
 def _add_sum(chain: _Chain, name: str, hidden: int, cut: Cut, count: int) -> None:

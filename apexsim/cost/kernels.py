@@ -182,7 +182,7 @@ class CalibratedKernels(AnalyticKernels):
         if fit is None:
             return super().exchange(phase, tokens, op)
         work, sizes = exchange_work(phase, count, op)
-        return Priced(self._exchange_s(fit, work, sizes), True, fit.extrapolated(sizes))
+        return Priced(self._exchange_s(fit, work, sizes, op.network), True, fit.extrapolated(sizes))
 
     def _fitted(self, fit: Fit, compute: ComputeDtype, work: Work, sizes: Sizes, known: bool = True) -> Priced:
         """Law times grid, above the floor; extrapolated where a size or the variant was not measured."""

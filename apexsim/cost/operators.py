@@ -8,12 +8,26 @@ and a pool.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from apexsim.spec.dtypes import KvDtype, WeightDtype, kv_bytes
 
 Phase = Literal["dispatch", "combine", "prepare"]
 """Of an exchange of tokens between the ranks of an expert-parallel group; ``prepare``: who gets how many."""
+
+
+class Rows(NamedTuple):
+    """Which tokens price an operator. They differ only where attention is data parallel (dp > 1).
+
+    ``own``: those of the rank itself. ``fullest``: those of the rank that has most (an exchange ends when the last rank
+    is through). ``all``: those of all dp ranks together. ``over``: devices of a rank that its tokens are dealt to.
+    """
+
+    tokens: Literal["own", "fullest", "all"] = "own"
+    over: int = 1
+
+
+OWN = Rows()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +39,7 @@ class Gemm:
     k: int
     weights: WeightDtype
     count: int
+    rows: Rows = OWN
 
     kernels: ClassVar[int] = 1
 
@@ -43,6 +58,8 @@ class GroupedGemm:
     weights: WeightDtype
     count: int
     routing: str = "uniform"  # see ``apexsim.cost.routing``
+    rows: Rows = OWN
+    dispatched: bool = False  # only this rank's pairs have come; else it has the tokens of all ranks, and picks its own
 
     kernels: ClassVar[int] = 6  # top-k, sorting, two grouped GEMMs, activation, weighted sum
 
@@ -65,6 +82,7 @@ class ExpertExchange:
     dtype: str  # on the wire: bf16, fp8, nvfp4
     multiprocessors: int = 0  # of the device that the kernel may take; 0 = all it wants
     balanced: bool = False  # every token's experts lie on as many ranks as possible, as in some benchmarks
+    network: float = 0.0  # B/s of a device's network; 0 = its profile's
 
     @property
     def low_latency(self) -> bool:
@@ -90,6 +108,7 @@ class AttentionOp:
     queries: KvDtype = "bf16"  # in which queries come; fp8: a prefill that quantises them, where that was measured
 
     kernels: ClassVar[int] = 1
+    rows: ClassVar[Rows] = OWN
 
     @property
     def kv_token_bytes(self) -> float:
@@ -122,6 +141,7 @@ class Elementwise:
     token_bytes: float  # read and written, for each token
     kernels: int
     count: int
+    rows: Rows = OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +153,24 @@ class Collective:
     token_bytes: float
     ranks: int
     count: int
+    rows: Rows = OWN
+    wide: bool = False  # over the devices of all dp ranks, where others stay among those of one
 
     kernels: ClassVar[int] = 1
 
 
-Operator = Gemm | GroupedGemm | AttentionOp | Elementwise | Collective
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One phase of an exchange in a serving step, by what carries it with prefill in the iteration and without."""
+
+    name: str
+    phase: Phase
+    prefill: ExpertExchange
+    decode: ExpertExchange
+    count: int
+    rows: Rows = OWN
+
+    kernels: ClassVar[int] = 2  # of which a normal one first counts who gets how much
+
+
+Operator = Gemm | GroupedGemm | AttentionOp | Elementwise | Collective | Exchange

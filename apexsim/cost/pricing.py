@@ -16,6 +16,7 @@ from scipy.optimize import isotonic_regression
 
 from apexsim import registry
 from apexsim.cost.clock import AT_BOOST, Clock, clocked
+from apexsim.cost.experts import exchange_work
 from apexsim.cost.host import Graphs, graph_sizes, padded
 from apexsim.cost.kernels import KernelModel, Priced
 from apexsim.cost.ledger import (
@@ -30,7 +31,7 @@ from apexsim.cost.ledger import (
     MOVED_BYTES,
     Ledger,
 )
-from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm, GroupedGemm, Operator
+from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Exchange, Gemm, GroupedGemm, Operator
 from apexsim.cost.power import PowerModel, power_model
 from apexsim.cost.power_law import PowerLaw, Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype, sixteen_bit
@@ -84,15 +85,19 @@ def eager(sizes: Sizes) -> NDArray[np.bool_]:
 
 
 class Pricer:
-    """Prices of one device under one engine; ``link`` joins the ranks of a tensor parallel group."""
+    """Prices of one device under one engine.
+
+    ``link`` joins the ranks of a tensor parallel group, ``wide`` the devices of all data-parallel ranks of a replica.
+    """
 
     def __init__(
         self, profile: HardwareProfile, engine: str, link: Link, costs: str, clock: Clock = AT_BOOST,
-        serving: Serving | None = None,
+        serving: Serving | None = None, wide: Link | None = None,
     ) -> None:
         self.profile = profile
         self.kernels: KernelModel = clocked(registry.load("costs", costs), profile, engine, clock)
         self.link = link
+        self.wide = wide or link
         self.power = power_model(profile, clock, serving)
         self.ledger = lru_cache(maxsize=PRICES_KEPT)(self._ledger)
         self.prefill = lru_cache(maxsize=PRICES_KEPT)(self._prefill)
@@ -101,9 +106,9 @@ class Pricer:
     def _ledger(self, op: Operator, sizes: Sizes) -> Ledger:
         """[LINES, sizes] of all ``op.count`` runs of an operator in one iteration. Size 0 costs nothing."""
         rows = executed(sizes)
-        unique, where = np.unique(rows, return_inverse=True)
+        unique, where = np.unique(-(-rows // op.rows.over), return_inverse=True)
         table = np.zeros((LINES, unique.size))
-        part, price, flops, moved = self._run(op, np.maximum(unique, 1).astype(np.float64))
+        part, price, flops, moved = self._run(op, np.maximum(unique, 1).astype(np.float64), sizes.kind == "decode")
         seconds = rising(price.seconds)  # a kernel never gets cheaper with more rows
         table[part], table[MOVED_BYTES] = seconds, moved
         table[CALIBRATED] = seconds if price.calibrated else 0.0
@@ -127,7 +132,7 @@ class Pricer:
 
     def _joules(self, power: PowerModel, op: Operator, seconds: Floats, flops: Floats, moved: Floats) -> Floats:
         """Above idle, of one run. Elementwise kernels were not metered and draw what a GEMM's reads would."""
-        if isinstance(op, Collective):
+        if isinstance(op, Collective | Exchange):
             return power.communicating_j(seconds)
         if isinstance(op, Gemm):
             law, compute = power.law("gemm", op.weights), compute_dtype(self.profile, op.weights)
@@ -137,8 +142,8 @@ class Pricer:
             law, compute = power.law("gemm", "bf16"), sixteen_bit(self.profile)
         return power.running_j(law, compute, seconds, flops, moved)
 
-    def _run(self, op: Operator, rows: Floats) -> tuple[int, Priced, Floats, Floats]:
-        """Part, price, FLOP and bytes moved of one run of ``op`` with ``rows`` rows."""
+    def _run(self, op: Operator, rows: Floats, decode: bool = False) -> tuple[int, Priced, Floats, Floats]:
+        """Part, price, FLOP and bytes moved of one run of ``op`` with ``rows`` rows; ``decode``: without prefill."""
         none = np.zeros_like(rows)
         if isinstance(op, Gemm):
             inputs = INPUT_BYTES[compute_dtype(self.profile, op.weights)]
@@ -153,8 +158,13 @@ class Pricer:
             return GEMM, self.kernels.memory_bound(rows * op.token_bytes, op.kernels), none, rows * op.token_bytes
         if isinstance(op, Collective):
             message = rows * op.token_bytes
-            price = self.kernels.collective(op.kind, message, op.ranks, self.link)
+            price = self.kernels.collective(op.kind, message, op.ranks, self.wide if op.wide else self.link)
             return COMMUNICATION, price, none, 2.0 * message
+        if isinstance(op, Exchange):
+            carrier = op.decode if decode else op.prefill
+            work, sizes = exchange_work(op.phase, rows, carrier)
+            price = self.kernels.exchange(op.phase, rows, carrier)
+            return COMMUNICATION, price, none, 2.0 * (work.moved + sizes["far"])
         return ATTENTION, self._launch(op, rows), none, none
 
     def _launch(self, op: AttentionOp, rows: Floats) -> Priced:
@@ -215,8 +225,8 @@ def rising(seconds: Floats, axis: int = -1) -> Floats:
 @lru_cache(maxsize=64)
 def pricer(
     profile: HardwareProfile, engine: str, link: Link, costs: str, clock: Clock = AT_BOOST,
-    serving: Serving | None = None,
+    serving: Serving | None = None, wide: Link | None = None,
 ) -> Pricer:
-    """The pricer of a device at a clock, an engine, a link and a registered cost model; one for all plans that share
+    """The pricer of a device at a clock, an engine, links and a registered cost model; one for all plans that share
     them. ``serving``: factors of power in place of the committed ones, for a fit."""
-    return Pricer(profile, engine, link, costs, clock, serving)
+    return Pricer(profile, engine, link, costs, clock, serving, wide)

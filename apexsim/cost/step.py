@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from apexsim.cost.accounting import Accounting, AttentionWork
 from apexsim.cost.clock import clock_of
 from apexsim.cost.collectives import all_gather_s, send_s
+from apexsim.cost.exchange import way_of
 from apexsim.cost.graph import Cut, cut_of, head_operators, stage_operators
 from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.ledger import CALIBRATED, LINES, Ledger, seconds
@@ -95,12 +96,12 @@ def compile_pool(
     reason = check_dtypes(profile, model, pool)
     if reason is not None:
         return DoesNotFit("dtype", 0.0, 0.0, 0.0, reason)
-    cut = cut_of(model, pool)
+    cut = cut_of(model, pool, way_of(pool, engine, profile, cluster))
     memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine)
     if isinstance(memory, DoesNotFit):
         return memory
     host = host or host_model(engine, engine_version, profile.folder)
-    prices = pricer(profile, engine, cluster.link(profile, pool.tp), costs, clock_of(profile, pool.clock_mhz), serving)
+    prices = _prices(profile, cluster, pool, engine, costs, serving)
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, max_num_seqs)
     parts = _Parts(model, cut, prices, host, most_tokens, max_num_seqs, memory.max_model_len)
     tables = StepTables(
@@ -123,6 +124,14 @@ def compile_pool(
         _accounting(model, profile, cut, prices, parts, tables),
         _confidence(parts, prices, host, model, memory),
     )
+
+
+def _prices(
+    profile: HardwareProfile, cluster: Cluster, pool: Pool, engine: str, costs: str, serving: Serving | None
+) -> Pricer:
+    link, clock = cluster.link(profile, pool.tp), clock_of(profile, pool.clock_mhz)
+    wide = cluster.link(profile, pool.tp * pool.dp) if pool.dp > 1 else None
+    return pricer(profile, engine, link, costs, clock, serving, wide)
 
 
 class _Parts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import WeightDtype
+from apexsim.spec.experts import DIRECT, OFFERED
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp
 from apexsim.spec.plan import Plan, Pool
@@ -60,6 +61,25 @@ def check_clock(profile: HardwareProfile, pool: Pool) -> str | None:
     return None
 
 
+def check_exchange(plan: Plan, profile: HardwareProfile) -> str | None:
+    """Why the engine, on this device and cluster, has no such exchange of tokens between experts, or None."""
+    pool = plan.pools[0]
+    name = pool.experts.exchange
+    if name == "auto":
+        return None
+    offered = OFFERED.get(plan.engine, ())
+    if name not in offered:
+        return f"experts.exchange={name}: {plan.engine} offers {', '.join(offered) or 'none'}"
+    if name.startswith("deepep") and profile.vendor != "NVIDIA":
+        return f"experts.exchange={name}: DeepEP runs on NVIDIA devices, {profile.name} is not one"
+    if name == "nvlink" and not (profile.scaleup is not None and profile.scaleup.rack_scale):
+        return f"experts.exchange=nvlink: {profile.name} has no NVLinks beyond a node"
+    devices, node = pool.tp * pool.dp, plan.cluster.devices_per_node
+    if name in DIRECT and devices > node and devices % node:
+        return f"experts.exchange={name}: {devices} devices cannot be equally many on nodes of {node}"
+    return None
+
+
 def check_pool(model: ModelSpec, pool: Pool) -> str | None:
     """Why ``pool`` cannot run ``model``, or None."""
     return _not_simulated_yet(pool) or _wrong_degrees(model, pool) or _wrong_limits(model, pool)
@@ -91,6 +111,15 @@ def _wrong_degrees(model: ModelSpec, pool: Pool) -> str | None:
                 return f"{reason} of {model.name}"
     if pool.ep > 1 and not model.is_moe:
         return f"ep={pool.ep}: {model.name} has no experts"
+    return _wrong_exchange(pool)
+
+
+def _wrong_exchange(pool: Pool) -> str | None:
+    name = pool.experts.exchange
+    if name != "auto" and pool.dp == 1:
+        return f"experts.exchange={name}: with dp=1 every device has all tokens, there is nothing to exchange"
+    if name in DIRECT and pool.experts_tp > 1:
+        return f"experts.exchange={name} sends tokens to whole experts, moe_tp={pool.experts_tp} splits them"
     return None
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from apexsim.spec.base import Strict
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import KvDtype, WeightDtype
+from apexsim.spec.experts import Experts
 
 Role = Literal["serve", "encode", "prefill", "decode"]
 Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers"]
@@ -41,6 +42,7 @@ class Pool(Strict):
     ep: int = Field(1, ge=1, description="expert parallel degree; ep · moe_tp = tp · dp")
     moe_tp: int | None = Field(None, ge=1, description="tensor parallel degree inside an expert")
     cp: int = Field(1, ge=1, description="context parallel degree")
+    experts: Experts = Field(Experts(), description="routed experts: how tokens travel to them")
     device: str | None = Field(None, description="device of this pool; the cluster's own where left out")
     weights: WeightDtype | None = Field(None, description="dtype of the weights; the checkpoint's own where left out")
     activations: str | None = Field(None, description="dtype of the activations; follows the weights")
@@ -124,6 +126,7 @@ def _pool_id(pool: Pool) -> str:
     scheduler = pool.scheduler
     parts = [f"{name}{getattr(pool, name)}" for name in _DEGREES if name == "tp" or getattr(pool, name) > 1]
     parts += [pool.weights or "auto", f"kv{pool.kv_cache}"]
+    parts += [word] if (word := pool.experts.id) else []
     parts += [scheduler.preset] if scheduler.preset != "vllm" else []
     parts += [f"t{scheduler.max_num_batched_tokens}"] if scheduler.max_num_batched_tokens else []
     parts += [f"s{scheduler.max_num_seqs}"] if scheduler.max_num_seqs else []

@@ -1,0 +1,104 @@
+"""How the hidden states of data-parallel ranks reach the ranks of their experts, and come back.
+
+With dp > 1 each of the dp ranks (tp devices each) runs attention on tokens of its own, and the tp · dp devices together
+hold the experts: an exchange goes before the experts and another one after them. Which one is data:
+
+    all-gather           every device gets the tokens of all ranks, with their router logits; the sums are scattered.
+                         Default of vLLM (``--all2all-backend allgather_reducescatter``), SGLang (``--moe-a2a-backend
+                         none``) and TensorRT-LLM
+    deepep               DeepEP: normal kernels where an iteration holds prefill, low-latency ones where it only decodes
+                         (SGLang: ``--deepep-mode auto``)
+    deepep-normal        one of the two in every iteration (vLLM: ``deepep_high_throughput``, ``deepep_low_latency``)
+    deepep-low-latency
+    nvlink               TensorRT-LLM's over the NVLinks of a rack, and its default there
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+from apexsim.cost.operators import ExpertExchange, Phase
+from apexsim.spec.cluster import Cluster, island_size
+from apexsim.spec.dtypes import WeightDtype
+from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.model import MoeMlp
+from apexsim.spec.plan import Pool
+
+MULTIPROCESSORS = 20
+"""That DeepEP's normal kernels take unless they are told (``Buffer.num_sms``)."""
+
+LOGIT_BYTES = 2
+"""Of a router logit, which an all-gather sends with the hidden state."""
+
+
+class Transport(NamedTuple):
+    """One library's kernels."""
+
+    name: str  # a word of the measured tables
+    quantised: tuple[WeightDtype, ...]  # weights of the experts for which values are quantised before they leave
+    multiprocessors: int = 0
+    prepared: bool = False  # a phase of its own tells who gets how many
+
+
+_NORMAL = Transport("deepep_normal", ("fp8", "fp8-block"), MULTIPROCESSORS)
+_LOW_LATENCY = Transport("deepep_low_latency", ("fp8", "fp8-block"))
+_NVLINK = Transport("NVLinkTwoSided", ("fp8", "fp8-block", "nvfp4"), prepared=True)
+
+WAYS: dict[str, tuple[Transport, Transport] | None] = {
+    "all-gather": None,
+    "deepep": (_NORMAL, _LOW_LATENCY),
+    "deepep-normal": (_NORMAL, _NORMAL),
+    "deepep-low-latency": (_LOW_LATENCY, _LOW_LATENCY),
+    "nvlink": (_NVLINK, _NVLINK),
+}
+"""Transports of iterations that hold prefill, and of those that only decode; None: collectives of the whole group."""
+
+
+class Way(NamedTuple):
+    """The exchange of a pool, and where its devices are."""
+
+    name: str = "none"  # of WAYS; none: every device has all tokens
+    nodes: int = 1  # that the group spans
+    network: float = 0.0  # B/s of a device's NIC; 0 = its profile's
+
+
+def way_of(pool: Pool, engine: str, profile: HardwareProfile, cluster: Cluster) -> Way:
+    """What a pool's exchange is once ``auto`` is resolved."""
+    if pool.dp == 1:
+        return Way()
+    name = pool.experts.exchange
+    if name == "auto":
+        rack = profile.scaleup is not None and profile.scaleup.rack_scale
+        name = "nvlink" if engine == "tensorrt-llm" and rack and pool.experts_tp == 1 else "all-gather"
+    near = max(cluster.devices_per_node, island_size(cluster, profile))
+    return Way(name, ceil(pool.tp * pool.dp / near), cluster.node_link or 0.0)
+
+
+def carriers(
+    way: Way, phase: Phase, mlp: MoeMlp, hidden: int, devices: int, weights: WeightDtype
+) -> tuple[ExpertExchange, ExpertExchange] | None:
+    """What carries tokens in iterations that hold prefill, and in those that only decode; None for collectives."""
+    transports = WAYS[way.name]
+    if transports is None:
+        return None
+    prefill, decode = (
+        ExpertExchange(
+            "exchange", hidden, mlp.experts, mlp.experts_per_token, devices, way.nodes, transport.name,
+            _wire(transport, phase, weights), transport.multiprocessors, network=way.network,
+        )
+        for transport in transports
+    )  # fmt: skip
+    return prefill, decode
+
+
+def _wire(transport: Transport, phase: Phase, weights: WeightDtype) -> str:
+    """The dtype that a phase was measured at. DeepEP returns 16 bits; TensorRT-LLM's files name what was dispatched."""
+    if weights not in transport.quantised or (phase == "combine" and not transport.prepared):
+        return "bf16"
+    return "nvfp4" if weights == "nvfp4" else "fp8"
+
+
+def prepared(way: Way) -> bool:
+    """Whether the transports of a way tell the ranks first how much they will get."""
+    return any(transport.prepared for transport in WAYS[way.name] or ())
