@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from apexsim.cost.kvpages import uniform
 from apexsim.cost.tables import FULL, WINDOWED, StepTables
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
 from apexsim.workload.trace import Trace
 from tests.oracle_memory import Replica, Request, Slot, blocks_of, prefix_of
+from tests.oracle_pages import most, pages
 
 TIED = 1e-9
 
@@ -44,6 +46,7 @@ class Oracle:
         self, tables: StepTables, limits: ReplicaLimits, policy: Policy, replicas: int, *, caching: bool
     ) -> None:
         self.tables, self.limits, self.policy = tables, limits, policy
+        self.pages = limits.pages or uniform(limits.block_size)
         stages = tables.mixed_s.shape[0]
         self.replicas = [
             Replica(
@@ -98,12 +101,21 @@ class Oracle:
 
     # --- blocks -----------------------------------------------------------------------------------------------
 
-    def blocks_for(self, tokens: int) -> int:
-        return -(-tokens // self.limits.block_size)
+    def blocks_for(self, seen_by: int, tokens: int) -> int:
+        return len(pages(self.pages, seen_by, tokens))
+
+    def most_blocks(self, tokens: int) -> int:
+        return most(self.pages, tokens, self.policy.max_num_batched_tokens if self.policy.chunked else tokens)
+
+    def let_go(self, request: Request) -> None:
+        """What the next token does not see."""
+        if not self.policy.reserve:
+            request.blocks = self.blocks_for(request.computed, request.computed)
 
     def grow(self, replica: Replica, slot: Slot, request: Request, tokens: int) -> bool:
         """Blocks for ``tokens`` tokens, at the cost of the youngest of the slot; False where that is itself."""
-        while self.blocks_for(tokens) - request.blocks > replica.free:
+        blocks = request.blocks if self.policy.reserve else self.blocks_for(request.computed, tokens)
+        while blocks - request.blocks > replica.free:
             victim = slot.running.pop()
             replica.give_back(victim)
             victim.computed = 0
@@ -117,7 +129,7 @@ class Oracle:
             slot.chunks = [(r, c) for r, c in slot.chunks if r is not victim]
             if victim is request:
                 return False
-        request.blocks = max(request.blocks, self.blocks_for(tokens))
+        request.blocks = blocks
         replica.make_room()
         return True
 
@@ -125,6 +137,9 @@ class Oracle:
 
     def schedule_decodes(self, replica: Replica, slot: Slot) -> None:
         slot.decodes = []
+        for request in slot.running:
+            if request.decoding:
+                self.let_go(request)
         for request in list(slot.running):
             alive = request.decoding and request in slot.running
             if alive and self.grow(replica, slot, request, request.computed + 1):
@@ -136,6 +151,7 @@ class Oracle:
         for request in list(slot.running):
             if request in slot.running and not request.decoding and budget > 0:
                 chunk = min(request.to_prefill - request.computed, budget)
+                self.let_go(request)
                 if self.grow(replica, slot, request, request.computed + chunk):
                     slot.chunks.append((request, chunk))
                     budget -= chunk
@@ -148,8 +164,8 @@ class Oracle:
             rest = request.to_prefill - found
             chunk = min(rest, budget) if policy.chunked else rest
             first = not any(not r.decoding for r in slot.running)
-            whole = request.prompt + request.output - 1
-            blocks = self.blocks_for(whole if policy.reserve else found + chunk)
+            whole = self.most_blocks(request.prompt + request.output - 1)
+            blocks = whole if policy.reserve else self.blocks_for(0, found + chunk)
             need = blocks - blocks_of([unit for unit in units if unit in replica.held])
             if running >= policy.max_num_seqs or (chunk > budget and not first) or need > replica.free:
                 break
@@ -199,6 +215,8 @@ class Oracle:
             replica.settle(request)
             if request.computed == request.to_prefill:
                 request.decoding = True
+                if not self.policy.reserve:  # what the last chunk saw goes at once
+                    request.blocks = self.blocks_for(request.computed - 1, request.computed)
                 self.hand_out(replica, slot, request, now)
         if replica.waiting:
             self.wake(replica)
@@ -221,7 +239,7 @@ class Oracle:
     def offer(self, r: int, request: Request) -> None:
         request.replica = r
         total = request.prompt + request.output
-        if total > self.limits.max_model_len or self.blocks_for(total - 1) > self.limits.kv_blocks:
+        if total > self.limits.max_model_len or self.most_blocks(total - 1) > self.limits.kv_blocks:
             request.rejected = True
             return
         self.replicas[r].waiting.append(request)

@@ -9,14 +9,9 @@ from apexsim.engine.gaps import forget_old_gaps, join_cohort, largest_gap, leave
 from apexsim.engine.heap import heap_pop, heap_push
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.kvcache import release
+from apexsim.engine.pages import count_pages, count_past_window, pages_held
 from apexsim.engine.result import COMPLETED
 from apexsim.engine.state import DECODING, DONE, NONE, PREFILLING, WAITING, Limits, Rows, State
-
-
-@kernel
-def blocks_of(tokens: int, block_size: int) -> int:
-    """KV blocks that hold ``tokens`` tokens."""
-    return (tokens + block_size - 1) // block_size
 
 
 @kernel
@@ -129,7 +124,7 @@ def start_decoding(state: State, tables: StepTables, limits: Limits, g: int, i: 
         groups[g].finishes = compact(requests, state.finishes[g], groups[g].finishes, g, i)
     groups[g].finishes = heap_push(state.finishes[g], groups[g].finishes, requests[i].finish_step, i)
     if not limits.reserve:
-        state.blocks[g, (tokens - step) % limits.block_size] += 1
+        count_pages(state, limits, i, 1, tokens)
     window = tables.window
     if window > 0:
         groups[g].kv_windowed += min(tokens, window)
@@ -142,7 +137,7 @@ def start_decoding(state: State, tables: StepTables, limits: Limits, g: int, i: 
 
 
 @kernel
-def fill_windows(state: State, g: int) -> None:
+def fill_windows(state: State, limits: Limits, g: int) -> None:
     """Sequences that have reached the window by the group's step stop growing."""
     requests, groups = state.requests, state.groups
     while groups[g].windows > 0 and state.windows[g, 0].step <= groups[g].step:
@@ -150,6 +145,7 @@ def fill_windows(state: State, g: int) -> None:
         if requests[i].group == g and requests[i].window_step == state.windows[g, 0].step:
             requests[i].window_step = NONE
             groups[g].growing -= 1
+            count_past_window(state, limits, i)
         groups[g].windows = heap_pop(state.windows[g], groups[g].windows)
 
 
@@ -162,7 +158,7 @@ def stop_decoding(state: State, tables: StepTables, limits: Limits, i: int) -> f
     groups[g].decoding -= 1
     groups[g].kv -= tokens
     if not limits.reserve:
-        state.blocks[g, (requests[i].computed - requests[i].entry_step) % limits.block_size] -= 1
+        count_pages(state, limits, i, -1, tokens)
     if tables.window > 0:
         groups[g].kv_windowed -= min(tokens, tables.window)
         if tokens < tables.window:
@@ -179,7 +175,7 @@ def finish(state: State, limits: Limits, i: int, now: float) -> None:
     requests, replicas = state.requests, state.replicas
     r = requests[i].group // state.stage_free_s.shape[1]
     tokens = tokens_held(requests, state.groups, i)
-    replicas[r].used_blocks -= requests[i].blocks if limits.reserve else blocks_of(tokens, limits.block_size)
+    replicas[r].used_blocks -= requests[i].blocks if limits.reserve else pages_held(limits, tokens)
     release(state, limits, r, i, tokens)
     stop_running(state, i)
     requests[i].phase = DONE
@@ -202,6 +198,10 @@ def end_prefill(state: State, tables: StepTables, limits: Limits, g: int, i: int
         record_run(state, gap, 0.0, 1, 1)
         requests[i].itl_max_s = np.fmax(requests[i].itl_max_s, gap)
     requests[i].generated += 1
+    if limits.hybrid and not limits.reserve:
+        # What the chunk saw and the next token does not.
+        r = g // state.stage_free_s.shape[1]
+        state.replicas[r].used_blocks -= requests[i].blocks - pages_held(limits, requests[i].computed)
     if requests[i].generated == requests[i].output:
         finish(state, limits, i, now)
     else:
@@ -219,7 +219,7 @@ def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int
     r = g // state.stage_free_s.shape[1]
     tokens = tokens_held(requests, groups, i)
     if requests[i].phase == DECODING:
-        replicas[r].used_blocks -= blocks_of(tokens + ahead, limits.block_size)
+        replicas[r].used_blocks -= pages_held(limits, tokens + ahead)
         requests[i].generated += groups[g].step - requests[i].entry_step
         requests[i].last_token_s = stop_decoding(state, tables, limits, i)
     else:

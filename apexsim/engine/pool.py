@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
-from apexsim.engine.batch import blocks_of, target, wait_last
+from apexsim.engine.batch import target, wait_last
 from apexsim.engine.jit import entry_kernel, kernel
 from apexsim.engine.kvcache import find, resident_tokens
 from apexsim.engine.law import borrow_tables
+from apexsim.engine.pages import most_pages
 from apexsim.engine.replica import (
     THROUGH,
     admission_blocks,
@@ -54,7 +55,7 @@ def take_in(state: State, limits: Limits, r: int, i: int) -> bool:
     length = requests[i].prompt + requests[i].output
     # The last token is never put into the cache.
     too_long = length > limits.max_model_len
-    if too_long or blocks_of(length - 1, limits.block_size) > limits.kv_blocks:
+    if too_long or most_pages(limits, length - 1) > limits.kv_blocks:
         requests[i].status = REJECTED
         requests[i].reason = REJECTED_CONTEXT if too_long else REJECTED_KV
         requests[i].phase = DONE
@@ -78,7 +79,9 @@ def could_join(state: State, limits: Limits, r: int, i: int) -> bool:
     chunk = first_chunk(state, limits, i, found, budget, True)
     if chunk == 0:
         return False
-    # A unit evicted within the series may change what it finds, and so what it needs.
+    # A unit evicted within the series may change what it finds, and so what it needs; windows may give pages back.
+    if limits.windowed_groups > 0:
+        return True
     need = admission_blocks(state, limits, i, found + chunk) - shared
     return need <= limits.kv_blocks - replicas[r].used_blocks or replicas[r].oldest != NONE
 

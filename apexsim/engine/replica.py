@@ -16,7 +16,6 @@ import numpy as np
 
 from apexsim.cost.tables import StepTables
 from apexsim.engine.batch import (
-    blocks_of,
     end_prefill,
     fill_windows,
     finish,
@@ -32,6 +31,7 @@ from apexsim.engine.heap import heap_pop
 from apexsim.engine.iteration import run_stages
 from apexsim.engine.jit import kernel
 from apexsim.engine.kvcache import by_admission, find, hold, settle, take_blocks
+from apexsim.engine.pages import most_pages, pages_of, step_pages
 from apexsim.engine.series import close_series, instant, is_series, series_length, series_seconds
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
 
@@ -43,8 +43,8 @@ THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
 def admission_blocks(state: State, limits: Limits, i: int, tokens: int) -> int:
     """KV blocks that waiting request i needs to begin, its first chunk ending at ``tokens``."""
     if limits.reserve:
-        return blocks_of(state.requests[i].prompt + state.requests[i].output - 1, limits.block_size)
-    return blocks_of(tokens, limits.block_size)
+        return most_pages(limits, state.requests[i].prompt + state.requests[i].output - 1)
+    return pages_of(limits, 0, tokens)
 
 
 @kernel
@@ -60,16 +60,17 @@ def first_chunk(state: State, limits: Limits, i: int, found: int, budget: int, b
 @kernel
 def schedule_decodes(state: State, tables: StepTables, limits: Limits, g: int) -> bool:
     """Give each decoding sequence the block that its next token needs; True where somebody was preempted for it."""
-    groups, replicas = state.groups, state.replicas
+    replicas = state.replicas
     if limits.reserve:
         return False
     r = g // state.stage_free_s.shape[1]
-    key = -groups[g].step % limits.block_size
     preempted = False
-    while state.blocks[g, key] > limits.kv_blocks - replicas[r].used_blocks:
+    need = step_pages(state, limits, g, 0)
+    while need > limits.kv_blocks - replicas[r].used_blocks:
         preempt(state, tables, limits, g, 0)
         preempted = True
-    take_blocks(state, limits, r, state.blocks[g, key])
+        need = step_pages(state, limits, g, 0)
+    take_blocks(state, limits, r, need)
     return preempted
 
 
@@ -87,8 +88,8 @@ def continue_prefills(
         chunk = min(target(requests, i) - requests[i].computed, budget)
         state.begun[g, j].tokens = 0
         if chunk > 0:
-            more = 0 if limits.reserve else blocks_of(requests[i].computed + chunk, limits.block_size)
-            more = max(0, more - requests[i].blocks)
+            past = requests[i].computed
+            more = 0 if limits.reserve else pages_of(limits, past, past + chunk) - requests[i].blocks
             lost = False
             while more > limits.kv_blocks - replicas[r].used_blocks and not lost:
                 lost = preempt(state, tables, limits, g, ahead) == i
@@ -238,7 +239,7 @@ def hand_out(state: State, tables: StepTables, limits: Limits, g: int) -> None:
         groups[g].kv += groups[g].decoding * steps
         groups[g].kv_windowed += groups[g].growing * steps
         if tables.window > 0:
-            fill_windows(state, g)
+            fill_windows(state, limits, g)
         finish_decodes(state, tables, limits, g, now)
     kept = 0
     for j in range(groups[g].prefills):

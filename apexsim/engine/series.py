@@ -14,6 +14,7 @@ from apexsim.engine.iteration import count_iterations, note_decode_work
 from apexsim.engine.jit import kernel
 from apexsim.engine.kvcache import evict, lost_first, take_blocks
 from apexsim.engine.law import decode_segment, steps_within
+from apexsim.engine.pages import hybrid_steps, hybrid_taken
 from apexsim.engine.state import NONE, RUNNING, Limits, State
 
 
@@ -39,6 +40,8 @@ def series_length(state: State, tables: StepTables, limits: Limits, g: int) -> i
     if replica.oldest != NONE and replica.waiting_head != NONE and replica.running < limits.max_num_seqs:
         # To evict a unit may take what the first that waits would find, and so change what it needs.
         free -= replica.cached_blocks - lost_first(state, g // state.stage_free_s.shape[1])
+    if limits.hybrid:
+        return hybrid_steps(state, limits, g, steps, free)
     decoding, size = groups[g].decoding, limits.block_size
     if (steps // size + 1) * decoding <= free:
         return steps
@@ -121,7 +124,12 @@ def close_series(state: State, tables: StepTables, limits: Limits, g: int) -> No
     merge_cohorts(state, g, groups[g].end_s)
     count_iterations(state, g, steps, decoding, 0, decoding, decoding)
     note_decode_work(state, g, decoding, steps)
-    take_blocks(state, limits, r, blocks_after_first(state, limits, g, steps))
+    if limits.hybrid and not limits.reserve:
+        taken, most = hybrid_taken(state, limits, g, steps)
+        take_blocks(state, limits, r, most)
+        take_blocks(state, limits, r, taken - most)
+    else:
+        take_blocks(state, limits, r, blocks_after_first(state, limits, g, steps))
 
 
 @kernel

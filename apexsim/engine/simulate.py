@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from apexsim.cost.kvpages import KvPages, uniform
 from apexsim.cost.tables import StepTables
 from apexsim.engine import recorder
 from apexsim.engine.fleet import Marks, run_pool
@@ -25,7 +26,8 @@ class ReplicaLimits:
     """What one replica of the pool holds, and what a request costs outside its iterations.
 
     ``entry_s`` passes between the client's arrival and the engine's queue (API, tokeniser), ``exit_s`` between a
-    token in the engine and the client (detokeniser, network).
+    token in the engine and the client (detokeniser, network). ``pages``: where layers of several kinds share the pool
+    of ``kv_blocks`` pages, how many of them a sequence holds; None where a page is a block of all layers.
     """
 
     kv_blocks: int
@@ -33,6 +35,7 @@ class ReplicaLimits:
     max_model_len: int
     entry_s: float = 0.0
     exit_s: float = 0.0
+    pages: KvPages | None = None
 
 
 def simulate_pool(
@@ -67,6 +70,8 @@ def simulate_pool(
     _check_load(chosen, router, concurrency, seed, marks)
     cache = new_cache(trace, limits.block_size, replicas, wanted=policy.prefix_caching)
     rules = _rules(policy, limits, tables.stages, prefix_caching=len(cache.prefixes) > 0)
+    if rules.hybrid and rules.prefix_caching:
+        raise UsageError("prefix_caching: not where layers of several kinds share a pool of pages")
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
     origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
@@ -118,6 +123,7 @@ def _offered(trace: Trace) -> Offered:
 
 def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching: bool) -> Limits:
     """What the compiled scheduler reads, in exactly its types."""
+    pages = limits.pages or uniform(limits.block_size)
     return Limits(
         max_num_batched_tokens=int(policy.max_num_batched_tokens),
         max_num_seqs=int(policy.max_num_seqs),
@@ -128,6 +134,13 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
         ahead=bool(policy.ahead) and stages == 1,
         prefix_caching=bool(prefix_caching),
         kv_blocks=int(limits.kv_blocks),
-        block_size=int(limits.block_size),
+        block_size=int(pages.block_size),
         max_model_len=int(limits.max_model_len),
+        hybrid=pages != uniform(pages.block_size),
+        full_groups=int(pages.full_groups),
+        windowed_groups=int(pages.windowed_groups),
+        state_pages=int(pages.state_pages),
+        window_block=int(pages.window_block),
+        window=int(pages.window),
+        cycle=int(max(pages.block_size, pages.window_block)),
     )

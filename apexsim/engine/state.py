@@ -181,6 +181,13 @@ class Limits(NamedTuple):
     kv_blocks: int
     block_size: int
     max_model_len: int
+    hybrid: bool  # layers of several kinds share the pool: what follows counts pages (``pages.py``)
+    full_groups: int
+    windowed_groups: int
+    state_pages: int
+    window_block: int
+    window: int
+    cycle: int  # iterations after which the pages that a sequence takes repeat; block_size where not hybrid
 
 
 class Cache(NamedTuple):
@@ -209,7 +216,7 @@ class State(NamedTuple):
     windows: Rows  # DUE [G, H] heap by window_step; stale likewise
     cohorts: Rows  # COHORT [G, M + 2] sequences whose last token came at the same instant, and their next gap
     stack: Rows  # GAP [G, D] decreasing maxima of the gaps so far
-    blocks: NDArray[np.int64]  # [G, block_size] decoding sequences by (tokens − step) modulo the block size
+    blocks: NDArray[np.int64]  # [G, block_size] decoding sequences by (tokens − step) modulo it; hybrid: ``pages.py``
     histograms: NDArray[np.int64]  # [4, T] iterations by size: MIXED, DECODE, SAMPLED, SCHEDULED
     filled: NDArray[np.int64]  # [2] rows of ``itl`` and ``timeline`` in use
     itl: Rows  # ITL_RUN [rows]
@@ -265,7 +272,7 @@ def new_state(
         requests=requests, replicas=fleet, groups=batches, stage_free_s=np.full((replicas, stages), -np.inf),
         begun=rows(CHUNK, groups, seqs + 1), finishes=rows(DUE, groups, 2 * seqs + 64),
         windows=rows(DUE, groups, 2 * seqs + 64), cohorts=rows(COHORT, groups, seqs + 2), stack=rows(GAP, groups, 256),
-        blocks=np.zeros((groups, limits.block_size), np.int64),
+        blocks=np.zeros((groups, limits.cycle * (2 if limits.hybrid else 1)), np.int64),
         histograms=np.zeros((4, longest + seqs + 2), np.int64), filled=np.zeros(2, np.int64),
         itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0), cache=cache,
     )  # fmt: skip

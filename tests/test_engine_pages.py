@@ -1,0 +1,145 @@
+"""Pages of several kinds of layers: the engine against the oracle, and what must hold of them (docs/invariants.md)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from apexsim.cost.kvpages import KvPages, uniform
+from apexsim.engine import fleet
+from apexsim.engine.result import COMPLETED, REJECTED
+from apexsim.engine.state import DECODING, PREFILLING, RUNNING, Limits, State
+from apexsim.errors import UsageError
+from tests.oracle_pages import most, pages
+from tests.paged_worlds import paged_worlds
+from tests.test_engine_differential import BUILT_IN, EXACT, gaps_of, iterations_of, run_both
+from tests.test_engine_invariants import run
+from tests.test_engine_prefix_invariants import states_of
+from tests.test_engine_routers import ShortestQueueInPython
+from tests.worlds import World, drawn, worlds
+
+
+@given(paged_worlds(routers=BUILT_IN))
+@drawn
+def test_engine_agrees_with_the_oracle_on_pages(world: World) -> None:
+    result, expected = run_both(world)
+    assume(not expected.tied)
+    columns, exit_s = result.requests, world.limits.exit_s
+    for i, request in enumerate(expected.requests):
+        assert columns.preemptions[i] == request.preemptions
+        assert columns.status[i] == (REJECTED if request.rejected else COMPLETED)
+        if not request.rejected:
+            np.testing.assert_allclose(columns.start_s[i], request.start, **EXACT)
+            np.testing.assert_allclose(columns.first_token_s[i] - exit_s, request.tokens[0], **EXACT)
+            np.testing.assert_allclose(columns.finish_s[i] - exit_s, request.tokens[-1], **EXACT)
+    gaps = np.sort(np.concatenate([np.diff(r.tokens) for r in expected.requests] or [np.zeros(0)]))
+    np.testing.assert_allclose(gaps_of(result), gaps, rtol=1e-9, atol=1e-11)
+    ordered = sorted(expected.iterations, key=lambda row: (row[2], row[0]))
+    assert iterations_of(result) == [(r, decoding, prefill) for _, _, r, decoding, prefill in ordered]
+
+
+@given(paged_worlds(closed=False))
+@drawn
+def test_used_pages_are_those_of_running_requests_at_every_arrival(world: World) -> None:
+    """Counted one by one; never more than the pool has, and none are held at the end."""
+    real = fleet.offer_one
+
+    def checked(state: State, law: object, limits: Limits, *rest: object) -> None:
+        for r in range(len(state.replicas)):
+            assert state.replicas[r].used_blocks == pages_in_use(world, state, limits, r)
+            assert 0 <= state.replicas[r].used_blocks <= limits.kv_blocks
+        real(state, law, limits, *rest)
+
+    with mock.patch.object(fleet, "offer_one", checked):
+        (state,) = states_of(lambda: run(world, router=ShortestQueueInPython()))
+    assert (state.replicas.used_blocks == 0).all()
+    assert (state.replicas.peak_blocks <= world.limits.kv_blocks).all()
+    assert (state.blocks == 0).all()
+
+
+def pages_in_use(world: World, state: State, limits: Limits, r: int) -> int:
+    requests, law, used = state.requests, world.limits.pages, 0
+    assert law is not None
+    running = np.isin(requests.phase, (PREFILLING, DECODING)) & (requests.group // state.stages == r)
+    for i in np.flatnonzero(running):
+        request, group = requests[i], state.groups[requests[i].group]
+        if limits.reserve or request.phase == PREFILLING:
+            used += int(request.blocks)
+        else:
+            ahead = int(group.decoded) if group.phase == RUNNING else 0
+            tokens = int(request.computed + group.step - request.entry_step) + ahead
+            used += len(pages(law, tokens - 1, tokens))
+    return used
+
+
+@given(worlds(routers=BUILT_IN), st.integers(2, 3))
+@drawn
+def test_alike_groups_are_larger_blocks(world: World, groups: int) -> None:
+    """So many groups of full attention, and so many times the pages, change no byte but the number of pages."""
+    limits, size = world.limits, world.limits.block_size
+    policy = replace(world.policy, prefix_caching=False)
+    one = replace(world, policy=policy, limits=replace(limits, pages=uniform(size)))
+    assert run(one).same_bytes(run(replace(one, limits=limits)))
+    law = KvPages(groups, 0, 0, size, size, 0)
+    many = run(replace(one, limits=replace(limits, kv_blocks=groups * limits.kv_blocks, pages=law)))
+    assert many.requests.finish_s.tobytes() == run(one).requests.finish_s.tobytes()
+    assert many.pools[0].kv_peak_blocks == groups * run(one).pools[0].kv_peak_blocks
+
+
+@given(paged_worlds(routers=BUILT_IN))
+@drawn
+def test_a_window_that_nobody_fills_changes_no_time(world: World) -> None:
+    law = world.limits.pages
+    assert law is not None
+    wide = law._replace(window=10_000) if law.windowed_groups else law
+    tables = world.tables._replace(window=10_000 if world.tables.window else 0)
+    assume(law.window_block == law.block_size)
+    full = wide._replace(full_groups=law.full_groups + law.windowed_groups, windowed_groups=0, window=0)
+    results = [run(replace(world, tables=tables, limits=replace(world.limits, pages=p))) for p in (wide, full)]
+    np.testing.assert_allclose(results[0].requests.finish_s, results[1].requests.finish_s, rtol=1e-12)
+    np.testing.assert_array_equal(results[0].requests.preemptions, results[1].requests.preemptions)
+
+
+@given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2), st.integers(1, 6), st.integers(1, 20))
+def test_the_law_of_pages_counts_them_one_by_one(full: int, windowed: int, state: int, size: int, window: int) -> None:
+    for ratio in (1, 2):
+        law = KvPages(full, windowed, state, size * ratio, size, window)
+        for tokens in range(1, 45):
+            assert law.held(tokens) == len(pages(law, tokens - 1, tokens))
+            assert law.held(tokens) <= law.most(tokens, 7) == most(law, tokens, 7)
+            for past in range(max(0, tokens - 7), tokens):
+                assert len(pages(law, past, tokens)) <= law.most(tokens, 7)
+
+
+@given(st.integers(1, 8), st.integers(1, 40), st.integers(1, 60), st.integers(1, 300))
+def test_windows_only_save_pages(size: int, window: int, wider: int, tokens: int) -> None:
+    narrow = KvPages(1, 2, 0, size, size, window)
+    assert narrow.held(tokens) <= narrow._replace(window=window + wider).held(tokens)
+    assert narrow.held(tokens) <= KvPages(3, 0, 0, size, size, 0).held(tokens)
+    if window >= tokens:
+        assert narrow.held(tokens) == KvPages(3, 0, 0, size, size, 0).held(tokens)
+
+
+def test_pages_by_hand() -> None:
+    """vLLM's own example: blocks of 16, a window of 32, 112 tokens: 7 pages of full attention, 2 of each window."""
+    assert KvPages(1, 2, 0, 16, 16, 32).held(112) == 7 + 2 + 2
+    assert KvPages(1, 2, 0, 16, 16, 32).held(113) == 8 + 3 + 3
+    assert KvPages(0, 1, 0, 16, 16, 32).held(10_000) == 2
+    assert KvPages(1, 0, 6, 528, 528, 0).held(1000) == 2 + 6
+
+
+@given(paged_worlds())
+@drawn
+def test_a_prefix_cache_and_several_kinds_exclude_each_other(world: World) -> None:
+    law = world.limits.pages
+    assert law is not None
+    assume(law != uniform(law.block_size))
+    policy = replace(world.policy, prefix_caching=True)
+    trace = world.trace.with_columns(shared_prefix_tokens=np.ones(len(world.trace), np.int64))
+    with pytest.raises(UsageError, match="several kinds"):
+        run(replace(world, policy=policy, trace=trace))
