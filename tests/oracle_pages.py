@@ -1,4 +1,4 @@
-"""Which pages of which groups a sequence holds, one by one: the oracle of ``cost/kvpages.py`` and ``engine/pages.py``."""
+"""Which pages of which groups a sequence holds, one by one: ``cost/kvpages.py`` and ``engine/pages.py`` naively."""
 
 from __future__ import annotations
 

@@ -70,8 +70,6 @@ def simulate_pool(
     _check_load(chosen, router, concurrency, seed, marks)
     cache = new_cache(trace, limits.block_size, replicas, wanted=policy.prefix_caching)
     rules = _rules(policy, limits, tables.stages, prefix_caching=len(cache.prefixes) > 0)
-    if rules.hybrid and rules.prefix_caching:
-        raise UsageError("prefix_caching: not where layers of several kinds share a pool of pages")
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
     origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
@@ -124,6 +122,9 @@ def _offered(trace: Trace) -> Offered:
 def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching: bool) -> Limits:
     """What the compiled scheduler reads, in exactly its types."""
     pages = limits.pages or uniform(limits.block_size)
+    hybrid = pages != uniform(pages.block_size)
+    if hybrid and prefix_caching:
+        raise UsageError("prefix_caching: not where layers of several kinds share a pool of pages")
     return Limits(
         max_num_batched_tokens=int(policy.max_num_batched_tokens),
         max_num_seqs=int(policy.max_num_seqs),
@@ -136,7 +137,7 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
         kv_blocks=int(limits.kv_blocks),
         block_size=int(pages.block_size),
         max_model_len=int(limits.max_model_len),
-        hybrid=pages != uniform(pages.block_size),
+        hybrid=hybrid,
         full_groups=int(pages.full_groups),
         windowed_groups=int(pages.windowed_groups),
         state_pages=int(pages.state_pages),
