@@ -72,9 +72,10 @@ def count_past_window(state: State, limits: Limits, i: int) -> None:
 def step_pages(state: State, limits: Limits, g: int, ahead: int) -> int:
     """Pages that the group's iteration takes which comes ``ahead`` after the next, less those that it gives back."""
     step = state.groups[g].step + ahead
-    if not limits.hybrid:
-        return state.blocks[g, -step % limits.block_size]
-    return _hybrid_step(state, limits, g, step)
+    if limits.hybrid:
+        return _hybrid_step(state, limits, g, step)
+    pages: int = state.blocks[g, -step % limits.block_size]
+    return pages
 
 
 @rare_kernel
@@ -94,7 +95,7 @@ def _hybrid_step(state: State, limits: Limits, g: int, step: int) -> int:
 def _cycle_pages(state: State, limits: Limits, g: int) -> int:
     """Pages that ``limits.cycle`` iterations take in all; never negative."""
     group = state.groups[g]
-    pages = limits.full_groups * (limits.cycle // limits.block_size) * group.decoding
+    pages: int = limits.full_groups * (limits.cycle // limits.block_size) * group.decoding
     if limits.windowed_groups > 0:
         pages += limits.windowed_groups * (limits.cycle // limits.window_block) * group.growing
     return pages
