@@ -18,7 +18,7 @@ from apexsim.cost.operators import AttentionOp
 from apexsim.cost.precision import INPUT_BYTES, attention_compute, compute_dtype
 from apexsim.cost.shapes import decode_work, gemm_work, prefill_work
 from apexsim.spec import catalog
-from apexsim.spec.dtypes import weight_bytes
+from apexsim.spec.formats import weight_bytes
 from tests.cost_worlds import shared
 
 DENSE = ("gemm.", "prefill_attention.", "decode_attention.")

@@ -7,7 +7,8 @@ import pytest
 
 from apexsim.cost.kernels import AnalyticKernels, CalibratedKernels
 from apexsim.spec import catalog
-from apexsim.spec.dtypes import WeightDtype, weight_bytes
+from apexsim.spec.dtypes import WeightDtype
+from apexsim.spec.formats import weight_bytes
 
 DTYPES: tuple[WeightDtype, ...] = (
     "bf16", "fp16", "fp8", "fp8-block", "int8", "w8a16", "w4a16", "w4a8", "nvfp4", "mxfp4",

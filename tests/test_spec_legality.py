@@ -103,9 +103,11 @@ def test_a_node_larger_than_its_switch_is_refused_with_the_cluster_that_was_mean
     assert check_cluster(catalog.device("gb200"), Cluster.model_validate("18x4xgb200")) is None
 
 
-def test_activations_of_their_own_are_refused() -> None:
+def test_activations_that_no_kernel_multiplies_are_refused() -> None:
     reason = check_pool(catalog.model("Llama-3.1-8B"), Pool(activations="fp8"))
-    assert reason == "activations=fp8 (they follow the weights) is not simulated in this release"
+    assert reason == "activations=fp8: no kernel multiplies bf16 weights by them (known: bf16)"
+    assert check_pool(catalog.model("Llama-3.1-8B"), Pool(weights="fp8", activations="bf16")) is None
+
 
 
 @pytest.mark.parametrize(("key", "value"), [("engine", "vlllm"), ("engine_version", "banana")])

@@ -18,8 +18,9 @@ from apexsim.cost.kernels import CalibratedKernels
 from apexsim.cost.operators import AttentionOp
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
-from apexsim.spec.dtypes import ComputeDtype, WeightDtype, weight_bytes
+from apexsim.spec.dtypes import ComputeDtype, WeightDtype
 from apexsim.spec.files import write_atomically
+from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import Efficiency, HardwareProfile
 
 LARGE = np.array([4096.0, 8192.0, 16384.0])

@@ -17,7 +17,7 @@ from apexsim.cost.floor import FLOOR, floor_s
 from apexsim.cost.kernel_model import Priced
 from apexsim.cost.laws import DecodeLaw, ExchangeLaw, ExpertLaw, GemmLaw, Law, PrefillLaw, Sizes
 from apexsim.cost.operators import AttentionOp, ExpertExchange, GroupedGemm, Phase
-from apexsim.cost.precision import INPUT_BYTES, compute_dtype, sixteen_bit
+from apexsim.cost.precision import INPUT_BYTES, compute_dtype, dequant, sixteen_bit
 from apexsim.cost.shapes import (
     QUERY_TILE,
     Work,
@@ -29,7 +29,8 @@ from apexsim.cost.shapes import (
     reached_tokens,
 )
 from apexsim.spec.cluster import Link
-from apexsim.spec.dtypes import ComputeDtype, WeightDtype, weight_bytes
+from apexsim.spec.dtypes import ComputeDtype
+from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]
@@ -60,7 +61,7 @@ class AnalyticKernels:
         self.profile = profile
         self.engine = engine
 
-    def gemm(self, m: ArrayLike, n: ArrayLike, k: ArrayLike, weights: WeightDtype) -> Priced:
+    def gemm(self, m: ArrayLike, n: ArrayLike, k: ArrayLike, weights: str) -> Priced:
         rows, columns, depth = floats(m, n, k)
         compute = compute_dtype(self.profile, weights)
         work = gemm_work(rows, columns, depth, weight_bytes(weights), INPUT_BYTES[compute])
@@ -115,11 +116,11 @@ class AnalyticKernels:
         floor = FLOOR * np.maximum(sizes["least_near"] / near, sizes["least_far"] / far)
         return np.maximum(law.seconds(work, sizes, far, near), floor)
 
-    def _gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
+    def _gemm(self, weights: str, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
         reached = self.profile.efficiency
         law = GemmLaw(
-            reached.gemm[compute], reached.memory, 4.0, reached.launch_s, ANALYTIC_QUANTISATION, 128.0, ROW_TILES[-1],
-            128, ANALYTIC_UNITS,
+            reached.gemm[compute] / dequant(self.profile, weights), reached.memory, 4.0, reached.launch_s,
+            ANALYTIC_QUANTISATION, 128.0, ROW_TILES[-1], 128, ANALYTIC_UNITS,
         )
         price = self._analytic_price(law, compute, work, sizes)
         for tile in reversed(ROW_TILES[:-1]):
@@ -132,8 +133,9 @@ class AnalyticKernels:
         """The small terms (seconds an expert and a token, passes over the rows) are those of vLLM's Triton kernel."""
         reached = self.profile.efficiency
         law = ExpertLaw(
-            reached.gemm[compute], reached.memory, 2.0, GroupedGemm.kernels * reached.launch_s,
-            expert_s=2e-8, token_s=1e-8, pair_bytes=4.0, wide_bytes=1e-3, rank_bytes=2.0, depth_s=1e-9, tile=16,
+            reached.gemm[compute] / dequant(self.profile, op.weights), reached.memory, 2.0,
+            GroupedGemm.kernels * reached.launch_s, expert_s=2e-8, token_s=1e-8, pair_bytes=4.0, wide_bytes=1e-3,
+            rank_bytes=2.0, depth_s=1e-9, tile=16,
         )  # fmt: skip
         return self._analytic_price(law, compute, work, sizes)
 

@@ -76,7 +76,7 @@ def way_of(pool: Pool, engine: str, profile: HardwareProfile, cluster: Cluster) 
 
 
 def carriers(
-    way: Way, phase: Phase, mlp: MoeMlp, hidden: int, devices: int, weights: WeightDtype
+    way: Way, phase: Phase, mlp: MoeMlp, hidden: int, devices: int, weights: str
 ) -> tuple[ExpertExchange, ExpertExchange] | None:
     """What carries tokens in iterations that hold prefill, and in those that only decode; None for collectives."""
     transports = WAYS[way.name]
@@ -92,7 +92,7 @@ def carriers(
     return prefill, decode
 
 
-def _wire(transport: Transport, phase: Phase, weights: WeightDtype) -> str:
+def _wire(transport: Transport, phase: Phase, weights: str) -> str:
     """The dtype that a phase was measured at. DeepEP returns 16 bits; TensorRT-LLM's files name what was dispatched."""
     if weights not in transport.quantised or (phase == "combine" and not transport.prepared):
         return "bf16"

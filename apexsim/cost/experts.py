@@ -11,7 +11,7 @@ from apexsim.cost.operators import ExpertExchange, GroupedGemm, Phase
 from apexsim.cost.precision import ACTIVATION_BYTES
 from apexsim.cost.routing import expert_load
 from apexsim.cost.shapes import Work
-from apexsim.spec.dtypes import weight_bytes
+from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]

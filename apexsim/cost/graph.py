@@ -8,9 +8,11 @@ may overlap, and the critical path, can be read from the graph. Kernels run one 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from math import ceil, lcm
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import networkx as nx
 
@@ -29,9 +31,11 @@ from apexsim.cost.operators import (
 )
 from apexsim.cost.precision import ACTIVATION_BYTES, weights_of
 from apexsim.cost.routing import SERVING
-from apexsim.spec.dtypes import KvDtype, WeightDtype
+from apexsim.spec.dtypes import KvDtype
+from apexsim.spec.layer_precision import PrecisionRule
 from apexsim.spec.model import Attention, LayerGroup, ModelSpec, MoeMlp, Part
 from apexsim.spec.plan import Pool
+from apexsim.spec.precision import pool_word
 
 PARTS: tuple[Part, ...] = ("attention", "mlp", "experts", "shared_experts")
 """Parts of a layer that have a weight dtype of their own, in the order of the fields of ``Cut``."""
@@ -50,14 +54,16 @@ class Cut(NamedTuple):
     tp: int
     pp: int
     ep: int
-    attention: WeightDtype
-    mlp: WeightDtype
-    experts: WeightDtype
-    shared_experts: WeightDtype
-    lm_head: WeightDtype
+    attention: str
+    mlp: str
+    experts: str
+    shared_experts: str
+    lm_head: str
     kv_cache: KvDtype
     dp: int = 1
     way: Way = Way()
+    router: str = "bf16"
+    rules: tuple[PrecisionRule, ...] = ()  # of single layers; see ``layers_of``
 
     @property
     def devices(self) -> int:
@@ -70,12 +76,16 @@ def cut_of(model: ModelSpec, pool: Pool, way: Way | None = None) -> Cut:
 
     ``way``: how tokens travel to the experts where dp > 1 (``way_of``); an all-gather in one node where left out.
     """
-    way = way or Way("none" if pool.dp == 1 else "all-gather")
-    weights = weights_of(model, pool)
-    kept = model.unquantized if weights == model.quantization else ()
-    attention, mlp, experts, shared = (model.dtype if part in kept else weights for part in PARTS)
+    word = pool_word(model, pool)
+    kept = model.unquantized if weights_of(model, pool) == model.quantization else ()
+    parts = {part: model.dtype if part in kept else word for part in PARTS}
+    head: str = model.dtype
+    for rule in pool.precision:
+        head = (rule.word or head) if rule.part == "lm_head" else head
     return Cut(
-        pool.tp, pool.pp, pool.ep, attention, mlp, experts, shared, model.dtype, pool.kv_cache, pool.dp, way,
+        pool.tp, pool.pp, pool.ep, **parts, lm_head=head, kv_cache=pool.kv_cache, dp=pool.dp,
+        way=way or Way("none" if pool.dp == 1 else "all-gather"), router=model.dtype,
+        rules=tuple(rule for rule in pool.precision if rule.part != "lm_head"),
     )  # fmt: skip
 
 
@@ -92,12 +102,34 @@ def layers_of_stage(layers: int, pp: int, stage: int) -> range:
 
 
 def group_counts(model: ModelSpec, pp: int, stage: int) -> tuple[int, ...]:
-    """How many layers of each group a stage has; groups are taken as evenly interleaved over the depth."""
-    order = sorted(
-        ((i + 0.5) / group.count, g) for g, group in enumerate(model.groups) for i in range(group.count)
-    )
-    mine = [order[layer][1] for layer in layers_of_stage(model.layers, pp, stage)]
+    """How many layers of each group a stage has."""
+    order = model.order
+    mine = [order[layer] for layer in layers_of_stage(model.layers, pp, stage)]
     return tuple(mine.count(g) for g in range(len(model.groups)))
+
+
+def layers_of(model: ModelSpec, cut: Cut, stage: int) -> Iterator[tuple[LayerGroup, Cut, int]]:
+    """(group, cut, layers) of a stage: layers of one group that the precision rules treat alike, together."""
+    if not cut.rules:
+        counts = group_counts(model, cut.pp, stage)
+        yield from ((group, cut, count) for group, count in zip(model.groups, counts, strict=True) if count)
+        return
+    order = model.order
+    kinds = Counter((order[layer], _ruled(cut, layer)) for layer in layers_of_stage(model.layers, cut.pp, stage))
+    yield from ((model.groups[g], own, count) for (g, own), count in kinds.items())
+
+
+def _ruled(cut: Cut, layer: int) -> Cut:
+    """The cut of one layer: each rule in turn on the parts that it is about."""
+    own = cut._replace(rules=())
+    for rule in cut.rules:
+        if not rule.covers(layer):
+            continue
+        if rule.word is not None:
+            named: dict[str, Any] = {part: rule.word for part in PARTS if rule.part in ("all", part)}
+            own = own._replace(**named)
+        own = own._replace(kv_cache=rule.kv_cache or own.kv_cache)
+    return own
 
 
 @lru_cache(maxsize=512)
@@ -136,10 +168,9 @@ def stage_graph(model: ModelSpec, cut: Cut, stage: int) -> nx.DiGraph[str]:
         chain.add(Elementwise("embedding", 2.0 * hidden * ACTIVATION_BYTES, 1, 1))
         if cut.tp > 1:
             chain.add(Collective("embedding_sum", "all_reduce", hidden * ACTIVATION_BYTES, cut.tp, 1))
-    for group, count in zip(model.groups, group_counts(model, cut.pp, stage), strict=True):
-        if count:
-            _add_attention(chain, group, hidden, cut, count)
-            _add_mlp(chain, group, hidden, cut, count)
+    for group, own, count in layers_of(model, cut, stage):
+        _add_attention(chain, group, hidden, own, count)
+        _add_mlp(chain, group, hidden, own, count)
     return chain.graph
 
 
@@ -239,7 +270,7 @@ def _add_experts(
     DeepSeek's ranks have one device each).
     """
     together = cut.dp > 1
-    chain.add(Gemm("router", mlp.experts, hidden, cut.lm_head, count))
+    chain.add(Gemm("router", mlp.experts, hidden, cut.router, count))
     if together:
         _add_exchange(chain, "dispatch", mlp, hidden, cut, count)
     ends = chain.add(GroupedGemm(
@@ -274,7 +305,7 @@ def _add_exchange(
 
 
 def _add_dense(
-    chain: _Chain, prefix: str, intermediate: int, gated: bool, hidden: int, weights: WeightDtype, count: int,
+    chain: _Chain, prefix: str, intermediate: int, gated: bool, hidden: int, weights: str, count: int,
     rows: Rows = OWN,
 ) -> None:
     wide = (2 if gated else 1) * intermediate

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from apexsim.cost.operators import AttentionOp, ExpertExchange, GroupedGemm, Phase
 from apexsim.spec.cluster import Link
-from apexsim.spec.dtypes import WeightDtype
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -30,7 +29,7 @@ class KernelModel(Protocol):
     quantisation to tiles explains.
     """
 
-    def gemm(self, m: ArrayLike, n: ArrayLike, k: ArrayLike, weights: WeightDtype) -> Priced:
+    def gemm(self, m: ArrayLike, n: ArrayLike, k: ArrayLike, weights: str) -> Priced:
         """y[m, n] = x[m, k] · w[n, k], quantisation of x included."""
         ...
 

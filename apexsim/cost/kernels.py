@@ -20,11 +20,12 @@ from apexsim.cost.floor import floor_s
 from apexsim.cost.kernel_model import KernelModel, Priced
 from apexsim.cost.laws import PrefillLaw, Sizes
 from apexsim.cost.operators import AttentionOp, ExpertExchange, GroupedGemm, Phase
-from apexsim.cost.precision import attention_compute
+from apexsim.cost.precision import attention_compute, priced_by
 from apexsim.cost.shapes import Work, collective_work
 from apexsim.spec.catalog import profile_folder
 from apexsim.spec.cluster import Link
-from apexsim.spec.dtypes import ComputeDtype, WeightDtype
+from apexsim.spec.dtypes import ComputeDtype
+from apexsim.spec.formats import weights_part
 from apexsim.spec.hardware import HardwareProfile
 
 __all__ = ["AnalyticKernels", "CalibratedKernels", "KernelModel", "Priced"]
@@ -90,25 +91,25 @@ class CalibratedKernels(AnalyticKernels):
             file.fits, key=lambda f: (f.windowed != windowed, abs(f.variant - variant), f.variant, f.label != label)
         )
 
-    def _gemm(self, weights: WeightDtype, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
-        fit = self.find("gemm", weights)
-        if fit is None:
-            return super()._gemm(weights, compute, work, sizes)
-        return self._fitted(fit, compute, work, sizes)
+    def _gemm(self, weights: str, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
+        for name, own in priced_by(self.profile, weights):
+            fit = self.find("gemm", name)
+            if fit is not None:
+                return self._fitted(fit, compute, work, sizes, own)
+        return super()._gemm(weights, compute, work, sizes)
 
     def _grouped_gemm(self, op: GroupedGemm, compute: ComputeDtype, work: Work, sizes: Sizes) -> Priced:
         """By the kernel that was measured with this model, else by the one that most models run.
 
         Experts with one scale a tensor go by those with one a block where only these were measured.
         """
-        file = self.file("grouped_gemm", op.weights)
-        if file is None and op.weights == "fp8":
-            file = self.file("grouped_gemm", "fp8-block")
+        files = ((self.file("grouped_gemm", name), own) for name, own in priced_by(self.profile, op.weights))
+        file, own = next(((file, own) for file, own in files if file is not None), (None, False))
         if file is None:
             return super()._grouped_gemm(op, compute, work, sizes)
         run = expert_run(op)
         fit = max(file.fits, key=lambda f: (run in f.runs, sum(known[-1] == run[-1] for known in f.runs), f.rows))
-        return self._fitted(fit, compute, work, sizes)
+        return self._fitted(fit, compute, work, sizes, own or file.dtype == "fp8-block")
 
     def _attention(self, operator: str, op: AttentionOp, work: Work, sizes: Sizes) -> Priced:
         fit = self._attention_fit(operator, op)
@@ -125,7 +126,8 @@ class CalibratedKernels(AnalyticKernels):
             operator = f"mla_{operator.removesuffix('_attention')}"
         if op.queries == "fp8" and self.file(operator, "fp8-fp8") is not None:
             dtype = "fp8-fp8"
-        return self.find(operator, dtype, op.latent or _width(op), windowed=op.window > 0, label=op.weights)
+        label = weights_part(op.weights)
+        return self.find(operator, dtype, op.latent or _width(op), windowed=op.window > 0, label=label)
 
     def prefill_past(self, tokens: ArrayLike, op: AttentionOp) -> Priced:
         """The rate of long prompts, by their fit. No measurement has cached tokens: always extrapolated."""

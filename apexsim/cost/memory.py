@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from apexsim.cost.graph import Cut, group_counts, padded_vocab, stage_operators
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm
 from apexsim.cost.precision import ACTIVATION_BYTES
-from apexsim.spec.dtypes import weight_bytes
+from apexsim.spec.formats import weight_bytes
 from apexsim.spec.units import format_bytes
 
 if TYPE_CHECKING:

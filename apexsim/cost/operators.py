@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-from apexsim.spec.dtypes import KvDtype, WeightDtype, kv_bytes
+from apexsim.spec.dtypes import KvDtype, kv_bytes
 
 Phase = Literal["dispatch", "combine", "prepare"]
 """Of an exchange of tokens between the ranks of an expert-parallel group; ``prepare``: who gets how many."""
@@ -37,7 +37,7 @@ class Gemm:
     name: str
     n: int
     k: int
-    weights: WeightDtype
+    weights: str  # a format of apexsim.spec.formats
     count: int
     rows: Rows = OWN
 
@@ -55,7 +55,7 @@ class GroupedGemm:
     local_experts: int  # of this rank
     experts_per_token: int
     gated: bool
-    weights: WeightDtype
+    weights: str  # a format of apexsim.spec.formats
     count: int
     routing: str = "uniform"  # see ``apexsim.cost.routing``
     rows: Rows = OWN
@@ -104,7 +104,7 @@ class AttentionOp:
     count: int
     latent: int = 0  # kv_lora_rank + rope_head_dim
     latent_v: int = 0  # kv_lora_rank
-    weights: WeightDtype = "bf16"  # of the projections around it; vLLM's MLA was measured together with them
+    weights: str = "bf16"  # of the projections around it; vLLM's MLA was measured together with them
     queries: KvDtype = "bf16"  # in which queries come; fp8: a prefill that quantises them, where that was measured
 
     kernels: ClassVar[int] = 1

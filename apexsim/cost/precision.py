@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from apexsim.spec.dtypes import ComputeDtype, KvDtype, WeightDtype
+from apexsim.spec.formats import linear_format, partners, weights_part
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Pool
+from apexsim.spec.precision import pool_word
 
 ACTIVATION_BYTES = 2
 """Activations between kernels are bf16 or fp16 in every engine that is modelled."""
@@ -16,11 +18,11 @@ INPUT_BYTES: dict[ComputeDtype, float] = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, 
 
 def weights_of(model: ModelSpec, pool: Pool) -> WeightDtype:
     """Weight dtype that a pool runs: its own, else the checkpoint's, else the model's 16-bit dtype."""
-    return pool.weights or model.quantization or ("fp16" if model.dtype == "fp16" else "bf16")
+    return pool.weights or model.checkpoint_dtype
 
 
-def compute_dtype(profile: HardwareProfile, weights: WeightDtype) -> ComputeDtype:
-    """Matrix units that multiply such weights. ``check_dtypes`` has said before whether there are any.
+def compute_dtype(profile: HardwareProfile, weights: str) -> ComputeDtype:
+    """Matrix units that multiply weights of a format. ``check_dtypes`` has said before whether there are any.
 
     Parts that a quantised checkpoint leaves in 16 bits run in the 16-bit format that the device has.
     """
@@ -30,6 +32,25 @@ def compute_dtype(profile: HardwareProfile, weights: WeightDtype) -> ComputeDtyp
     if found is None:
         raise ValueError(f"{profile.name} does not run {weights} weights; check_dtypes() tells before")
     return found
+
+
+def dequant(profile: HardwareProfile, weights: str) -> float:
+    """What expanding such weights in the main loop of a GEMM costs, as a factor on its arithmetic; 1 = nothing."""
+    pair = linear_format(weights).pair(profile.peak_flops)
+    return pair.dequant if pair else 1.0
+
+
+def priced_by(profile: HardwareProfile, weights: str) -> tuple[tuple[str, bool], ...]:
+    """Names of the measured formats that price such weights on a device, best first, and whether they are its own.
+
+    A device that multiplies a format in other units than these kernels do (mxfp4 by fp8 or by bf16) has no own ones.
+    """
+    pair = linear_format(weights).pair(profile.peak_flops)
+    if pair is None:
+        return ((weights, True),)
+    own = weights_part(weights)
+    names = ((own, True),) if profile.executes(own) == pair.compute else ()
+    return (*names, *((name, False) for name in pair.borrows))
 
 
 def sixteen_bit(profile: HardwareProfile) -> ComputeDtype:
@@ -47,12 +68,33 @@ def attention_compute(profile: HardwareProfile, kv_dtype: KvDtype) -> ComputeDty
 
 
 def check_dtypes(profile: HardwareProfile, model: ModelSpec, pool: Pool) -> str | None:
-    """Why the device cannot run the pool's weights or KV cache, in one line; None where it can."""
-    weights = weights_of(model, pool)
-    if not profile.supports(weights):
-        hint = "; weights: fp16 would run" if weights == "bf16" and profile.supports("fp16") else ""
-        units = ", ".join(profile.peak_flops)
-        return f"{profile.name} has no matrix units for {weights} weights (it has: {units}){hint}"
-    if not profile.supports_kv(pool.kv_cache):
-        return f"{profile.name} does not read a {pool.kv_cache} KV cache (its units: {', '.join(profile.peak_flops)})"
+    """Why the device cannot run the pool's formats, or those of one of its precision rules, in one line; or None."""
+    reason = _unknown_units(profile, pool_word(model, pool)) or _unread(profile, pool.kv_cache)
+    if reason is not None:
+        return reason
+    for rule in pool.precision:
+        reason = _unknown_units(profile, rule.word) if rule.word else None
+        reason = reason or (_unread(profile, rule.kv_cache) if rule.kv_cache else None)
+        if reason is not None:
+            return f"precision {rule.id}: {reason}"
     return None
+
+
+def _unknown_units(profile: HardwareProfile, word: str) -> str | None:
+    if profile.supports(word):
+        return None
+    weights, activations = weights_part(word), word.partition(":")[2]
+    units = ", ".join(profile.peak_flops)
+    if activations:
+        return f"{profile.name} cannot multiply {weights} weights by {activations} activations (its units: {units})"
+    others = [act for act in partners(weights) if profile.supports(f"{weights}:{act}")]
+    hint = f"; activations: {others[0]} would run" if others else ""
+    if weights == "bf16" and profile.supports("fp16"):
+        hint = "; weights: fp16 would run"
+    return f"{profile.name} has no matrix units for {weights} weights (it has: {units}){hint}"
+
+
+def _unread(profile: HardwareProfile, kv_cache: KvDtype) -> str | None:
+    if profile.supports_kv(kv_cache):
+        return None
+    return f"{profile.name} does not read a {kv_cache} KV cache (its units: {', '.join(profile.peak_flops)})"

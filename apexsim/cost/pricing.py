@@ -38,7 +38,7 @@ from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype,
 from apexsim.cost.routing import expert_load
 from apexsim.cost.tables import token_knots
 from apexsim.spec.cluster import Link
-from apexsim.spec.dtypes import weight_bytes
+from apexsim.spec.formats import weight_bytes, weights_part
 from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]
@@ -135,9 +135,9 @@ class Pricer:
         if isinstance(op, Collective | Exchange):
             return power.communicating_j(seconds)
         if isinstance(op, Gemm):
-            law, compute = power.law("gemm", op.weights), compute_dtype(self.profile, op.weights)
+            law, compute = power.law("gemm", weights_part(op.weights)), compute_dtype(self.profile, op.weights)
         elif isinstance(op, GroupedGemm):
-            law, compute = power.law("grouped_gemm", op.weights), compute_dtype(self.profile, op.weights)
+            law, compute = power.law("grouped_gemm", weights_part(op.weights)), compute_dtype(self.profile, op.weights)
         else:
             law, compute = power.law("gemm", "bf16"), sixteen_bit(self.profile)
         return power.running_j(law, compute, seconds, flops, moved)

@@ -20,7 +20,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from apexsim.errors import UsageError
 from apexsim.spec.base import Strict, load_yaml, parse
 from apexsim.spec.cluster import Cluster
-from apexsim.spec.dtypes import KvDtype, WeightDtype, weight_bytes
+from apexsim.spec.dtypes import KvDtype, WeightDtype
+from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan, Pool, Scheduler

@@ -18,6 +18,7 @@ from apexsim.spec.base import load_file, load_yaml, parse
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import WeightDtype
 from apexsim.spec.engine import EngineProfile
+from apexsim.spec.formats import word_of
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import ModelSpec, Part
 from apexsim.spec.plan import Plan
@@ -182,7 +183,8 @@ def _quantization(value: Any, path: Path) -> Quantization:
     for word, allowed in ((weights, get_args(WeightDtype)), *((part, get_args(Part)) for part in parts)):
         if word not in allowed:
             raise InputError(f"{path}: {_OWN_KEY}.quantized: {unknown_name('word', str(word), allowed)}")
-    return Quantization(weights, parts)
+    group = given.get("group_size")
+    return Quantization(weights, parts, word_of(weights, None, group, symmetric=given.get("symmetric") is True))
 
 
 @cache
@@ -194,6 +196,7 @@ def _load_entry(entry: _Entry) -> ModelSpec:
     if entry.quantization is not None:
         quantized = entry.quantization
         changes |= {"aliases": (), "quantization": quantized.weights, "unquantized": quantized.unquantized}
+        changes |= {"quantization_format": quantized.format}
     return found.model_copy(update=changes)
 
 

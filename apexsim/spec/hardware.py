@@ -12,24 +12,12 @@ from typing import Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from apexsim.spec.base import Strict
-from apexsim.spec.dtypes import ComputeDtype, KvDtype, WeightDtype
+from apexsim.spec.dtypes import ComputeDtype, KvDtype
+from apexsim.spec.formats import linear_format
 from apexsim.spec.units import Bandwidth, Bytes, Flops, Seconds
 
 Basis = Literal["measured", "vendor", "estimated", "unofficial"]
 
-_EXECUTES: dict[WeightDtype, tuple[ComputeDtype, ...]] = {
-    # what the tensor units multiply in; the first one that the device has. Weight-only formats dequantise.
-    "bf16": ("bf16",),
-    "fp16": ("fp16",),
-    "fp8": ("fp8",),
-    "fp8-block": ("fp8",),
-    "int8": ("int8",),
-    "w8a16": ("bf16", "fp16"),
-    "w4a16": ("bf16", "fp16"),
-    "w4a8": ("int8",),
-    "nvfp4": ("fp4",),
-    "mxfp4": ("bf16",),  # weight-only (gpt-oss on Hopper), but for the devices of ``executes``
-}
 _KV_NEEDS: dict[KvDtype, tuple[ComputeDtype, ...]] = {
     "bf16": ("bf16", "fp16"),
     "fp16": ("fp16",),
@@ -160,18 +148,15 @@ class HardwareProfile(Strict):
     def __hash__(self) -> int:
         return hash(self.name)
 
-    def executes(self, weights: WeightDtype) -> ComputeDtype | None:
-        """The dtype that the tensor units multiply in for such weights; None where the device cannot.
-
-        Units that read fp4 take mxfp4 with fp8 activations, at the rate of fp8: engines run gpt-oss as
-        mxfp8 x mxfp4 at most, never as fp4 x fp4.
+    def executes(self, weights: str) -> ComputeDtype | None:
+        """The dtype that the tensor units multiply in for weights of a format (``spec/formats.py``); None where the
+        device cannot.
         """
-        if weights == "mxfp4" and {"fp4", "fp8"} <= set(self.peak_flops):
-            return "fp8"
-        return next((dtype for dtype in _EXECUTES[weights] if dtype in self.peak_flops), None)
+        pair = linear_format(weights).pair(self.peak_flops)
+        return pair.compute if pair else None
 
-    def supports(self, weights: WeightDtype) -> bool:
-        """Whether the device runs weights of this dtype."""
+    def supports(self, weights: str) -> bool:
+        """Whether the device runs weights of this format."""
         return self.executes(weights) is not None
 
     def supports_kv(self, dtype: KvDtype) -> bool:

@@ -5,7 +5,6 @@ A missing or senseless key is an error that names it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -157,7 +156,10 @@ def layer_kinds(config: Config, pattern: list[str], windowed: str = "sliding_att
 
 def grouped(layers: Iterable[tuple[Attention, Mlp]], norms: int = 2) -> Groups:
     """Identical layers together, in the order of their first layer."""
+    found: dict[tuple[Attention, Mlp], list[int]] = {}
+    for layer, kind in enumerate(layers):
+        found.setdefault(kind, []).append(layer)
     return tuple(
-        LayerGroup(count=count, attention=attention, mlp=mlp, norms=norms)
-        for (attention, mlp), count in Counter(layers).items()
+        LayerGroup(count=len(at), attention=attention, mlp=mlp, norms=norms, at=tuple(at) if len(found) > 1 else ())
+        for (attention, mlp), at in found.items()
     )

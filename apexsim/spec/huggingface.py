@@ -72,6 +72,7 @@ def model_from_config(config: Mapping[str, Any], name: str, source: str) -> Mode
         "tied_embeddings": outside_first.flag("tie_word_embeddings", family.tied),
         "dtype": checkpoint_dtype(keys),
         "quantization": quantization.weights if quantization else None,
+        "quantization_format": quantization.format if quantization else "",
         "unquantized": quantization.unquantized if quantization else (),
         "groups": _groups(family, keys),
         "mtp_layers": keys.zero_or("num_nextn_predict_layers"),

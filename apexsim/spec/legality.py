@@ -7,15 +7,12 @@ language knows and the engine does not yet do is refused here.
 from __future__ import annotations
 
 from apexsim.spec.cluster import Cluster
-from apexsim.spec.dtypes import WeightDtype
 from apexsim.spec.experts import DIRECT, OFFERED
+from apexsim.spec.formats import block_of, weights_part
 from apexsim.spec.hardware import HardwareProfile
-from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp
+from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp, Part
 from apexsim.spec.plan import Plan, Pool
-
-BLOCK: dict[WeightDtype, int] = {"fp8-block": 128, "w4a16": 128, "w4a8": 128}
-"""Weights that share a scale (GPTQ's and AWQ's usual group): engines refuse a rank whose share of a matrix cuts
-such a block."""
+from apexsim.spec.precision import check_precision, part_words
 
 
 def check_plan(model: ModelSpec, plan: Plan) -> str | None:
@@ -82,7 +79,10 @@ def check_exchange(plan: Plan, profile: HardwareProfile) -> str | None:
 
 def check_pool(model: ModelSpec, pool: Pool) -> str | None:
     """Why ``pool`` cannot run ``model``, or None."""
-    return _not_simulated_yet(pool) or _wrong_degrees(model, pool) or _wrong_limits(model, pool)
+    return (
+        _not_simulated_yet(pool) or check_precision(model, pool) or _wrong_degrees(model, pool)
+        or _wrong_limits(model, pool)
+    )
 
 
 def _not_simulated_yet(pool: Pool) -> str | None:
@@ -90,7 +90,6 @@ def _not_simulated_yet(pool: Pool) -> str | None:
         f"role={pool.role}": pool.role != "serve",
         f"dp={pool.dp} (attention data parallelism inside a replica; use replicas)": pool.dp > 1,
         f"cp={pool.cp} (context parallelism)": pool.cp > 1,
-        f"activations={pool.activations} (they follow the weights)": pool.activations is not None,
         "speculative decoding": pool.speculative is not None,
         f"kv_tiers={list(pool.kv_tiers)}": bool(pool.kv_tiers),
     }
@@ -100,13 +99,13 @@ def _not_simulated_yet(pool: Pool) -> str | None:
 def _wrong_degrees(model: ModelSpec, pool: Pool) -> str | None:
     if pool.pp > model.layers:
         return f"pp={pool.pp} exceeds the {model.layers} layers of {model.name}"
-    weights = pool.weights or model.checkpoint_dtype
-    for group in model.groups:
-        reason = _wrong_tp(group.attention, pool.tp) or _wrong_width(group.mlp, pool.tp, weights)
+    for index, group in enumerate(model.groups):
+        blocks = Blocks(model, pool, index)
+        reason = _wrong_tp(group.attention, pool.tp) or _wrong_width(group.mlp, pool.tp, blocks)
         if reason:
             return f"tp={pool.tp} {reason} of {model.name}"
         if isinstance(group.mlp, MoeMlp):
-            reason = _wrong_experts(group.mlp, pool, weights)
+            reason = _wrong_experts(group.mlp, pool, blocks)
             if reason:
                 return f"{reason} of {model.name}"
     if pool.ep > 1 and not model.is_moe:
@@ -123,6 +122,19 @@ def _wrong_exchange(pool: Pool) -> str | None:
     return None
 
 
+class Blocks:
+    """The widest block of weights with one scale in each part of a group of layers."""
+
+    def __init__(self, model: ModelSpec, pool: Pool, group: int) -> None:
+        self._where = model, pool, group
+
+    def widest(self, part: Part) -> tuple[int, str]:
+        """(weights of a block, their dtype)."""
+        model, pool, group = self._where
+        words = part_words(model, pool, part, group)
+        return max((block_of(word), weights_part(word)) for word in words)
+
+
 def _wrong_tp(attention: Attention, tp: int) -> str | None:
     """Engines give each rank whole heads; KV heads are copied where there are fewer of them than ranks."""
     if attention.heads % tp:
@@ -133,26 +145,27 @@ def _wrong_tp(attention: Attention, tp: int) -> str | None:
     return None
 
 
-def _wrong_width(mlp: DenseMlp | MoeMlp, tp: int, weights: WeightDtype) -> str | None:
+def _wrong_width(mlp: DenseMlp | MoeMlp, tp: int, blocks: Blocks) -> str | None:
     """Each rank gets an equal share of every feed-forward matrix that all ranks hold."""
     if isinstance(mlp, DenseMlp):
-        return _wrong_share("feed-forward width", mlp.intermediate_size, tp, weights)
+        return _wrong_share("feed-forward width", mlp.intermediate_size, tp, blocks.widest("mlp"))
     if mlp.shared_experts:
-        return _wrong_share("shared experts' width", mlp.shared_intermediate_size, tp, weights)
+        widest = blocks.widest("shared_experts")
+        return _wrong_share("shared experts' width", mlp.shared_intermediate_size, tp, widest)
     return None
 
 
-def _wrong_experts(mlp: MoeMlp, pool: Pool, weights: WeightDtype) -> str | None:
+def _wrong_experts(mlp: MoeMlp, pool: Pool, blocks: Blocks) -> str | None:
     """Whole experts over the ep ranks, each of them in equal shares over moe_tp."""
     if mlp.experts % pool.ep:
         return f"ep={pool.ep} does not divide the {mlp.experts} experts"
-    reason = _wrong_share("expert width", mlp.intermediate_size, pool.experts_tp, weights)
+    reason = _wrong_share("expert width", mlp.intermediate_size, pool.experts_tp, blocks.widest("experts"))
     name = "tp" if pool.ep == 1 else "moe_tp"
     return f"{name}={pool.experts_tp} {reason}" if reason else None
 
 
-def _wrong_share(name: str, width: int, ranks: int, weights: WeightDtype) -> str | None:
-    block = BLOCK.get(weights, 1)
+def _wrong_share(name: str, width: int, ranks: int, widest: tuple[int, str]) -> str | None:
+    block, weights = widest
     if width % ranks:
         return f"does not divide the {name} {width}"
     if (width // ranks) % block:

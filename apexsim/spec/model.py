@@ -162,6 +162,13 @@ class LayerGroup(Strict):
     attention: Attention = Field(description="their self-attention")
     mlp: DenseMlp | MoeMlp = Field(description="their feed-forward block")
     norms: int = Field(2, ge=0, description="norm vectors of the hidden size in a layer")
+    at: tuple[int, ...] = Field((), strict=False, description="their indices, from 0; empty: spread over the depth")
+
+    @model_validator(mode="after")
+    def _one_index_each(self) -> LayerGroup:
+        if self.at and len(self.at) != self.count:
+            raise ValueError(f"at names {len(self.at)} layers, count is {self.count}")
+        return self
 
 
 class ModelSpec(Strict):
@@ -176,6 +183,9 @@ class ModelSpec(Strict):
     tied_embeddings: bool = Field(False, description="the LM head is the embedding")
     dtype: Literal["bf16", "fp16"] = Field("bf16", description="dtype of what is not quantised")
     quantization: WeightDtype | None = Field(None, description="weight dtype of a quantised checkpoint")
+    quantization_format: str = Field(
+        "", description="the same with its group of weights and its activations, as spec/formats.py writes it"
+    )
     unquantized: tuple[Part, ...] = Field(
         (), strict=False, description="parts of a quantised checkpoint that keep the model's dtype"
     )
@@ -197,6 +207,14 @@ class ModelSpec(Strict):
     def layers(self) -> int:
         """Transformer layers, MTP layers apart."""
         return sum(group.count for group in self.groups)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The group of each layer, first layer first; groups that do not say where are evenly interleaved."""
+        if all(group.at for group in self.groups):
+            return tuple(g for _, g in sorted((at, g) for g, group in enumerate(self.groups) for at in group.at))
+        spread = (((i + 0.5) / group.count, g) for g, group in enumerate(self.groups) for i in range(group.count))
+        return tuple(g for _, g in sorted(spread))
 
     @property
     def window(self) -> int:

@@ -12,8 +12,9 @@ from pydantic import Field, field_validator, model_validator
 
 from apexsim.spec.base import Strict
 from apexsim.spec.cluster import Cluster
-from apexsim.spec.dtypes import KvDtype, WeightDtype
+from apexsim.spec.dtypes import ActivationDtype, KvDtype, WeightDtype
 from apexsim.spec.experts import Experts
+from apexsim.spec.layer_precision import PrecisionRule
 
 Role = Literal["serve", "encode", "prefill", "decode"]
 Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers"]
@@ -45,8 +46,13 @@ class Pool(Strict):
     experts: Experts = Field(Experts(), description="routed experts: how tokens travel to them")
     device: str | None = Field(None, description="device of this pool; the cluster's own where left out")
     weights: WeightDtype | None = Field(None, description="dtype of the weights; the checkpoint's own where left out")
-    activations: str | None = Field(None, description="dtype of the activations; follows the weights")
+    activations: ActivationDtype | None = Field(
+        None, description="dtype that the weights are multiplied in; what the device runs them in where left out"
+    )
     kv_cache: KvDtype = Field("bf16", description="dtype of the KV cache")
+    precision: tuple[PrecisionRule, ...] = Field(
+        (), strict=False, description="number formats of single layers or parts; the pool's where no rule names them"
+    )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the memory that the engine may use")
     block_size: int = Field(16, ge=1, description="tokens of a KV block")
     max_model_len: int | None = Field(None, ge=1, description="context limit; the model's own where left out")
@@ -138,6 +144,7 @@ def _pool_id(pool: Pool) -> str:
         for key, short in _OTHERS.items()
         if getattr(pool, key) != Pool.model_fields[key].default
     ]
+    parts += [rule.id for rule in pool.precision]
     role = "" if pool.role == "serve" else f"{pool.role}-"
     device = f"{pool.device}-" if pool.device else ""
     return f"{role}{device}{pool.replicas}x{'-'.join(parts)}"

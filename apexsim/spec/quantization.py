@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from apexsim.errors import InputError, unknown_name
 from apexsim.spec.dtypes import WeightDtype
+from apexsim.spec.formats import word_of
 from apexsim.spec.model import Part
 
 _MODULES: dict[Part, tuple[str, ...]] = {
@@ -49,10 +50,11 @@ _MODELOPT: dict[str, WeightDtype] = {
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """The dtype of the quantised weights, and which parts keep the model's own."""
+    """The dtype of the quantised weights, which parts keep the model's own, and the format in full."""
 
     weights: WeightDtype
     unquantized: tuple[Part, ...]
+    format: str = ""  # a word of ``spec/formats.py``
 
 
 def read_quantization(config: Mapping[str, Any], source: str) -> Quantization | None:
@@ -68,7 +70,7 @@ def read_quantization(config: Mapping[str, Any], source: str) -> Quantization | 
         raise InputError(f"{source}: quantization_config: expected a mapping, got {section!r}")
     weights = _weights(section, source)
     try:
-        return Quantization(weights, unquantized_parts(_ignored(section)))
+        return Quantization(weights, unquantized_parts(_ignored(section)), _word(weights, section))
     except re.error as problem:
         raise InputError(f"{source}: quantization_config: a list of modules holds no regex: {problem}") from None
 
@@ -143,6 +145,19 @@ def _scheme(group: Any, source: str) -> WeightDtype:
             return "w8a16"
         return "fp8-block" if weights.get("strategy") == "block" else "fp8"
     return _integer(bits, activation_bits, source)
+
+
+def _word(weights: WeightDtype, section: Mapping[str, Any]) -> str:
+    """The format with what else the section says of it: its group of weights, and fp8 activations of int4 weights."""
+    groups = section.get("config_groups")
+    inner = next(iter(groups.values())) if isinstance(groups, Mapping) and groups else {}
+    own, inputs = inner.get("weights") or {}, inner.get("input_activations") or {}
+    group = section.get("group_size", section.get("q_group_size", own.get("group_size")))
+    fp8 = inputs.get("type") == "float" or section.get("quant_algo") == "W4A8_AWQ"
+    return word_of(
+        weights, "fp8" if weights == "w4a8" and fp8 else None,
+        group if isinstance(group, int) and group > 0 else None, symmetric=own.get("symmetric") is True,
+    )
 
 
 def _ignored(section: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,8 @@ from apexsim.cost.operators import AttentionOp, ExpertExchange, GroupedGemm
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype, sixteen_bit
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Link
-from apexsim.spec.dtypes import WeightDtype, weight_bytes
+from apexsim.spec.dtypes import WeightDtype
+from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 
 ATTENTION = AttentionOp("attention", 8, 1, 128, 128, 0, "bf16", 1)

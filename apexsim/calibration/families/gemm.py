@@ -15,7 +15,8 @@ from apexsim.calibration.rows import Recipe, Rows
 from apexsim.cost.kernels import CalibratedKernels
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype
 from apexsim.cost.shapes import gemm_work
-from apexsim.spec.dtypes import WeightDtype, weight_bytes
+from apexsim.spec.dtypes import WeightDtype
+from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]
