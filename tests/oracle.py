@@ -59,6 +59,10 @@ class Oracle:
         self.token_knots = [float(i if i <= dense else dense + (i - dense) * stride) for i in range(knots)]
         self.iterations: list[tuple[float, float, int, int, int]] = []
         self.tied = False
+        self.follows = policy.follow and stages > 1
+        most = policy.max_num_seqs
+        self.in_replica = most * stages if policy.seqs_of == "batch" else most
+        self.in_batch = max(1, most // stages) if policy.seqs_of == "share" else most
 
     # --- time -------------------------------------------------------------------------------------------------
 
@@ -167,7 +171,9 @@ class Oracle:
             whole = self.most_blocks(request.prompt + request.output - 1)
             blocks = whole if policy.reserve else self.blocks_for(0, found + chunk)
             need = blocks - blocks_of([unit for unit in units if unit in replica.held])
-            if running >= policy.max_num_seqs or (chunk > budget and not first) or need > replica.free:
+            if running >= self.in_replica or len(slot.running) >= self.in_batch:
+                break
+            if (chunk > budget and not first) or need > replica.free:
                 break
             replica.admit(slot, units, found, blocks)
             request.start = now if request.start is None else request.start
@@ -179,6 +185,8 @@ class Oracle:
         slot = replica.slots[s]
         slot.ready = False
         slot.decodes, slot.chunks, self.preempted = [], [], False
+        while self.follows and replica.open and len(slot.running) < self.in_batch:
+            slot.running.append(replica.open.pop(0))
         if policy.mix:
             self.schedule_decodes(replica, slot)
         budget = policy.max_num_batched_tokens
@@ -201,7 +209,21 @@ class Oracle:
             if p < stages - 1:
                 end += self.by_tokens(t.transfer_s, total)
         slot.begin, slot.end = now, end
+        if self.follows:
+            self.pass_on(replica, slot)
         self.iterations.append((now, end, r, len(slot.decodes), total - len(slot.decodes)))
+
+    def pass_on(self, replica: Replica, slot: Slot) -> None:
+        """What is in flight counts as computed; a prompt that has tokens left is for whoever is scheduled next."""
+        for request, chunk in slot.chunks:
+            request.computed += chunk
+            replica.settle(request)
+        begun = [r for r in slot.running if not r.decoding and r.computed < r.to_prefill]
+        slot.running = [r for r in slot.running if r not in begun]
+        slot.chunks = [(r, 0) for r, _ in slot.chunks if r not in begun]
+        replica.open = begun + replica.open
+        if replica.open:
+            self.wake(replica)
 
     def complete(self, replica: Replica, slot: Slot) -> None:
         now = slot.end
@@ -218,7 +240,7 @@ class Oracle:
                 if not self.policy.reserve:  # what the last chunk saw goes at once
                     request.blocks = self.blocks_for(request.computed - 1, request.computed)
                 self.hand_out(replica, slot, request, now)
-        if replica.waiting:
+        if replica.waiting or replica.open:
             self.wake(replica)
 
     def hand_out(self, replica: Replica, slot: Slot, request: Request, now: float) -> None:
@@ -296,9 +318,8 @@ class Oracle:
                 q = offered.pop(0)
                 self.offer(self.choose(candidates[q.index % len(candidates)], load, q), q)
             for r, replica in enumerate(self.replicas):
-                for s, slot in enumerate(replica.slots):
-                    if slot.ready:
-                        self.schedule(r, s, now)
+                while any(slot.ready for slot in replica.slots):
+                    self.schedule(r, [slot.ready for slot in replica.slots].index(True), now)
         return Run(requests, self.iterations, self.tied, self.replicas)
 
 

@@ -65,13 +65,14 @@ class Replica:
     slots: list[Slot]
     stage_free: list[float]
     waiting: list[Request] = field(default_factory=list)
+    open: list[Request] = field(default_factory=list)  # prompts of a pipeline that no slot holds, by admission
     full: bool = False  # a pipeline that has preempted admits nobody until a request ends
     cached: list[Unit] = field(default_factory=list)  # held by nobody, the next to be evicted first
     evicted: list[Unit] = field(default_factory=list)
 
     @property
     def running(self) -> list[Request]:
-        return [r for slot in self.slots for r in slot.running]
+        return [r for slot in self.slots for r in slot.running] + self.open
 
     @property
     def unfinished(self) -> list[Request]:

@@ -93,7 +93,7 @@ def test_words_for_dtypes_become_those_of_a_plan(tmp_path, model, weights, activ
         ({"engine": "sglang"}, "sglang"),
         ({"engine": "tensorrt-llm"}, "tensorrt-llm"),
         ({"engine": "tensorrt-llm", "scheduler": "orca"}, "orca"),
-        ({"engine": "tensorrt-llm", "notes": "x; batch scheduler max_util; y"}, "vllm"),
+        ({"engine": "tensorrt-llm", "notes": "x; batch scheduler max_util; y"}, "tensorrt-llm-max-utilization"),
     ],
 )
 def test_the_scheduler_is_that_of_the_engine_and_version(tmp_path, changes, preset):

@@ -110,6 +110,7 @@ def worlds(
     policy = Policy(
         "drawn", budget, seqs, mix=mix, chunked=draw(st.booleans()), free_decodes=draw(st.booleans()),
         reserve=reserve, ahead=draw(st.booleans()), prefix_caching=caching,
+        seqs_of=draw(st.sampled_from(["replica", "batch", "share"])), follow=draw(st.booleans()),
     )  # fmt: skip
     n = draw(st.integers(1, 24))
     prompts = random.integers(1, draw(st.sampled_from([3, 12, 30])), n)

@@ -68,8 +68,16 @@ def take_waiting(replicas: Rows, requests: Rows, r: int) -> int:
 @kernel
 def start_running(state: State, g: int, i: int) -> None:
     """Append request i to the group's running list as a prefill."""
+    join_batch(state, g, i)
+    state.requests[i].phase = PREFILLING
+    state.requests[i].computed = 0
+    state.replicas[g // state.stage_free_s.shape[1]].running += 1
+
+
+@kernel
+def join_batch(state: State, g: int, i: int) -> None:
+    """Append request i to the group's running list."""
     requests, groups = state.requests, state.groups
-    r = g // state.stage_free_s.shape[1]
     last = groups[g].youngest
     requests[i].older = last
     requests[i].younger = NONE
@@ -77,13 +85,17 @@ def start_running(state: State, g: int, i: int) -> None:
         requests[last].younger = i
     groups[g].youngest = i
     requests[i].group = g
-    requests[i].phase = PREFILLING
-    requests[i].computed = 0
-    state.replicas[r].running += 1
 
 
 @kernel
 def stop_running(state: State, i: int) -> None:
+    """Request i runs no more."""
+    leave_batch(state, i)
+    state.replicas[state.requests[i].group // state.stage_free_s.shape[1]].running -= 1
+
+
+@kernel
+def leave_batch(state: State, i: int) -> None:
     """Unlink request i from its group's running list."""
     requests, groups = state.requests, state.groups
     g = requests[i].group
@@ -94,7 +106,6 @@ def stop_running(state: State, i: int) -> None:
         requests[after].older = before
     else:
         groups[g].youngest = before
-    state.replicas[g // state.stage_free_s.shape[1]].running -= 1
 
 
 @rare_kernel

@@ -224,14 +224,18 @@ def release(state: State, cursor: NDArray[np.int64], concurrency: int, at_s: flo
 @kernel
 def begin_due(state: State, tables: StepTables, limits: Limits, now: float) -> int:
     """Schedule every group that is at a boundary at ``now``; returns as ``advance``."""
-    groups = state.groups
+    groups, stages = state.groups, state.stage_free_s.shape[1]
     slack = instant(now)
-    for g in range(groups.size):
-        while groups[g].phase == READY and groups[g].end_s <= now + slack:
+    g = 0
+    while g < groups.size:
+        if groups[g].phase == READY and groups[g].end_s <= now + slack:
             full = room(state, tables, g)
             if full != THROUGH:
                 return full
             schedule(state, tables, limits, g, now)
+            g = g // stages * stages  # it may have woken those before it
+        else:
+            g += 1
     return THROUGH
 
 

@@ -32,6 +32,7 @@ from apexsim.engine.iteration import run_stages
 from apexsim.engine.jit import kernel
 from apexsim.engine.kvcache import by_admission, find, hold, settle, take_blocks
 from apexsim.engine.pages import most_pages, pages_of, step_pages
+from apexsim.engine.pipeline import is_full, leave_open, take_open
 from apexsim.engine.series import close_series, instant, is_series, series_length, series_seconds
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
 
@@ -110,7 +111,7 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
     requests, groups, replicas = state.requests, state.groups, state.replicas
     r = g // state.stage_free_s.shape[1]
     while budget > 0 and replicas[r].waiting_head != NONE and replicas[r].running < limits.max_num_seqs:
-        if unseen(state, limits, g):
+        if unseen(state, limits, g) or is_full(state, limits, g):
             break
         i = replicas[r].waiting_head
         units, found, shared = find(state, limits, r, i, target(requests, i))
@@ -162,6 +163,8 @@ def compose(state: State, tables: StepTables, limits: Limits, g: int, now: float
     groups = state.groups
     stages = state.stage_free_s.shape[1]
     decoded = limits.mix
+    if limits.follow:
+        take_open(state, limits, g)
     preempted = schedule_decodes(state, tables, limits, g) if decoded else False
     budget = limits.max_num_batched_tokens
     if limits.mix and not limits.free_decodes:
@@ -207,6 +210,10 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
         groups[g].end_s = now + series_seconds(state, tables, g, steps)
     else:
         run_stages(state, tables, g, prefills)
+        if limits.follow:
+            leave_open(state, limits, g)
+            if state.replicas[g // stages].open_head != NONE:
+                wake_groups(state, g // stages, now)
 
 
 @kernel
@@ -244,8 +251,9 @@ def hand_out(state: State, tables: StepTables, limits: Limits, g: int) -> None:
     kept = 0
     for j in range(groups[g].prefills):
         i = state.begun[g, j].request
-        requests[i].computed += state.begun[g, j].tokens
-        settle(state, limits, r, i)
+        if not limits.follow:
+            requests[i].computed += state.begun[g, j].tokens
+            settle(state, limits, r, i)
         if requests[i].computed == target(requests, i):
             end_prefill(state, tables, limits, g, i, now)
         else:
@@ -288,10 +296,10 @@ def next_group(state: State, r: int) -> int:
 
 @kernel
 def wake_groups(state: State, r: int, now: float) -> None:
-    """Requests wait and something has changed: every idle batch of the replica may try again."""
+    """Requests wait or prompts are open, and something has changed: every idle batch of the replica may try again."""
     groups = state.groups
     stages = state.stage_free_s.shape[1]
-    if state.replicas[r].waiting_head == NONE:
+    if state.replicas[r].waiting_head == NONE and state.replicas[r].open_head == NONE:
         return
     for g in range(r * stages, (r + 1) * stages):
         if groups[g].phase == IDLE:

@@ -10,9 +10,13 @@ reserving each request's whole length).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from apexsim.errors import UsageError, unknown_name
 from apexsim.spec.plan import Scheduler
+
+
+SeqsOf = Literal["replica", "batch", "share"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,10 @@ class Policy:
         ahead: asynchronous scheduling: an iteration is composed when the one before it begins, so a request that
             arrives during an iteration misses the next one too. Replicas of one pipeline stage only.
         prefix_caching: blocks of prompts stay when a request ends, and equal prefixes share them.
+        seqs_of: what ``max_num_seqs`` limits in a pipeline: all batches in flight together (``replica``), each of them
+            (``batch``), or all together with an equal share for each (``share``).
+        follow: in a pipeline the next chunk of a prompt goes into the next batch, behind the chunk before; else a
+            prompt waits until its chunk has come out of the last stage.
 
     ``reserve`` admits by the request's whole length. Traces have no declared limit on the output, so there the
     output length stands for the declared one: a policy with ``reserve`` is clairvoyant by as much.
@@ -41,6 +49,8 @@ class Policy:
     reserve: bool = False
     ahead: bool = False
     prefix_caching: bool = False
+    seqs_of: SeqsOf = "replica"
+    follow: bool = True
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -50,18 +60,27 @@ class Policy:
                 f"{self.max_num_seqs} (each running sequence takes a token of the budget)"
             )
 
+    def seqs(self, stages: int) -> tuple[int, int]:
+        """Requests that run at once in a replica of so many pipeline stages, and in one of its batches in flight."""
+        if self.seqs_of == "batch":
+            return self.max_num_seqs * stages, self.max_num_seqs
+        share = max(self.max_num_seqs // stages, 1) if self.seqs_of == "share" else self.max_num_seqs
+        return self.max_num_seqs, share
+
 
 PRESETS: dict[str, Policy] = {
     preset.preset: preset
     for preset in (
         Policy("vllm", 8192, 256, about="vLLM v1: decodes first, chunked prefill in mixed batches, recompute"),
-        Policy("vllm-v0", 8192, 256, mix=False, chunked=False,
+        Policy("vllm-v0", 8192, 256, mix=False, chunked=False, seqs_of="batch",
                about="vLLM before v1: whole prompts first, decodes wait"),
-        Policy("sglang", 8192, 256, mix=False, about="SGLang: chunks first, decodes wait"),
-        Policy("tensorrt-llm", 8192, 2048, reserve=True,
+        Policy("sglang", 8192, 256, mix=False, seqs_of="share", about="SGLang: chunks first, decodes wait"),
+        Policy("tensorrt-llm", 8192, 2048, reserve=True, seqs_of="batch",
                about="in-flight batching, GUARANTEED_NO_EVICT: whole length reserved"),
-        Policy("sarathi", 512, 128, about="Sarathi-Serve: stall-free mixed batches under a small token budget"),
-        Policy("orca", 8192, 128, chunked=False, free_decodes=True, reserve=True,
+        Policy("tensorrt-llm-max-utilization", 8192, 2048, seqs_of="batch",
+               about="in-flight batching, MAX_UTILIZATION: admits while blocks are free, recomputes"),
+        Policy("sarathi", 512, 128, follow=False, about="Sarathi-Serve: stall-free mixed batches under a small token budget"),
+        Policy("orca", 8192, 128, chunked=False, free_decodes=True, reserve=True, seqs_of="batch",
                about="Orca: uncut prompts join the decodes, whole length reserved"),
     )
 }  # fmt: skip

@@ -125,9 +125,12 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
     hybrid = pages != uniform(pages.block_size)
     if hybrid and prefix_caching:
         raise UsageError("prefix_caching: not where layers of several kinds share a pool of pages")
+    running, in_batch = policy.seqs(stages)
     return Limits(
         max_num_batched_tokens=int(policy.max_num_batched_tokens),
-        max_num_seqs=int(policy.max_num_seqs),
+        max_num_seqs=int(running),
+        max_batch_seqs=int(in_batch),
+        follow=bool(policy.follow) and stages > 1,
         mix=bool(policy.mix),
         chunked=bool(policy.chunked),
         free_decodes=bool(policy.free_decodes),

@@ -53,7 +53,7 @@ REQUEST = np.dtype(
         ("computed", "i4"),  # tokens in the KV cache: of the prefill so far, then at the start of decoding
         ("blocks", "i4"),  # KV blocks held while prefilling, or reserved for good
         ("group", "i4"),
-        ("follower", "i4"),  # next in the waiting list
+        ("follower", "i4"),  # next in the waiting list, or of the open prompts
         ("older", "i4"),  # neighbours in the group's running list, by time of admission
         ("younger", "i4"),
         ("preemptions", "i4"),
@@ -81,6 +81,7 @@ REPLICA = np.dtype(
         ("used_blocks", "i8"),
         ("peak_blocks", "i8"),
         ("cached_blocks", "i8"),  # computed and held by no running request: evicted where they are needed
+        ("open_head", "i8"),  # prompts of a pipeline that no batch holds (``pipeline.py``), by ``follower``
         ("full", "i8"),  # 1 from a preemption in a pipeline until a request ends: nobody is admitted
         ("prompt_tokens", "i8"),  # of the unfinished requests: what the least-loaded router looks at
         ("ended", "i8"),  # requests completed or rejected
@@ -171,7 +172,9 @@ class Limits(NamedTuple):
     """What the scheduler may do; numbers only. Presets are in ``schedulers.py``."""
 
     max_num_batched_tokens: int
-    max_num_seqs: int
+    max_num_seqs: int  # requests that run in a replica
+    max_batch_seqs: int  # and in one of its batches in flight
+    follow: bool  # a pipeline: the next chunk of a prompt goes into the next batch
     mix: bool  # prefill and decode share an iteration
     chunked: bool  # a prompt may be cut at the token budget
     free_decodes: bool  # decoding sequences do not count against the token budget
@@ -205,7 +208,7 @@ class Cache(NamedTuple):
 
 
 class State(NamedTuple):
-    """n requests, R replicas, G = R · stages groups, M = max_num_seqs."""
+    """n requests, R replicas, G = R · stages groups, M = max_batch_seqs."""
 
     requests: Rows  # REQUEST [n], in the order of the trace
     replicas: Rows  # REPLICA [R]
@@ -257,11 +260,11 @@ def new_state(
     replicas: int, stages: int, timeline: bool, cache: Cache,
 ) -> State:  # fmt: skip
     """An empty fleet of ``replicas`` before the first arrival."""
-    n, groups, seqs = len(arrival_s), replicas * stages, limits.max_num_seqs
+    n, groups, seqs = len(arrival_s), replicas * stages, limits.max_batch_seqs
     requests, fleet, batches = np.full(n, NEW_REQUEST).view(np.recarray), rows(REPLICA, replicas), rows(GROUP, groups)
     # Clipped, a length that no context holds stays one, and the sum of two fits its type.
     requests.arrival_s, requests.prompt, requests.output = arrival_s, prompt.clip(max=LONGEST), output.clip(max=LONGEST)
-    fleet.waiting_head = fleet.waiting_tail = fleet.oldest = fleet.newest = NONE
+    fleet.waiting_head = fleet.waiting_tail = fleet.open_head = fleet.oldest = fleet.newest = NONE
     batches.end_s = np.inf
     batches.youngest = NONE
     longest = limits.max_num_batched_tokens

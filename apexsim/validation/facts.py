@@ -37,7 +37,7 @@ FACTS: tuple[Fact, ...] = (
     Fact(r"software as submitted: TensorRT \d", "engine_version", "0.20"),
     Fact(r"KV gets (0?\.\d+|1(?:\.0+)?) of the free", "gpu_memory_utilization", "{1}"),
     # MAX_UTILIZATION admits while blocks are free and evicts when they run out: vLLM's rules
-    Fact(r"batch scheduler max_util", "scheduler", "vllm"),
+    Fact(r"batch scheduler max_util", "scheduler", "tensorrt-llm-max-utilization"),
     Fact(r"prompts repeated x(\d+)", "prompt_repeats", "{1}"),
     # a quarter to a half of the tokens of later chat turns: the range that mlenergy-h100-dense derives
     Fact(r"part of which the prefix cache served", "prefix_hit_share", "0.375"),
