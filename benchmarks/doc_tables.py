@@ -70,9 +70,14 @@ def schedulers() -> str:
     """Knobs of the scheduler presets."""
     header = (
         "preset", "`max_num_batched_tokens`", "`max_num_seqs`", "prefill and decode in one iteration",
-        "prompts are cut", "budget counts decodes", "whole length reserved", "about",
+        "prompts are cut", "budget counts decodes", "whole length reserved", "of a pipeline, it limits",
+        "chunks follow", "about",
     )  # fmt: skip
     return table(header, (_rules(PRESETS[name]) for name in sorted(PRESETS)))
+
+
+LIMITED = {"replica": "the replica", "batch": "each batch", "share": "the replica, with equal shares"}
+"""What ``max_num_seqs`` limits."""
 
 
 def _rules(policy: Policy) -> tuple[str, ...]:
@@ -80,7 +85,8 @@ def _rules(policy: Policy) -> tuple[str, ...]:
     rules = (policy.mix, policy.chunked, counted, policy.reserve)
     return (
         f"`{policy.preset}`", str(policy.max_num_batched_tokens), str(policy.max_num_seqs),
-        *("yes" if rule else "no" for rule in rules), policy.about,
+        *("yes" if rule else "no" for rule in rules), LIMITED[policy.seqs_of],
+        "yes" if policy.chunked and policy.follow else "no", policy.about,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ class Run:
     requests: list[Request]
     iterations: list[tuple[float, float, int, int, int]]  # begin, end, replica, decoding sequences, prefill tokens
     tied: bool  # an arrival fell on the end of an iteration
+    sizes: list[int]  # requests of every iteration
     replicas: list[Replica]
 
 
@@ -58,6 +59,7 @@ class Oracle:
         dense, stride = tables.token_dense, tables.token_stride
         self.token_knots = [float(i if i <= dense else dense + (i - dense) * stride) for i in range(knots)]
         self.iterations: list[tuple[float, float, int, int, int]] = []
+        self.sizes: list[int] = []
         self.tied = False
         self.follows = policy.follow and stages > 1
         most = policy.max_num_seqs
@@ -209,9 +211,10 @@ class Oracle:
             if p < stages - 1:
                 end += self.by_tokens(t.transfer_s, total)
         slot.begin, slot.end = now, end
+        self.iterations.append((now, end, r, len(slot.decodes), total - len(slot.decodes)))
+        self.sizes.append(len(slot.decodes) + len(slot.chunks))
         if self.follows:
             self.pass_on(replica, slot)
-        self.iterations.append((now, end, r, len(slot.decodes), total - len(slot.decodes)))
 
     def pass_on(self, replica: Replica, slot: Slot) -> None:
         """What is in flight counts as computed; a prompt that has tokens left is for whoever is scheduled next."""
@@ -320,7 +323,7 @@ class Oracle:
             for r, replica in enumerate(self.replicas):
                 while any(slot.ready for slot in replica.slots):
                     self.schedule(r, [slot.ready for slot in replica.slots].index(True), now)
-        return Run(requests, self.iterations, self.tied, self.replicas)
+        return Run(requests, self.iterations, self.tied, self.sizes, self.replicas)
 
 
 def simulate(

@@ -93,16 +93,17 @@ def declared_by(random: np.random.Generator, prompts: np.ndarray) -> dict[str, o
 
 @st.composite
 def worlds(
-    draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, sharing: bool = False
+    draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, sharing: bool = False,
+    pipelines: bool = False,
 ) -> World:
     """Worlds small enough for the oracle and tight enough for preemption, rejection and every scheduler rule.
 
-    With ``sharing`` every one of them has a prefix cache and a trace that says what prompts share.
+    With ``pipelines`` all have several stages. With ``sharing`` every one of them has a prefix cache and a trace that says what prompts share.
     """
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     seqs = draw(st.integers(1, 6))
     budget = draw(st.integers(seqs, 24))
-    stages = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    stages = draw(st.sampled_from([2, 3, 4] if pipelines else [1, 1, 1, 2, 3]))
     window = draw(st.sampled_from([0, 0, 3, 9]))
     mix = draw(st.booleans())
     reserve = draw(st.sampled_from([False, False, True]))

@@ -212,8 +212,7 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
         run_stages(state, tables, g, prefills)
         if limits.follow:
             leave_open(state, limits, g)
-            if state.replicas[g // stages].open_head != NONE:
-                wake_groups(state, g // stages, now)
+            wake_for_open(state, g, now)
 
 
 @kernel
@@ -305,6 +304,14 @@ def wake_groups(state: State, r: int, now: float) -> None:
         if groups[g].phase == IDLE:
             groups[g].phase = READY
             groups[g].end_s = now
+
+
+@kernel
+def wake_for_open(state: State, g: int, now: float) -> None:
+    """Prompts of the group's replica are open: its idle batches may take them over."""
+    r = g // state.stage_free_s.shape[1]
+    if state.replicas[r].open_head != NONE:
+        wake_groups(state, r, now)
 
 
 @kernel
