@@ -110,7 +110,8 @@ def test_a_full_batch_leaves_an_open_prompt_to_the_others() -> None:
     policy = Policy("t", BUDGET, 2, seqs_of="share")
     result = serve([0.0, 1.0], [1, 24], [20, 2], policy, law=tables(2), timeline=True)
     line = result.timeline
-    assert line is not None and batch_sizes(result) == [1, 1]
+    assert line is not None
+    assert batch_sizes(result) == [1, 1]
     assert set(line.slot[line.prefill_tokens == BUDGET].tolist()) == {1}
 
 

@@ -98,7 +98,8 @@ def worlds(
 ) -> World:
     """Worlds small enough for the oracle and tight enough for preemption, rejection and every scheduler rule.
 
-    With ``pipelines`` all have several stages. With ``sharing`` every one of them has a prefix cache and a trace that says what prompts share.
+    With ``pipelines`` all have several stages. With ``sharing`` every one of them has a prefix cache and a trace that
+    says what prompts share.
     """
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     seqs = draw(st.integers(1, 6))

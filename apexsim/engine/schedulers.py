@@ -15,7 +15,6 @@ from typing import Literal
 from apexsim.errors import UsageError, unknown_name
 from apexsim.spec.plan import Scheduler
 
-
 SeqsOf = Literal["replica", "batch", "share"]
 
 
@@ -79,7 +78,8 @@ PRESETS: dict[str, Policy] = {
                about="in-flight batching, GUARANTEED_NO_EVICT: whole length reserved"),
         Policy("tensorrt-llm-max-utilization", 8192, 2048, seqs_of="batch",
                about="in-flight batching, MAX_UTILIZATION: admits while blocks are free, recomputes"),
-        Policy("sarathi", 512, 128, follow=False, about="Sarathi-Serve: stall-free mixed batches under a small token budget"),
+        Policy("sarathi", 512, 128, follow=False,
+               about="Sarathi-Serve: stall-free mixed batches under a small token budget"),
         Policy("orca", 8192, 128, chunked=False, free_decodes=True, reserve=True, seqs_of="batch",
                about="Orca: uncut prompts join the decodes, whole length reserved"),
     )
