@@ -17,7 +17,8 @@ from apexsim.engine.state import NONE, Limits, State
 @kernel
 def is_full(state: State, limits: Limits, g: int) -> bool:
     """True where the group has as many requests as one batch may hold."""
-    return state.groups[g].decoding + state.groups[g].prefills >= limits.max_batch_seqs
+    requests: int = state.groups[g].decoding + state.groups[g].prefills
+    return requests >= limits.max_batch_seqs
 
 
 @kernel
