@@ -92,18 +92,22 @@ class Oracle:
         total = len(decodes) + sum(c for _, c in chunks)
         sampled = len(decodes) + sum(r.computed + c == r.to_prefill for r, c in chunks)
         seconds = self.by_tokens(t.mixed_s[stage], total) if chunks else float(t.decode_s[stage, len(decodes)])
-        if decodes:
-            lengths = [r.computed + 1 for r in decodes]
-            seconds += self.decode_attention(stage, FULL, lengths)
-            if t.window:
-                seconds += self.decode_attention(stage, WINDOWED, [min(n, t.window) for n in lengths])
-        seconds += sum(self.prefill_attention(stage, c, r.computed) for r, c in chunks)
+        seconds += self.attention(stage, decodes, chunks)
         if stage == len(t.mixed_s) - 1:
             seconds += float(t.head_s[sampled])
         if stage == 0:
             scheduled = len(decodes) + len(chunks)
             seconds = max(seconds, float(t.host_floor_s[scheduled])) + float(t.host_serial_s[scheduled])
         return seconds
+
+    def attention(self, stage: int, decodes: list[Request], chunks: list[tuple[Request, int]]) -> float:
+        window, seconds = self.tables.window, 0.0
+        if decodes:
+            lengths = [r.computed + 1 for r in decodes]
+            seconds += self.decode_attention(stage, FULL, lengths)
+            if window:
+                seconds += self.decode_attention(stage, WINDOWED, [min(n, window) for n in lengths])
+        return seconds + sum(self.prefill_attention(stage, c, r.computed) for r, c in chunks)
 
     # --- blocks -----------------------------------------------------------------------------------------------
 
@@ -182,9 +186,9 @@ class Oracle:
             slot.chunks.append((request, chunk))
             budget -= chunk
 
-    def schedule(self, r: int, s: int, now: float) -> None:
+    def compose(self, r: int, slot: Slot, now: float) -> None:
+        """Who is in the next iteration of a slot."""
         replica, policy = self.replicas[r], self.policy
-        slot = replica.slots[s]
         slot.ready = False
         slot.decodes, slot.chunks, self.preempted = [], [], False
         while self.follows and replica.open and len(slot.running) < self.in_batch:
@@ -197,6 +201,10 @@ class Oracle:
         self.schedule_chunks(replica, slot, budget, now)
         if not policy.mix and not slot.chunks:
             self.schedule_decodes(replica, slot)
+
+    def schedule(self, r: int, s: int, now: float) -> None:
+        slot = self.replicas[r].slots[s]
+        self.compose(r, slot, now)
         if slot.decodes or slot.chunks:
             self.launch(r, slot, now)
 
@@ -329,6 +337,7 @@ class Oracle:
 def simulate(
     trace: Trace, tables: StepTables, limits: ReplicaLimits, policy: Policy, *,
     replicas: int = 1, candidates: np.ndarray, load: str, concurrency: int | None = None,
+    of: type[Oracle] = Oracle,
 ) -> Run:  # fmt: skip
     """Serve the trace; times are the engine's own: arrivals are there (entry is added here), tokens before the exit."""
     requests = []
@@ -340,6 +349,6 @@ def simulate(
         if caching:
             request.units, request.declared = prefix_of(trace, i, limits.block_size)
         requests.append(request)
-    oracle = Oracle(tables, limits, policy, replicas, caching=caching)
+    oracle = of(tables, limits, policy, replicas, caching=caching)
     rows = [[int(c) for c in row] for row in candidates]
     return oracle.run(requests, rows, load, concurrency, limits.entry_s + limits.exit_s)

@@ -10,8 +10,9 @@ from apexsim.engine.pool import BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, BY_REQUES
 from apexsim.engine.result import COMPLETED, REJECTED, SimulationResult
 from apexsim.engine.routers import Offered, router
 from apexsim.engine.simulate import simulate_pool
-from tests.oracle import Run
+from tests.oracle import Oracle, Run
 from tests.oracle import simulate as naive
+from tests.oracle_lockstep import LockstepOracle
 from tests.oracle_memory import blocks_of
 from tests.worlds import World, drawn, worlds
 
@@ -26,10 +27,12 @@ def run_both(world: World) -> tuple[SimulationResult, Run]:
         trace, world.tables, limits, world.policy, replicas=world.replicas, router=world.router, seed=7,
         concurrency=world.concurrency, timeline=True,
     )  # fmt: skip
-    choice = router(world.router).candidates(Offered(len(trace), trace.session), world.replicas, 7)
+    units = world.replicas * world.tables.group.ranks
+    choice = router(world.router).candidates(Offered(len(trace), trace.session), units, 7)
     expected = naive(
-        trace, world.tables, limits, world.policy, replicas=world.replicas, candidates=choice.candidates,
+        trace, world.tables, limits, world.policy, replicas=units, candidates=choice.candidates,
         load=LOADS[choice.load], concurrency=world.concurrency,
+        of=Oracle if units == world.replicas else LockstepOracle,
     )  # fmt: skip
     return result, expected
 
@@ -57,9 +60,8 @@ def iterations_of(result: SimulationResult) -> list[tuple[int, int, int]]:
     ]
 
 
-@given(worlds(routers=BUILT_IN))
-@drawn
-def test_engine_agrees_with_the_oracle(world: World) -> None:
+def check_requests(world: World) -> None:
+    """Every instant of every request."""
     result, expected = run_both(world)
     assume(not expected.tied)
     columns = result.requests
@@ -82,9 +84,8 @@ def test_engine_agrees_with_the_oracle(world: World) -> None:
             assert np.isnan(columns.itl_max_s[i])
 
 
-@given(worlds(routers=BUILT_IN))
-@drawn
-def test_every_gap_and_every_iteration_agrees(world: World) -> None:
+def check_iterations(world: World) -> None:
+    """Every gap, iteration and counter."""
     result, expected = run_both(world)
     assume(not expected.tied)
     gaps = np.sort(np.concatenate([np.diff(r.tokens) for r in expected.requests] or [np.zeros(0)]))
@@ -97,3 +98,15 @@ def test_every_gap_and_every_iteration_agrees(world: World) -> None:
     assert counters.prefill_tokens == sum(row[4] for row in expected.iterations)
     assert counters.preemptions == sum(r.preemptions for r in expected.requests)
     assert counters.evicted_blocks == sum(blocks_of(replica.evicted) for replica in expected.replicas)
+
+
+@given(worlds(routers=BUILT_IN))
+@drawn
+def test_engine_agrees_with_the_oracle(world: World) -> None:
+    check_requests(world)
+
+
+@given(worlds(routers=BUILT_IN))
+@drawn
+def test_every_gap_and_every_iteration_agrees(world: World) -> None:
+    check_iterations(world)

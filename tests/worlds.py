@@ -94,7 +94,7 @@ def declared_by(random: np.random.Generator, prompts: np.ndarray) -> dict[str, o
 @st.composite
 def worlds(
     draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, sharing: bool = False,
-    pipelines: bool = False,
+    pipelines: bool = False, alone: bool = False,
 ) -> World:
     """Worlds small enough for the oracle and tight enough for preemption, rejection and every scheduler rule.
 
@@ -104,7 +104,7 @@ def worlds(
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     seqs = draw(st.integers(1, 6))
     budget = draw(st.integers(seqs, 24))
-    stages = draw(st.sampled_from([2, 3, 4] if pipelines else [1, 1, 1, 2, 3]))
+    stages = 1 if alone else draw(st.sampled_from([2, 3, 4] if pipelines else [1, 1, 1, 2, 3]))
     window = draw(st.sampled_from([0, 0, 3, 9]))
     mix = draw(st.booleans())
     reserve = draw(st.sampled_from([False, False, True]))

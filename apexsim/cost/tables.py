@@ -17,6 +17,14 @@ Tables over tokens are dense up to ``token_dense`` and then have a knot every ``
 ``i <= token_dense: i``, else ``token_dense + (i - token_dense) / token_stride``; linear between knots.
 Tables over the context hold, for each nd, the value at mean contexts ``context_knots`` (linear in S between
 ``nd · knot_j`` and ``nd · knot_j+1``; the last slope goes on beyond the last knot). Everything is in seconds.
+
+D ranks in lockstep (``GroupTables``; one stage only) share each iteration. Rank j computes T_j tokens, at least 1
+(a dummy batch); T = max_j T_j. Up to T = ``padded`` tokens every rank computes T of them. The iteration holds prefill
+where any rank does, and then all take the tables of mixed iterations.
+
+    own_j     = linear(T_j) + Σ attention of rank j + head(n_sampled of rank j)
+    device    = max_j own_j + exchange(T) + experts(Σ_j T_j / D)
+    iteration = max(device, host_floor(n)) + host_serial(n)                n = max_j n_sched of rank j
 """
 
 from __future__ import annotations
@@ -31,6 +39,22 @@ FULL, WINDOWED = 0, 1
 
 TOKEN_DENSE, TOKEN_STRIDE = 1024, 64
 """Knots of tables over tokens: every count up to the first, then one every ``TOKEN_STRIDE``."""
+
+
+class GroupTables(NamedTuple):
+    """Seconds of what D ranks of a replica do together, in iterations with prefill (mixed) and without (decode)."""
+
+    ranks: int  # D; 1 = no lockstep, and the arrays are empty
+    padded_mixed: int  # tokens of the fullest rank up to which all ranks are padded to it
+    padded_decode: int
+    exchange_mixed_s: NDArray[np.float64]  # [N] by tokens of the fullest rank
+    exchange_decode_s: NDArray[np.float64]  # [M + 1]
+    experts_mixed_s: NDArray[np.float64]  # [N] by the mean tokens of the ranks
+    experts_decode_s: NDArray[np.float64]  # [M + 1]
+
+
+ALONE = GroupTables(1, 0, 0, *(np.zeros(0) for _ in range(4)))
+"""Of a replica whose attention is not data parallel."""
 
 
 class StepTables(NamedTuple):
@@ -49,6 +73,7 @@ class StepTables(NamedTuple):
     host_serial_s: NDArray[np.float64]  # [M + 1] by scheduled sequences; added to the device's time
     transfer_s: NDArray[np.float64]  # [N] activations from one stage to the next, by tokens
     window: int  # tokens of the sliding window of kind WINDOWED, 0 = the model has none
+    group: GroupTables = ALONE  # of the ranks in lockstep; the tables above are of one rank
 
     @property
     def stages(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simpy
@@ -17,12 +17,38 @@ import simpy
 from apexsim.cost.tables import StepTables
 from apexsim.engine.jit import exact
 from apexsim.engine.law import exact_tables
+from apexsim.engine.lockstep_pool import (
+    advance_all_in_lockstep,
+    cached_prefix_in_lockstep,
+    cut_all_in_lockstep,
+    offer_one_in_lockstep,
+    run_closed_in_lockstep,
+    run_open_in_lockstep,
+)
 from apexsim.engine.pool import advance_all, cached_prefix, cut_all, offer_one, run_closed, run_open
 from apexsim.engine.recorder import counters
 from apexsim.engine.replica import NEEDS_RECORDS, THROUGH
 from apexsim.engine.result import Snapshot
 from apexsim.engine.routers import Choice, Offered, PlugInRouter, ReplicaView, RequestView
 from apexsim.engine.state import Limits, State, with_deeper_stack, with_longer_records
+
+
+class Kernels(NamedTuple):
+    """The compiled loops of a pool."""
+
+    run_open: Callable[..., int]
+    run_closed: Callable[..., int]
+    advance_all: Callable[..., int]
+    offer_one: Callable[..., None]
+    cut_all: Callable[..., float]
+    cached_prefix: Callable[..., None]
+
+
+REPLICAS = Kernels(run_open, run_closed, advance_all, offer_one, cut_all, cached_prefix)
+IN_LOCKSTEP = Kernels(
+    run_open_in_lockstep, run_closed_in_lockstep, advance_all_in_lockstep, offer_one_in_lockstep,
+    cut_all_in_lockstep, cached_prefix_in_lockstep,
+)  # fmt: skip
 
 
 @dataclass
@@ -41,6 +67,7 @@ class PoolProcess:
         self.state = state
         self.tables = exact_tables(tables)
         self.limits = limits
+        self.kernels = REPLICAS if tables.group.ranks == 1 else IN_LOCKSTEP
 
     def to_the_end(self, kernel: Callable[..., int], *arguments: Any) -> None:
         """Call a resumable kernel until it is through, with longer record arrays each time it asks for them."""
@@ -51,11 +78,11 @@ class PoolProcess:
         """All arrivals and replicas in one compiled run, or in one to each mark."""
         candidates, cursor = exact(choice.candidates, np.int64), np.zeros(1, np.int64)
         for at_s in marks.at_s:
-            self.to_the_end(run_open, candidates, choice.load, cursor, at_s)
-            ends_s = cut_all(self.state, self.tables, at_s)
-            self.to_the_end(run_open, candidates, choice.load, cursor, ends_s)
-            marks.reached.append(Snapshot(ends_s, counters(self.state, self.limits)))
-        self.to_the_end(run_open, candidates, choice.load, cursor, np.inf)
+            self.to_the_end(self.kernels.run_open, candidates, choice.load, cursor, at_s)
+            ends_s = self.kernels.cut_all(self.state, self.tables, at_s)
+            self.to_the_end(self.kernels.run_open, candidates, choice.load, cursor, ends_s)
+            marks.reached.append(Snapshot(ends_s, counters(self.state, self.limits, self.tables.group.ranks)))
+        self.to_the_end(self.kernels.run_open, candidates, choice.load, cursor, np.inf)
         yield self.env.timeout(0)
 
     def closed_loop(
@@ -64,7 +91,7 @@ class PoolProcess:
         """``concurrency`` requests in flight, in one compiled run."""
         cursor = np.zeros(2, np.int64)
         candidates = exact(choice.candidates, np.int64)
-        self.to_the_end(run_closed, candidates, choice.load, cursor, concurrency, float(delay_s), np.inf)
+        self.to_the_end(self.kernels.run_closed, candidates, choice.load, cursor, concurrency, float(delay_s), np.inf)
         yield self.env.timeout(0)
 
     def routed_by(self, router: PlugInRouter, offered: Offered) -> Generator[simpy.Event, None, None]:
@@ -75,17 +102,17 @@ class PoolProcess:
             now = float(request.arrival_s)
             # SimPy's clock starts at 0 and only paces the events: the instants are those of the trace.
             yield self.env.timeout(max(0.0, now - origin - self.env.now))
-            self.to_the_end(advance_all, now)
+            self.to_the_end(self.kernels.advance_all, now)
             view = RequestView(i, now, int(request.prompt), int(offered.session[i]))
             r = self._checked(router.choose(view, self._view(i, now)))
-            offer_one(self.state, self.tables, self.limits, r, i, now)
-        self.to_the_end(advance_all, np.inf)
+            self.kernels.offer_one(self.state, self.tables, self.limits, r, i, now)
+        self.to_the_end(self.kernels.advance_all, np.inf)
 
     def _view(self, i: int, now: float) -> ReplicaView:
         replicas = self.state.replicas
         prefix_tokens = np.zeros(len(replicas), np.int64)
         if self.limits.prefix_caching:
-            cached_prefix(self.state, self.tables, self.limits, i, now, prefix_tokens)
+            self.kernels.cached_prefix(self.state, self.tables, self.limits, i, now, prefix_tokens)
         return ReplicaView(
             waiting=replicas.waiting.copy(), running=replicas.running.copy(),
             prompt_tokens=replicas.prompt_tokens.copy(), used_blocks=replicas.used_blocks.copy(),

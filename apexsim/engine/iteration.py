@@ -98,6 +98,12 @@ def count_iterations(
     histograms[SCHEDULED, scheduled] += steps
     replicas[r].iterations += steps
     replicas[r].prefill_tokens += prefill_tokens
+    note_iteration(state, g, steps, decoding, prefill_tokens, scheduled)
+
+
+@kernel
+def note_iteration(state: State, g: int, steps: int, decoding: int, prefill_tokens: int, scheduled: int) -> None:
+    """A row of the timeline, where one is wanted."""
     timeline = state.timeline
     if timeline.size > 0:
         k = state.filled[1]

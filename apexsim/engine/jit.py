@@ -23,8 +23,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 KERNEL_FILES = (
     "cost/tables.py", "engine/batch.py", "engine/gaps.py", "engine/heap.py", "engine/iteration.py", "engine/jit.py",
-    "engine/kvcache.py", "engine/law.py", "engine/pages.py", "engine/pool.py", "engine/replica.py",
-    "engine/result.py", "engine/series.py", "engine/state.py",
+    "engine/kvcache.py", "engine/law.py", "engine/lockstep.py", "engine/lockstep_pool.py", "engine/pages.py",
+    "engine/pool.py", "engine/replica.py", "engine/result.py", "engine/series.py", "engine/state.py",
 )  # fmt: skip
 """Every file whose text can change what a kernel does, relative to the package."""
 
@@ -94,12 +94,13 @@ def exact(array: Any, dtype: type) -> Any:
     return np.require(array, dtype, ["C", "A", "W"])
 
 
-def is_compiled(*, closed_loop: bool = False) -> bool:
+def is_compiled(*, closed_loop: bool = False, lockstep: bool = False) -> bool:
     """True where a run needs no compilation: the cache holds the outermost kernel, or compiling is off."""
     if numba.config.DISABLE_JIT:
         return True
     entry = "run_closed" if closed_loop else "run_open"
-    return any(CACHE_FOLDER.glob(f"**/pool.{entry}-*.nbi"))
+    name = f"lockstep_pool.{entry}_in_lockstep" if lockstep else f"pool.{entry}"
+    return any(CACHE_FOLDER.glob(f"**/{name}-*.nbi"))
 
 
 def _borrow_in_machine_code(typingctx: Any, array: Any) -> Any:

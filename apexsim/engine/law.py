@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.cost.tables import FULL, WINDOWED, StepTables
+from apexsim.cost.tables import FULL, WINDOWED, GroupTables, StepTables
 from apexsim.engine.jit import borrow, exact, kernel
 
 NEVER = 1 << 62
@@ -17,11 +17,17 @@ NEVER = 1 << 62
 
 def exact_tables(tables: StepTables) -> StepTables:
     """The tables with exactly the types that the compiled kernels take."""
-    values: dict[str, Any] = {
+    return tables._replace(
+        **_exact({name: value for name, value in tables._asdict().items() if name != "group"}),
+        group=tables.group._replace(**_exact(tables.group._asdict())),
+    )
+
+
+def _exact(values: dict[str, Any]) -> dict[str, Any]:
+    return {
         name: exact(value, np.float64) if isinstance(value, np.ndarray) else int(value)
-        for name, value in tables._asdict().items()
+        for name, value in values.items()
     }
-    return tables._replace(**values)
 
 
 @kernel
@@ -31,7 +37,16 @@ def borrow_tables(tables: StepTables) -> StepTables:
         tables.token_dense, tables.token_stride, borrow(tables.mixed_s), borrow(tables.decode_s),
         borrow(tables.context_knots), borrow(tables.decode_attention_s), borrow(tables.prefill_s),
         borrow(tables.prefill_past_s), borrow(tables.head_s), borrow(tables.host_floor_s), borrow(tables.host_serial_s),
-        borrow(tables.transfer_s), tables.window,
+        borrow(tables.transfer_s), tables.window, borrow_group(tables.group),
+    )  # fmt: skip
+
+
+@kernel
+def borrow_group(group: GroupTables) -> GroupTables:
+    """Likewise."""
+    return GroupTables(
+        group.ranks, group.padded_mixed, group.padded_decode, borrow(group.exchange_mixed_s),
+        borrow(group.exchange_decode_s), borrow(group.experts_mixed_s), borrow(group.experts_decode_s),
     )  # fmt: skip
 
 
@@ -112,14 +127,14 @@ def steps_to_reach(need: float, per_step: float) -> int:
 
 
 @kernel
-def decode_segment(
+def attention_segment(
     tables: StepTables, decoding: int, kv: float, kv_windowed: float, growing: int
-) -> tuple[float, float, float, float, int]:
-    """The stretch of decode iterations that begins now and on which the law is one straight line.
+) -> tuple[float, float, int]:
+    """The stretch of decode iterations that begins now and on which attention is one straight line.
 
     ``kv`` and ``kv_windowed`` are the sums S_k of the first iteration, which rise by ``decoding`` and ``growing`` each
-    time. Returns (seconds of the first iteration, seconds more each time, attention seconds of the first, attention
-    seconds more each time, number of iterations on the line). Pipelines of one stage only.
+    time. Returns (attention seconds of the first iteration, seconds more each time, number of iterations on the line).
+    Pipelines of one stage only.
     """
     knots = tables.context_knots
     mean = kv / decoding
@@ -141,6 +156,19 @@ def decode_segment(
         slope += per_token * rise
         if j < knots.size - 2:
             length = min(length, steps_to_reach(knots[j + 1] - mean, rise))
+    return attention, slope, length
+
+
+@kernel
+def decode_segment(
+    tables: StepTables, decoding: int, kv: float, kv_windowed: float, growing: int
+) -> tuple[float, float, float, float, int]:
+    """The stretch on which the whole law is one straight line.
+
+    Returns (seconds of the first iteration, seconds more each time, attention seconds of the first, attention
+    seconds more each time, number of iterations on the line). Arguments as for ``attention_segment``.
+    """
+    attention, slope, length = attention_segment(tables, decoding, kv, kv_windowed, growing)
     device = tables.decode_s[0, decoding] + tables.head_s[decoding] + attention
     floor = tables.host_floor_s[decoding]
     serial = tables.host_serial_s[decoding]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.engine.result import Counters, ItlRuns, RequestColumns, Timeline
-from apexsim.engine.state import DECODE, MIXED, SAMPLED, SCHEDULED, Limits, State
+from apexsim.engine.state import DECODE, FULLEST, MIXED, SAMPLED, SCHEDULED, Limits, State
 from apexsim.workload.trace import Trace
 
 
@@ -48,8 +48,8 @@ def itl_runs(state: State) -> ItlRuns:
     )
 
 
-def counters(state: State, limits: Limits) -> Counters:
-    """Sums over the replicas, in the order of their index."""
+def counters(state: State, limits: Limits, ranks: int = 1) -> Counters:
+    """Sums over the replicas, in the order of their index; each of them is ``ranks`` ranks."""
     sums = state.replicas
     return Counters(
         mixed=state.histograms[MIXED].copy(),
@@ -57,7 +57,7 @@ def counters(state: State, limits: Limits) -> Counters:
         sampled=state.histograms[SAMPLED].copy(),
         scheduled=state.histograms[SCHEDULED].copy(),
         iterations=int(sums.iterations.sum()),
-        busy_s=float(sums.busy_s.sum()),
+        busy_s=float(sums.busy_s.sum()) / ranks,
         prefill_attention_s=float(sums.prefill_attention_s.sum()),
         decode_attention_s=float(sums.decode_attention_s.sum()),
         prefill_tokens=int(sums.prefill_tokens.sum()),
@@ -70,6 +70,8 @@ def counters(state: State, limits: Limits) -> Counters:
         kv_peak_blocks=int(sums.peak_blocks.max()),
         kv_blocks=limits.kv_blocks,
         evicted_blocks=int(sums.evicted_blocks.sum()),
+        waited_s=float(sums.waited_s.sum()) / ranks,
+        together=state.histograms[FULLEST:].copy(),
     )
 
 

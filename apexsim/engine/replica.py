@@ -317,13 +317,18 @@ def wake_for_open(state: State, g: int, now: float) -> None:
 @kernel
 def room(state: State, tables: StepTables, g: int) -> int:
     """THROUGH where the arrays take whatever one event can add, else which of them are full."""
-    groups = state.groups
     most = state.cohorts.shape[1] + state.begun.shape[1] + 4 * tables.context_knots.size
     if state.filled[0] + most > state.itl.size:
         return NEEDS_RECORDS
     if state.timeline.size > 0 and state.filled[1] + most > state.timeline.size:
         return NEEDS_RECORDS
-    depth = state.stack.shape[1]
+    return room_in_stack(state, g)
+
+
+@kernel
+def room_in_stack(state: State, g: int) -> int:
+    """THROUGH where the stack of group g takes the gaps of one more event, else NEEDS_STACK."""
+    groups, depth = state.groups, state.stack.shape[1]
     if groups[g].stack + groups[g].cohorts + 1 > depth:
         make_room_for_gaps(state, g)
         if 2 * (groups[g].stack + groups[g].cohorts + 1) > depth:

@@ -5,7 +5,7 @@ Pure arrays. What they mean (TTFT, goodput, joules) is computed in ``apexsim.met
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,11 @@ class Counters:
 
     ``mixed[T]``: iterations of T tokens that held prefill tokens; ``decode[n]``: iterations of n decoding sequences
     and no prefill; ``sampled[n]``/``scheduled[n]``: iterations in which n sequences yielded a token / ran.
+
+    Of ranks in lockstep every rank counts each iteration, with the tokens that it computes, padding and dummy batches
+    included, and all count it as mixed where one of them holds prefill. ``together`` counts it once a group, in pairs
+    of rows, mixed and decode: [0:2, T] iterations whose fullest rank has T tokens; [2:4, m] those with m · ranks + rest
+    tokens on all ranks, rest < ranks; [4:6, m] the sum of these rests. It has no rows without lockstep.
     """
 
     mixed: NDArray[np.int64]
@@ -62,7 +67,7 @@ class Counters:
     sampled: NDArray[np.int64]
     scheduled: NDArray[np.int64]
     iterations: int
-    busy_s: float  # Σ iteration time, all replicas (pipeline: the mean of its stages' busy time)
+    busy_s: float  # Σ iteration time, all replicas (pipeline, lockstep: the mean over its stages or ranks)
     prefill_attention_s: float  # device seconds, summed over pipeline stages
     decode_attention_s: float  # device seconds, summed over pipeline stages
     prefill_tokens: int  # prompt tokens computed, recomputation included
@@ -75,6 +80,8 @@ class Counters:
     kv_peak_blocks: int  # largest number of blocks in use on one replica
     kv_blocks: int  # blocks of one replica
     evicted_blocks: int = 0  # from the prefix caches
+    waited_s: float = 0.0  # of lockstep ranks for the slowest of them, the mean over the ranks of each replica
+    together: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
 
 @dataclass(frozen=True, slots=True)

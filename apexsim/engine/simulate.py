@@ -53,6 +53,9 @@ def simulate_pool(
 ) -> SimulationResult:
     """Serve ``trace`` with ``replicas`` alike replicas until the last request has ended.
 
+    Where ``tables`` are of ranks in lockstep, the router chooses among the ranks of all replicas, and ``limits`` and
+    ``policy`` are those of one rank.
+
     Open loop: requests arrive as in the trace. Closed loop (``concurrency``): the trace gives order and lengths
     only; that many requests are in flight, and the end of one releases the next. Offline is a trace whose arrivals
     are all 0.
@@ -68,18 +71,20 @@ def simulate_pool(
     """
     chosen = named_router(router) if isinstance(router, str) else router
     _check_load(chosen, router, concurrency, seed, marks)
-    cache = new_cache(trace, limits.block_size, replicas, wanted=policy.prefix_caching)
+    ranks = tables.group.ranks
+    units = replicas * ranks  # what a router chooses among
+    cache = new_cache(trace, limits.block_size, units, wanted=policy.prefix_caching)
     rules = _rules(policy, limits, tables.stages, prefix_caching=len(cache.prefixes) > 0)
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
     origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
     state = new_state(
         arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules,
-        replicas=replicas, stages=tables.stages, timeline=timeline, cache=cache,
+        replicas=units, stages=tables.stages, timeline=timeline, cache=cache, lockstep=ranks > 1,
     )  # fmt: skip
     wanted = Marks(tuple(at_s - origin_s for at_s in marks))
     state = run_pool(
-        state, tables, rules, router=chosen, offered=_offered(trace), replicas=replicas, seed=seed,
+        state, tables, rules, router=chosen, offered=_offered(trace), replicas=units, seed=seed,
         concurrency=concurrency, delay_s=limits.entry_s + limits.exit_s, marks=wanted,
     )  # fmt: skip
     return SimulationResult(
@@ -92,7 +97,7 @@ def simulate_pool(
             exit_s=limits.exit_s,
         ),
         itl=recorder.itl_runs(state),
-        pools=(recorder.counters(state, rules),),
+        pools=(recorder.counters(state, rules, ranks),),
         replicas=(replicas,),
         seed=seed,
         timeline=recorder.timeline(state, origin_s) if timeline else None,

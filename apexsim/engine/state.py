@@ -35,6 +35,9 @@ LONGEST = 1 << 29
 MIXED, DECODE, SAMPLED, SCHEDULED = 0, 1, 2, 3
 """Rows of ``State.histograms``; see ``result.Counters``."""
 
+FULLEST, ALL, REST = 4, 6, 8
+"""More of them, each for mixed and for decode-only iterations, where ranks run in lockstep."""
+
 REQUEST = np.dtype(
     [
         ("arrival_s", "f8"),  # when the engine sees it
@@ -102,6 +105,8 @@ REPLICA = np.dtype(
         ("lost_last", "i8"),  # and cached blocks that nobody can find, to be evicted after it
         ("admissions", "i8"),
         ("evicted_blocks", "i8"),
+        # Of a rank in lockstep only.
+        ("waited_s", "f8"),  # for the slowest rank of its iterations
     ]
 )
 
@@ -125,6 +130,13 @@ GROUP = np.dtype(
         ("windows", "i8"),
         ("cohorts", "i8"),  # of the cohorts
         ("stack", "i8"),  # and of the stack
+        # Of a rank in lockstep only, for the iteration in flight.
+        ("tokens", "i8"),  # that it computes; 0 in a dummy batch
+        ("sampled", "i8"),  # sequences that yield one,
+        ("scheduled", "i8"),  # and that run
+        ("own_s", "f8"),  # seconds of the iteration if no rank were slower, without decode attention,
+        ("line_s", "f8"),  # with that of the first iteration of a stretch (``lockstep.stretch``),
+        ("rise_s", "f8"),  # and seconds more each time
     ]
 )
 
@@ -220,7 +232,7 @@ class State(NamedTuple):
     cohorts: Rows  # COHORT [G, M + 2] sequences whose last token came at the same instant, and their next gap
     stack: Rows  # GAP [G, D] decreasing maxima of the gaps so far
     blocks: NDArray[np.int64]  # [G, block_size] decoding sequences by (tokens − step) modulo it; hybrid: ``pages.py``
-    histograms: NDArray[np.int64]  # [4, T] iterations by size: MIXED, DECODE, SAMPLED, SCHEDULED
+    histograms: NDArray[np.int64]  # [4, or 10 in lockstep, T] iterations by size: MIXED, DECODE, SAMPLED, SCHEDULED, …
     filled: NDArray[np.int64]  # [2] rows of ``itl`` and ``timeline`` in use
     itl: Rows  # ITL_RUN [rows]
     timeline: Rows  # ITERATION [rows], or [0] where it is not wanted
@@ -257,9 +269,9 @@ def rows(dtype: np.dtype[Any], *shape: int) -> Rows:
 
 def new_state(
     arrival_s: NDArray[np.float64], prompt: NDArray[np.int64], output: NDArray[np.int64], limits: Limits, *,
-    replicas: int, stages: int, timeline: bool, cache: Cache,
+    replicas: int, stages: int, timeline: bool, cache: Cache, lockstep: bool = False,
 ) -> State:  # fmt: skip
-    """An empty fleet of ``replicas`` before the first arrival."""
+    """An empty fleet of ``replicas`` (ranks, where they run in ``lockstep``) before the first arrival."""
     n, groups, seqs = len(arrival_s), replicas * stages, limits.max_batch_seqs
     requests, fleet, batches = np.full(n, NEW_REQUEST).view(np.recarray), rows(REPLICA, replicas), rows(GROUP, groups)
     # Clipped, a length that no context holds stays one, and the sum of two fits its type.
@@ -276,7 +288,7 @@ def new_state(
         begun=rows(CHUNK, groups, seqs + 1), finishes=rows(DUE, groups, 2 * seqs + 64),
         windows=rows(DUE, groups, 2 * seqs + 64), cohorts=rows(COHORT, groups, seqs + 2), stack=rows(GAP, groups, 256),
         blocks=np.zeros((groups, limits.cycle * (2 if limits.hybrid else 1)), np.int64),
-        histograms=np.zeros((4, longest + seqs + 2), np.int64), filled=np.zeros(2, np.int64),
+        histograms=np.zeros((10 if lockstep else 4, longest + seqs + 2), np.int64), filled=np.zeros(2, np.int64),
         itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0), cache=cache,
     )  # fmt: skip
 
