@@ -234,7 +234,9 @@ def complete_ranks(state: State, tables: StepTables, limits: Limits, first: int)
 @kernel
 def prefill_tokens(state: State, g: int) -> int:
     """Of the iteration in flight on a rank."""
-    return state.groups[g].tokens - (state.groups[g].decoding if state.groups[g].decoded else 0)
+    decoding: int = state.groups[g].decoding if state.groups[g].decoded else 0
+    tokens: int = state.groups[g].tokens
+    return tokens - decoding
 
 
 @kernel

@@ -72,7 +72,7 @@ def simulate_pool(
     chosen = named_router(router) if isinstance(router, str) else router
     _check_load(chosen, router, concurrency, seed, marks)
     ranks = tables.group.ranks
-    units = replicas * ranks  # what a router chooses among
+    units = replicas * ranks
     cache = new_cache(trace, limits.block_size, units, wanted=policy.prefix_caching)
     rules = _rules(policy, limits, tables.stages, prefix_caching=len(cache.prefixes) > 0)
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
@@ -89,11 +89,7 @@ def simulate_pool(
     )  # fmt: skip
     return SimulationResult(
         requests=recorder.request_columns(
-            state,
-            trace,
-            closed_loop=concurrency is not None,
-            origin_s=origin_s,
-            entry_s=limits.entry_s,
+            state, trace, closed_loop=concurrency is not None, origin_s=origin_s, entry_s=limits.entry_s,
             exit_s=limits.exit_s,
         ),
         itl=recorder.itl_runs(state),
@@ -102,7 +98,7 @@ def simulate_pool(
         seed=seed,
         timeline=recorder.timeline(state, origin_s) if timeline else None,
         snapshots=tuple(Snapshot(at.at_s + origin_s, at.counters) for at in wanted.reached),
-    )
+    )  # fmt: skip
 
 
 def _check_load(
