@@ -17,7 +17,7 @@ from apexsim.cost.tables import StepTables
 from apexsim.engine.gaps import merge_cohorts, push_gap, record_run
 from apexsim.engine.iteration import attention_of_stage, note_decode_work, note_iteration, size_of_batch
 from apexsim.engine.jit import kernel
-from apexsim.engine.kvcache import evict, take_blocks
+from apexsim.engine.kvcache import evict
 from apexsim.engine.law import NEVER, at_tokens, attention_segment, steps_to_reach, steps_within
 from apexsim.engine.replica import (
     NEEDS_RECORDS,
@@ -29,7 +29,7 @@ from apexsim.engine.replica import (
     room_in_stack,
     scheduled_prefills,
 )
-from apexsim.engine.series import blocks_after_first, instant, series_length
+from apexsim.engine.series import blocks_after_first, instant, series_length, take_for_series
 from apexsim.engine.state import (
     ALL,
     DECODE,
@@ -320,7 +320,7 @@ def close_many(state: State, tables: StepTables, limits: Limits, first: int, ste
         if groups[g].decoding > 0:
             push_gap(state, g, state.cohorts[g, 0].gap, longest)
             merge_cohorts(state, g, groups[g].end_s)
-            take_blocks(state, limits, g, blocks_after_first(state, limits, g, steps))
+            take_for_series(state, limits, g, steps)
 
 
 @kernel

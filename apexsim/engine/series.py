@@ -124,12 +124,18 @@ def close_series(state: State, tables: StepTables, limits: Limits, g: int) -> No
     merge_cohorts(state, g, groups[g].end_s)
     count_iterations(state, g, steps, decoding, 0, decoding, decoding)
     note_decode_work(state, g, decoding, steps)
+    take_for_series(state, limits, g, steps)
+
+
+@kernel
+def take_for_series(state: State, limits: Limits, g: int, steps: int) -> None:
+    """Allocate what the iterations 2 to ``steps`` of a series have taken. One stage: a group is its replica."""
     if limits.hybrid and not limits.reserve:
         taken, most = hybrid_taken(state, limits, g, steps)
-        take_blocks(state, limits, r, most)
-        take_blocks(state, limits, r, taken - most)
+        take_blocks(state, limits, g, most)
+        take_blocks(state, limits, g, taken - most)
     else:
-        take_blocks(state, limits, r, blocks_after_first(state, limits, g, steps))
+        take_blocks(state, limits, g, blocks_after_first(state, limits, g, steps))
 
 
 @kernel

@@ -55,7 +55,6 @@ def simulate_pool(
 
     Where ``tables`` are of ranks in lockstep, the router chooses among the ranks of all replicas, and ``limits`` and
     ``policy`` are those of one rank.
-
     Open loop: requests arrive as in the trace. Closed loop (``concurrency``): the trace gives order and lengths
     only; that many requests are in flight, and the end of one releases the next. Offline is a trace whose arrivals
     are all 0.
@@ -71,8 +70,7 @@ def simulate_pool(
     """
     chosen = named_router(router) if isinstance(router, str) else router
     _check_load(chosen, router, concurrency, seed, marks)
-    ranks = tables.group.ranks
-    units = replicas * ranks
+    units = replicas * tables.group.ranks
     cache = new_cache(trace, limits.block_size, units, wanted=policy.prefix_caching)
     rules = _rules(policy, limits, tables.stages, prefix_caching=len(cache.prefixes) > 0)
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
@@ -80,7 +78,7 @@ def simulate_pool(
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
     state = new_state(
         arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules,
-        replicas=units, stages=tables.stages, timeline=timeline, cache=cache, lockstep=ranks > 1,
+        replicas=units, stages=tables.stages, timeline=timeline, cache=cache, lockstep=tables.group.ranks > 1,
     )  # fmt: skip
     wanted = Marks(tuple(at_s - origin_s for at_s in marks))
     state = run_pool(
@@ -93,7 +91,7 @@ def simulate_pool(
             exit_s=limits.exit_s,
         ),
         itl=recorder.itl_runs(state),
-        pools=(recorder.counters(state, rules, ranks),),
+        pools=(recorder.counters(state, rules, tables.group.ranks),),
         replicas=(replicas,),
         seed=seed,
         timeline=recorder.timeline(state, origin_s) if timeline else None,
