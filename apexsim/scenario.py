@@ -190,7 +190,7 @@ def replay(
     """Let the engine serve ``trace`` until its last request has ended; see ``engine.simulate.simulate_pool``."""
     compiled, memory = prepared.compiled, prepared.compiled.memory
     limits = ReplicaLimits(
-        memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s
+        memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s, memory.pages
     )
     return simulate_pool(
         trace, compiled.tables, limits, prepared.policy, replicas=prepared.pool.replicas,

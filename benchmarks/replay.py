@@ -48,7 +48,7 @@ def replay(
 ) -> tuple[float, float, SimulationResult]:
     """Best CPU seconds and best wall seconds of the engine, and what came out."""
     memory = prepared.compiled.memory
-    limits = ReplicaLimits(memory.kv_blocks, memory.block_size, memory.max_model_len)
+    limits = ReplicaLimits(memory.kv_blocks, memory.block_size, memory.max_model_len, pages=memory.pages)
     cpu_s = wall_s = float("inf")
     for _ in range(RUNS):
         begin_cpu, begin = time.process_time(), time.perf_counter()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from apexsim.cost.kvpages import KvPages
 from apexsim.cost.tables import StepTables, token_knots
 from apexsim.engine.result import SimulationResult
 from apexsim.engine.schedulers import Policy
@@ -68,11 +69,19 @@ def random_trace(rng: np.random.Generator, n: int) -> Trace:
 
 
 def random_world(seed: int, n: int = 300) -> World:
-    """A pool and a trace; presets with and without chunking, KV caches that bind and such that do not."""
+    """A pool and a trace; presets with and without chunking, KV caches that bind and such that do not.
+
+    In every third one layers of several kinds share the pages.
+    """
     rng = np.random.default_rng(seed)
     max_tokens, max_seqs = int(rng.choice([256, 1024])), int(rng.choice([8, 64]))
     mix, chunked = ((True, True), (True, True), (False, True), (True, False))[int(rng.integers(4))]
     policy = Policy("drawn", max_tokens, max_seqs, mix=mix, chunked=chunked, free_decodes=not chunked)
     kv_blocks, replicas = int(rng.choice([60, 120, 2000])), int(rng.integers(1, 4))
     limits = ReplicaLimits(kv_blocks, 16, max_model_len=1500, entry_s=0.002, exit_s=0.001)
-    return World(random_tables(rng, max_tokens, max_seqs), limits, policy, replicas, random_trace(rng, n))
+    tables = random_tables(rng, max_tokens, max_seqs)
+    if seed % 3 == 0:
+        groups = 2 if tables.window else 0
+        pages = KvPages(1, groups, seed % 2, 16, 16, tables.window)
+        limits = replace(limits, kv_blocks=(1 + groups) * kv_blocks, pages=pages)
+    return World(tables, limits, policy, replicas, random_trace(rng, n))

@@ -7,8 +7,7 @@
 ``memory`` is what the driver reports. The activation peak is that of the engine's profile run with a full batch;
 ``engine`` is the CUDA context, communication buffers and what the allocator cannot use. The fullest pipeline stage
 decides. Engines without a rule of their own here take vLLM's. Layers with a sliding window are charged the KV of every
-token, as vLLM does without its hybrid allocator. With it (the default of recent versions, but not for Llama-4)
-capacity is up to ``windowed_kv_excess`` times as large; the notes of a pool say so.
+token, unless the engine frees what has left the window (``kvgroups.py``): then a block is a page of a group of layers.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ from math import floor
 from typing import TYPE_CHECKING
 
 from apexsim.cost.graph import Cut, group_counts, padded_vocab, stage_operators
+from apexsim.cost.kvgroups import KvPool
+from apexsim.cost.kvpages import KvPages
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm
 from apexsim.cost.precision import ACTIVATION_BYTES
 from apexsim.spec.formats import weight_bytes
@@ -58,11 +59,14 @@ class MemoryPlan:
     kv_blocks: int
     block_size: int
     max_model_len: int
+    pages: KvPages | None = None  # where layers of several kinds share the pool; then kv_blocks are pages
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """Tokens whose KV fits in a replica at once."""
-        return self.kv_blocks * self.block_size
+        """Tokens whose KV fits in a replica at once; with ``pages``, in sequences of ``max_model_len``."""
+        if self.pages is None:
+            return self.kv_blocks * self.block_size
+        return int(self.kv_blocks * self.max_model_len // self.pages.held(self.max_model_len))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +126,12 @@ def activation_bytes(
 
 def plan_memory(
     model: ModelSpec, profile: HardwareProfile, pool: Pool, cut: Cut, max_num_batched_tokens: int, max_num_seqs: int,
-    engine_name: str = "vllm",
+    engine_name: str = "vllm", shared: KvPool | None = None,
 ) -> MemoryPlan | DoesNotFit:
-    """Memory of the fullest stage, and the KV blocks that the stage with the least room leaves to all."""
+    """Memory of the fullest stage, and the KV blocks that the stage with the least room leaves to all.
+
+    ``shared``: the pool of pages of layers of several kinds; None where a block holds tokens of all layers.
+    """
     share_of_free = engine_name in SHARE_OF_FREE
     budget = profile.memory_bytes * (1.0 if share_of_free else pool.gpu_memory_utilization)
     engine = CONTEXT_BYTES + (COMMUNICATION_BYTES if cut.tp * cut.pp > 1 else 0.0)
@@ -136,15 +143,18 @@ def plan_memory(
         kv.append(stage_kv_token_bytes(model, cut, stage))
     share = pool.gpu_memory_utilization if share_of_free else 1.0
     room = [share * (budget - w - a - engine) for w, a in zip(weights, peaks, strict=True)]
-    blocks = min(floor(free / (each * pool.block_size)) for free, each in zip(room, kv, strict=True))
-    tightest = min(range(cut.pp), key=lambda stage: room[stage] / kv[stage])
-    if blocks < 1:
-        needed = weights[tightest] + peaks[tightest] + engine + kv[tightest] * pool.block_size
+    pages = shared.page_bytes if shared else tuple(each * pool.block_size for each in kv)
+    blocks = min(floor(free / each) for free, each in zip(room, pages, strict=True))
+    tightest = min(range(cut.pp), key=lambda stage: room[stage] / pages[stage])
+    least = int(shared.pages.held(1)) if shared else 1
+    if blocks < least:
+        needed = weights[tightest] + peaks[tightest] + engine + pages[tightest] * least
         reason = _short(model, profile, cut, weights[tightest], needed, budget)
         return DoesNotFit("memory", needed, budget, needed - budget, reason)
     return MemoryPlan(
-        weights[tightest], peaks[tightest], engine, kv[tightest], blocks, pool.block_size,
-        min(pool.max_model_len or model.max_context, model.max_context),
+        weights[tightest], peaks[tightest], engine, kv[tightest], blocks,
+        shared.pages.block_size if shared else pool.block_size,
+        min(pool.max_model_len or model.max_context, model.max_context), shared.pages if shared else None,
     )
 
 

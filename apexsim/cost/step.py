@@ -17,8 +17,10 @@ from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.exchange import way_of
 from apexsim.cost.graph import Cut, cut_of, head_operators, stage_operators
 from apexsim.cost.host import HostModel, host_model
+from apexsim.cost.kvgroups import kept_kv
+from apexsim.cost.kvnotes import kv_notes
 from apexsim.cost.ledger import CALIBRATED, LINES, Ledger, seconds
-from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory, windowed_kv_excess
+from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
 from apexsim.cost.power_law import Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
@@ -90,14 +92,12 @@ def compile_pool(
         host: host terms in place of those of the engine's version.
         serving: factors of power in place of the committed ones.
     """
-    reason = check_pool(model, pool)
-    if reason is not None:
-        return DoesNotFit("shape", 0.0, 0.0, 0.0, reason)
-    reason = check_dtypes(profile, model, pool)
-    if reason is not None:
-        return DoesNotFit("dtype", 0.0, 0.0, 0.0, reason)
+    refused = _refused(profile, model, pool)
+    if refused is not None:
+        return refused
     cut = cut_of(model, pool, way_of(pool, engine, profile, cluster))
-    memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine)
+    kept = kept_kv(model, pool, cut, engine, engine_version)
+    memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine, kept.pool)
     if isinstance(memory, DoesNotFit):
         return memory
     host = host or host_model(engine, engine_version, profile.folder)
@@ -122,7 +122,7 @@ def compile_pool(
     return CompiledPool(
         tables, memory, host.entry_s, host.exit_s,
         _accounting(model, profile, cut, prices, parts, tables),
-        _confidence(parts, prices, host, model, memory),
+        _confidence(parts, prices, host, model, kv_notes(model, memory, kept)),
     )
 
 
@@ -132,6 +132,14 @@ def _prices(
     link, clock = cluster.link(profile, pool.tp), clock_of(profile, pool.clock_mhz)
     wide = cluster.link(profile, pool.tp * pool.dp) if pool.dp > 1 else None
     return pricer(profile, engine, link, costs, clock, serving, wide)
+
+
+def _refused(profile: HardwareProfile, model: ModelSpec, pool: Pool) -> DoesNotFit | None:
+    """A pool that cannot be, or whose dtypes the device does not have."""
+    for resource, reason in (("shape", check_pool(model, pool)), ("dtype", check_dtypes(profile, model, pool))):
+        if reason is not None:
+            return DoesNotFit(resource, 0.0, 0.0, 0.0, reason)
+    return None
 
 
 class _Parts:
@@ -267,7 +275,7 @@ def _token_flops(op: Operator) -> float:
 
 
 def _confidence(
-    parts: _Parts, prices: Pricer, host: HostModel, model: ModelSpec, memory: MemoryPlan
+    parts: _Parts, prices: Pricer, host: HostModel, model: ModelSpec, kv: list[str]
 ) -> Confidence:
     """Which operators are priced from measurements of this device, and what else a reader should know."""
     rates = prices.profile.power_carries == "rates"
@@ -288,11 +296,7 @@ def _confidence(
             "attention over cached tokens (chunks after the first) follows the rate of whole prompts; not measured, "
             "and extrapolated_fraction does not count it"
         )
-    if model.window:
-        notes.append(
-            f"layers with a window of {model.window} tokens are charged the KV of the whole context: KV capacity is "
-            f"understated by up to {windowed_kv_excess(model, memory.max_model_len):.1f}x where the engine frees it"
-        )
+    notes += kv
     if model.is_moe:
         notes.append(f"experts are as popular as {SERVING} says: the rank-th one is chosen in proportion to 1 / rank")
     if prices.power is not None and prices.power.metered != prices.profile.name:

@@ -134,7 +134,7 @@ def _notes(trace: Trace, goodput_rps: float, censored: str) -> tuple[str, ...]:
 def _missed(context: Context, prepared: Prepared, own: Summary, replayed: int) -> Dropped:
     """Not feasible: the SLO is missed at the rate of the search."""
     slo, reached = context.problem.slo, own.slo.attainment or 0.0
-    binds = too_long(limits_of(prepared), context.loads.lengths, slo) or what_binds(own, slo).line
+    binds = too_long(limits_of(prepared), prepared.policy, context.loads.lengths, slo) or what_binds(own, slo).line
     short = f"attainment {reached:.3f} < {slo.target:g} at {context.problem.rate_rps:.4g} req/s"
     return Dropped(prepared.plan, "slo", f"{short}; {binds}", float(slo.target - reached), replayed)
 

@@ -130,7 +130,7 @@ def _screen_one(context: Context, replica: _Replica, plan: Plan) -> Candidate | 
 
 def _what_bounds(context: Context, replica: _Replica, server: str) -> str:
     """The resource that is short, or that requests are too long to be served at all."""
-    rejected = too_long(replica.limits, context.loads.lengths, context.problem.slo)
+    rejected = too_long(replica.limits, replica.prepared.policy, context.loads.lengths, context.problem.slo)
     return rejected or f"binds: {server or 'device'}"
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.cost.kvpages import KvPages
 from apexsim.cost.tables import FULL, WINDOWED, StepTables
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
@@ -97,19 +98,31 @@ def least_work(
     host_s = _minimum_per_unit(tables.host_floor_s + tables.host_serial_s)
     resident = _kv_tokens(np.zeros_like(prompt) if prefix_caching else prompt, steps, tables.window)
     kv_s = resident * rates.iteration_s / (replica.kv_blocks * replica.block_size)
+    if replica.pages is not None:
+        kv_s = _page_iterations(replica.pages, prompt, steps) * rates.iteration_s / replica.kv_blocks
     return Work(
         servers=("device",) * len(prefill) + ("host", "KV memory"),
         prefill_s=np.vstack([prefill, np.full_like(prompt, host_s), np.zeros_like(prompt)]),
         total_s=np.vstack([prefill + decode, host_s * (steps + 1), kv_s]),
         alone_s=replica.entry_s + prefill.max(axis=0) + steps * rates.iteration_s + replica.exit_s,
-        served=served(replica, lengths),
+        served=served(replica, policy, lengths),
     )
 
 
-def served(replica: ReplicaLimits, lengths: Lengths) -> NDArray[np.bool_]:
+def _page_iterations(pages: KvPages, prompt: Floats, steps: Floats) -> Floats:
+    """Σ over the decode iterations of a request of the pages that it holds, at least: those of its tokens."""
+    full = _kv_tokens(prompt, steps, 0) * pages.full_groups / pages.block_size
+    windowed = _kv_tokens(prompt, steps, pages.window) * pages.windowed_groups / pages.window_block
+    return full + windowed + steps * pages.state_pages
+
+
+def served(replica: ReplicaLimits, policy: Policy, lengths: Lengths) -> NDArray[np.bool_]:
     """The engine's rule: the length within the context, all but the last token within the KV cache."""
     total = lengths.input_tokens + lengths.output_tokens
-    blocks = -(-(total - 1) // replica.block_size)
+    if replica.pages is None:
+        blocks = -(-(total - 1) // replica.block_size)
+    else:
+        blocks = replica.pages.most(total - 1, policy.max_num_batched_tokens if policy.chunked else int(total.max()))
     return np.asarray((total <= replica.max_model_len) & (blocks <= replica.kv_blocks))
 
 

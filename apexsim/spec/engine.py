@@ -43,11 +43,37 @@ class HostPreset(Strict):
         return int(major), int(minor)
 
 
+class KvManager(Strict):
+    """How an engine keeps the KV of layers of several kinds, from one version on."""
+
+    since: str = Field(pattern=r"^\d+\.\d+$", description="first version that this holds for")
+    frees: tuple[Literal["sliding", "chunked"], ...] = Field(
+        (), strict=False, description="windows whose KV is freed as it leaves them, unless a plan says not"
+    )
+    source: str = Field(description="where this is known from")
+
+    @property
+    def version(self) -> tuple[int, int]:
+        major, minor = self.since.split(".")
+        return int(major), int(minor)
+
+
 class EngineProfile(Strict):
     """All presets of one engine, oldest first."""
 
     engine: str = Field(description="name of the engine, as plans have it")
     presets: tuple[HostPreset, ...] = Field(min_length=1, strict=False, description="host terms, oldest version first")
+
+    kv_managers: tuple[KvManager, ...] = Field(
+        (), strict=False, description="how KV of several kinds of layers is kept, oldest version first"
+    )
+
+    def kv_manager_of(self, version: str | None) -> KvManager | None:
+        """What holds for a version, the newest where None: the latest entry that is not newer."""
+        if version is None:
+            return self.kv_managers[-1] if self.kv_managers else None
+        parts = [int(part) if part.isdigit() else 0 for part in version.lstrip("v").split(".")[:2]]
+        return next((m for m in reversed(self.kv_managers) if m.version <= tuple(parts)), None)
 
     @field_validator("presets")
     @classmethod

@@ -211,7 +211,7 @@ def llama4(config: Config) -> Groups:
     sparse = config.some_layers("moe_layers") or frozenset(range(step - 1, layers, step))
     bias = config.flag("attention_bias")
     full = gqa(config, qkv_bias=bias, output_bias=bias)
-    chunked = full.model_copy(update={"window": config.count("attention_chunk_size")})
+    chunked = full.model_copy(update={"window": config.count("attention_chunk_size"), "chunked": True})
     return grouped(
         (chunked if kind == "chunked_attention" else full, experts if i in sparse else dense)
         for i, kind in enumerate(kinds)

@@ -6,6 +6,7 @@ language knows and the engine does not yet do is refused here.
 
 from __future__ import annotations
 
+from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.experts import DIRECT, OFFERED
 from apexsim.spec.formats import block_of, weights_part
@@ -26,9 +27,17 @@ def check_plan(model: ModelSpec, plan: Plan) -> str | None:
     if plan.devices > plan.cluster.devices:
         return f"the plan needs {plan.devices} devices, the cluster {plan.cluster} has {plan.cluster.devices}"
     pool = plan.pools[0]
+    if pool.disable_hybrid_kv_cache_manager is not None and not _has_kv_manager(plan):
+        return f"disable_hybrid_kv_cache_manager: {plan.engine} {plan.engine_version or ''} has no such manager"
     if pool.device is not None and pool.device != plan.cluster.device:
         return f"the pool asks for device {pool.device}, the cluster holds {plan.cluster.device}"
     return check_pool(model, pool)
+
+
+def _has_kv_manager(plan: Plan) -> bool:
+    """Whether the engine's version frees the KV that has left a window, of any layers."""
+    known = (p.kv_manager_of(plan.engine_version) for p in catalog.engine_profiles() if p.engine == plan.engine)
+    return any(manager is not None and manager.frees for manager in known)
 
 
 def check_cluster(profile: HardwareProfile, cluster: Cluster) -> str | None:

@@ -32,6 +32,7 @@ class Attention(Strict):
     head_dim: int = Field(ge=1, description="width of a query and key head; for MLA both parts, nope and rope")
     v_head_dim: int = Field(ge=1, description="width of a value head")
     window: int = Field(0, ge=0, description="tokens that a query sees back (sliding or chunked); 0 = all")
+    chunked: bool = Field(False, description="the window is the query's chunk of the context, and begins anew with it")
     q_lora_rank: int | None = Field(None, ge=1, description="MLA: rank of the query projection; null = full rank")
     kv_lora_rank: int | None = Field(None, ge=1, description="MLA: width of the cached latent")
     rope_head_dim: int | None = Field(None, ge=1, description="MLA: width of the shared rotary key")
@@ -220,6 +221,11 @@ class ModelSpec(Strict):
     def window(self) -> int:
         """Tokens of the sliding window that some layers have; 0 where none has."""
         return max(group.attention.window for group in self.groups)
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the windows are chunks (Llama 4)."""
+        return any(group.attention.chunked for group in self.groups)
 
     @property
     def checkpoint_dtype(self) -> WeightDtype:

@@ -56,6 +56,9 @@ class Pool(Strict):
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the memory that the engine may use")
     block_size: int = Field(16, ge=1, description="tokens of a KV block")
     max_model_len: int | None = Field(None, ge=1, description="context limit; the model's own where left out")
+    disable_hybrid_kv_cache_manager: bool | None = Field(
+        None, description="true: windowed layers keep the KV of the whole context; as the engine version where left out"
+    )
     speculative: dict[str, Any] | None = Field(None, description="speculative decoding; off where left out")
     clock_mhz: float | None = Field(
         None, gt=0, description="clock that the compute units are locked to; the device's boost clock where left out"
@@ -139,6 +142,8 @@ def _pool_id(pool: Pool) -> str:
     parts += ["prefix"] if scheduler.prefix_caching else []
     if scheduler.async_scheduling is not None:
         parts.append("async" if scheduler.async_scheduling else "sync")
+    if pool.disable_hybrid_kv_cache_manager is not None:
+        parts.append("nohybrid" if pool.disable_hybrid_kv_cache_manager else "hybrid")
     parts += [
         f"{short}{getattr(pool, key):g}" if key == "clock_mhz" else f"{short}{getattr(pool, key)}"
         for key, short in _OTHERS.items()

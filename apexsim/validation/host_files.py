@@ -44,6 +44,8 @@ def _yaml(profile: EngineProfile, presets: list[HostPreset]) -> str:
     for preset in presets:
         kept = preset.model_dump(mode="json", exclude_defaults=True)
         data["presets"].append(kept)
+    if profile.kv_managers:
+        data["kv_managers"] = [known.model_dump(mode="json", exclude_defaults=True) for known in profile.kv_managers]
     return yaml.safe_dump(data, sort_keys=False, width=120)
 
 

@@ -1,0 +1,133 @@
+"""From a model, a cut and an engine to the pages of its KV pool: which layers share a page, and who gives pages back.
+
+vLLM's rules (kv_cache_utils.py, ``_get_kv_cache_groups_uniform_page_size``): layers of one kind are dealt to groups of
+equally many layers: as many as the rarest kind has, or as the most frequent one where it has less than 1.5 times as
+many. The last group of a kind may be short of layers: their room is padding. Where layers of two kinds have
+different KV bytes a token, the smaller ones take more tokens a page. Pages of a pipeline stage hold the stage's layers.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Literal, NamedTuple
+
+from apexsim.cost.graph import Cut, stage_operators
+from apexsim.cost.kvpages import KvPages
+from apexsim.cost.operators import AttentionOp
+from apexsim.spec import catalog
+from apexsim.spec.engine import KvManager
+from apexsim.spec.model import ModelSpec
+from apexsim.spec.plan import Pool
+
+FEW_MORE = 1.5
+"""Where the most frequent kind has less than so many times the layers of the rarest, it decides the size of a group."""
+
+Kind = Literal["full", "windowed"]
+
+
+class KvPool(NamedTuple):
+    """The pages of a replica: how many a sequence holds, and what one takes on each pipeline stage."""
+
+    pages: KvPages
+    page_bytes: tuple[float, ...]  # on one rank of each stage
+    padding: int  # layers' worth of a page that no layer uses
+
+
+def kv_manager(engine: str, version: str | None) -> KvManager | None:
+    """What is known of how an engine's version keeps KV; None where nothing is."""
+    return next((p.kv_manager_of(version) for p in catalog.engine_profiles() if p.engine == engine), None)
+
+
+class Freed(NamedTuple):
+    """Whether windowed layers give back pages that have left their window, and why, or why not."""
+
+    yes: bool
+    because: str
+
+
+def gives_back(model: ModelSpec, pool: Pool, engine: str, version: str | None) -> Freed:
+    """By the engine's version, the plan and the model."""
+    manager = kv_manager(engine, version)
+    if model.window == 0:
+        return Freed(False, "")
+    if manager is None or not manager.frees:
+        return Freed(False, manager.source if manager else f"it is not known how {engine} {version or ''} keeps it")
+    if pool.disable_hybrid_kv_cache_manager:
+        return Freed(False, "disable_hybrid_kv_cache_manager is set")
+    if pool.scheduler.prefix_caching:
+        return Freed(False, "a prefix cache is simulated with blocks of all layers")
+    kind = "chunked" if model.chunked else "sliding"
+    if kind not in manager.frees and pool.disable_hybrid_kv_cache_manager is None:
+        return Freed(False, f"{engine} switches its hybrid KV cache manager off for {kind} windows")
+    return Freed(True, manager.source)
+
+
+class Kept(NamedTuple):
+    """How a pool keeps its KV: in a pool of pages, or (None) in blocks of all layers; and why windows are (not) freed."""
+
+    pool: KvPool | None
+    freed: Freed
+
+
+def kept_kv(model: ModelSpec, pool: Pool, cut: Cut, engine: str, version: str | None) -> Kept:
+    """By the engine's version, the plan and the model."""
+    freed = gives_back(model, pool, engine, version)
+    return Kept(kv_pool(model, cut, pool.block_size) if freed.yes else None, freed)
+
+
+def kv_pool(model: ModelSpec, cut: Cut, block_size: int) -> KvPool | None:
+    """The shared pool of a model with windowed layers; None where their pages cannot be made equally large."""
+    layers = _layers(model)
+    size = _group_size([count for count in layers.values() if count])
+    groups: dict[Kind, int] = {kind: ceil(count / size) for kind, count in layers.items()}
+    blocks = _blocks(_token_bytes(model, cut), block_size)
+    if blocks is None:
+        return None
+    per_layer = max(_token_bytes(model, cut)[kind] * tokens for kind, tokens in blocks.items())
+    pages = KvPages(
+        full_groups=groups["full"], windowed_groups=groups["windowed"], state_pages=0,
+        block_size=blocks.get("full", block_size), window_block=blocks.get("windowed", block_size),
+        window=model.window,
+    )
+    padding = sum(groups.values()) * size - sum(layers.values())
+    return KvPool(pages, tuple(_depth(model, cut, stage, groups) * per_layer for stage in range(cut.pp)), padding)
+
+
+def _layers(model: ModelSpec) -> dict[Kind, int]:
+    windowed = sum(group.count for group in model.groups if group.attention.window)
+    return {"full": model.layers - windowed, "windowed": windowed}
+
+
+def _group_size(counts: list[int]) -> int:
+    """Layers of a group."""
+    return max(counts) if max(counts) < FEW_MORE * min(counts) else min(counts)
+
+
+def _attentions(model: ModelSpec, cut: Cut, stage: int) -> list[AttentionOp]:
+    return [op for op in stage_operators(model, cut, stage) if isinstance(op, AttentionOp)]
+
+
+def _token_bytes(model: ModelSpec, cut: Cut) -> dict[Kind, float]:
+    """KV bytes of a token of one layer on one rank, by kind."""
+    found: dict[Kind, float] = {}
+    for stage in range(cut.pp):
+        for op in _attentions(model, cut, stage):
+            kind: Kind = "windowed" if op.window else "full"
+            found[kind] = max(found.get(kind, 0.0), op.kv_token_bytes)
+    return found
+
+
+def _blocks(token_bytes: dict[Kind, float], block_size: int) -> dict[Kind, int] | None:
+    """Tokens of a page of one layer, by kind, so that all pages are equally large."""
+    largest = max(token_bytes.values())
+    if any(largest % each for each in token_bytes.values()):
+        return None
+    return {kind: int(largest // each) * block_size for kind, each in token_bytes.items()}
+
+
+def _depth(model: ModelSpec, cut: Cut, stage: int, groups: dict[Kind, int]) -> int:
+    """Layers of the stage that one page holds a stretch of."""
+    mine: dict[Kind, int] = {"full": 0, "windowed": 0}
+    for op in _attentions(model, cut, stage):
+        mine["windowed" if op.window else "full"] += op.count
+    return max(ceil(mine[kind] / groups[kind]) for kind in mine if groups[kind])

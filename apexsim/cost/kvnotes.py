@@ -1,0 +1,29 @@
+"""What a reader has to know of how a pool keeps the KV of layers that do not see the whole context."""
+
+from __future__ import annotations
+
+from apexsim.cost.kvgroups import Kept
+from apexsim.cost.memory import MemoryPlan, windowed_kv_excess
+from apexsim.spec.model import ModelSpec
+
+
+def kv_notes(model: ModelSpec, memory: MemoryPlan, kept: Kept) -> list[str]:
+    """One line where the model has windows; none where all its layers see everything."""
+    if not model.window:
+        return []
+    shared, freed = kept
+    layers = f"layers with a window of {model.window} tokens"
+    if shared is None:
+        excess = windowed_kv_excess(model, memory.max_model_len)
+        why = freed.because if not freed.yes else "its layers have KV of sizes that no page fits"
+        return [
+            f"{layers} are charged the KV of the whole context ({why}): KV capacity is understated by up to "
+            f"{excess:.1f}x where the engine frees it"
+        ]
+    pages = shared.pages
+    held = int(pages.held(memory.max_model_len))
+    padding = f", room of {shared.padding} layers is padding" if shared.padding else ""
+    return [
+        f"{layers} free what has left it: {pages.full_groups} groups of layers keep the whole context, "
+        f"{pages.windowed_groups} the window{padding}; {memory.max_model_len} tokens hold {held} pages ({freed.because})"
+    ]
