@@ -63,7 +63,7 @@ def gives_back(model: ModelSpec, pool: Pool, engine: str, version: str | None) -
 
 
 class Kept(NamedTuple):
-    """How a pool keeps its KV: in a pool of pages, or (None) in blocks of all layers; and why windows are (not) freed."""
+    """In which pool of pages a model keeps its KV, None for blocks of all layers; and why windows are (not) freed."""
 
     pool: KvPool | None
     freed: Freed

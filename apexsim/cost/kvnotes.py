@@ -25,5 +25,6 @@ def kv_notes(model: ModelSpec, memory: MemoryPlan, kept: Kept) -> list[str]:
     padding = f", room of {shared.padding} layers is padding" if shared.padding else ""
     return [
         f"{layers} free what has left it: {pages.full_groups} groups of layers keep the whole context, "
-        f"{pages.windowed_groups} the window{padding}; {memory.max_model_len} tokens hold {held} pages ({freed.because})"
+        f"{pages.windowed_groups} the window{padding}; {memory.max_model_len} tokens hold {held} pages "
+        f"({freed.because})"
     ]
