@@ -18,6 +18,7 @@ from apexsim.engine.simulate import ReplicaLimits
 from apexsim.workload.trace import Trace
 from tests.oracle_memory import Replica, Request, Slot, blocks_of, prefix_of
 from tests.oracle_pages import most, pages
+from tests.oracle_speculation import tokens_of_a_step
 
 TIED = 1e-9
 
@@ -44,10 +45,12 @@ def line(x: float, xs: list[float], ys: list[float]) -> float:
 
 class Oracle:
     def __init__(
-        self, tables: StepTables, limits: ReplicaLimits, policy: Policy, replicas: int, *, caching: bool
+        self, tables: StepTables, limits: ReplicaLimits, policy: Policy, replicas: int, *, caching: bool, seed: int = 0
     ) -> None:
+        self.seed = seed
         self.tables, self.limits, self.policy = tables, limits, policy
         self.pages = limits.pages or uniform(limits.block_size)
+        self.each = 1 + len(policy.acceptance)  # tokens that a decoding sequence computes in a step
         stages = tables.mixed_s.shape[0]
         self.replicas = [
             Replica(
@@ -89,7 +92,7 @@ class Oracle:
 
     def stage_seconds(self, stage: int, decodes: list[Request], chunks: list[tuple[Request, int]]) -> float:
         t = self.tables
-        total = len(decodes) + sum(c for _, c in chunks)
+        total = len(decodes) * self.each + sum(c for _, c in chunks)
         sampled = len(decodes) + sum(r.computed + c == r.to_prefill for r, c in chunks)
         seconds = self.by_tokens(t.mixed_s[stage], total) if chunks else float(t.decode_s[stage, len(decodes)])
         seconds += self.attention(stage, decodes, chunks)
@@ -125,6 +128,7 @@ class Oracle:
     def grow(self, replica: Replica, slot: Slot, request: Request, tokens: int) -> bool:
         """Blocks for ``tokens`` tokens, at the cost of the youngest of the slot; False where that is itself."""
         blocks = request.blocks if self.policy.reserve else self.blocks_for(request.computed, tokens)
+        blocks = min(blocks, replica.kv_blocks)  # drafts may need more than it will ever hold
         while blocks - request.blocks > replica.free:
             victim = slot.running.pop()
             replica.give_back(victim)
@@ -152,7 +156,7 @@ class Oracle:
                 self.let_go(request)
         for request in list(slot.running):
             alive = request.decoding and request in slot.running
-            if alive and self.grow(replica, slot, request, request.computed + 1):
+            if alive and self.grow(replica, slot, request, request.computed + self.each):
                 slot.decodes.append(request)
 
     def schedule_chunks(self, replica: Replica, slot: Slot, budget: int, now: float) -> None:
@@ -174,8 +178,8 @@ class Oracle:
             rest = request.to_prefill - found
             chunk = min(rest, budget) if policy.chunked else rest
             first = not any(not r.decoding for r in slot.running)
-            whole = self.most_blocks(request.prompt + request.output - 1)
-            blocks = whole if policy.reserve else self.blocks_for(0, found + chunk)
+            whole = self.most_blocks(request.prompt + request.output - 1 + len(policy.acceptance))
+            blocks = min(whole, self.limits.kv_blocks) if policy.reserve else self.blocks_for(0, found + chunk)
             need = blocks - blocks_of([unit for unit in units if unit in replica.held])
             if running >= self.in_replica or len(slot.running) >= self.in_batch:
                 break
@@ -197,7 +201,7 @@ class Oracle:
             self.schedule_decodes(replica, slot)
         budget = policy.max_num_batched_tokens
         if policy.mix and not policy.free_decodes:
-            budget -= len(slot.decodes)
+            budget -= len(slot.decodes) * self.each
         self.schedule_chunks(replica, slot, budget, now)
         if not policy.mix and not slot.chunks:
             self.schedule_decodes(replica, slot)
@@ -211,7 +215,8 @@ class Oracle:
     def launch(self, r: int, slot: Slot, now: float) -> None:
         replica, t = self.replicas[r], self.tables
         stages = len(t.mixed_s)
-        total = len(slot.decodes) + sum(c for _, c in slot.chunks)
+        chunks = sum(c for _, c in slot.chunks)
+        total = len(slot.decodes) * self.each + chunks
         end = now
         for p in range(stages):
             end = max(end, replica.stage_free[p]) + self.stage_seconds(p, slot.decodes, slot.chunks)
@@ -219,7 +224,7 @@ class Oracle:
             if p < stages - 1:
                 end += self.by_tokens(t.transfer_s, total)
         slot.begin, slot.end = now, end
-        self.iterations.append((now, end, r, len(slot.decodes), total - len(slot.decodes)))
+        self.iterations.append((now, end, r, len(slot.decodes), chunks))
         self.sizes.append(len(slot.decodes) + len(slot.chunks))
         if self.follows:
             self.pass_on(replica, slot)
@@ -241,8 +246,9 @@ class Oracle:
         assert now is not None
         slot.end, slot.ready, slot.seen = None, True, slot.begin
         for request in slot.decodes:
-            request.computed += 1
-            self.hand_out(replica, slot, request, now)
+            for _ in range(tokens_of_a_step(self.seed, request, self.policy.acceptance)):
+                request.computed += 1
+                self.hand_out(replica, slot, request, now)
         for request, chunk in slot.chunks:
             request.computed += chunk
             replica.settle(request)
@@ -337,7 +343,7 @@ class Oracle:
 def simulate(
     trace: Trace, tables: StepTables, limits: ReplicaLimits, policy: Policy, *,
     replicas: int = 1, candidates: np.ndarray, load: str, concurrency: int | None = None,
-    of: type[Oracle] = Oracle,
+    seed: int = 0, of: type[Oracle] = Oracle,
 ) -> Run:  # fmt: skip
     """Serve the trace; times are the engine's own: arrivals are there (entry is added here), tokens before the exit."""
     requests = []
@@ -349,6 +355,6 @@ def simulate(
         if caching:
             request.units, request.declared = prefix_of(trace, i, limits.block_size)
         requests.append(request)
-    oracle = of(tables, limits, policy, replicas, caching=caching)
+    oracle = of(tables, limits, policy, replicas, caching=caching, seed=seed)
     rows = [[int(c) for c in row] for row in candidates]
     return oracle.run(requests, rows, load, concurrency, limits.entry_s + limits.exit_s)

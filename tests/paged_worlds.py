@@ -12,9 +12,11 @@ from tests.worlds import World, worlds
 
 
 @st.composite
-def paged_worlds(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True) -> World:
+def paged_worlds(
+    draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, drafting: bool = False
+) -> World:
     """Pools of any number of groups of each kind, tight enough to preempt and to reject."""
-    world = draw(worlds(routers=routers, closed=closed))
+    world = draw(worlds(routers=routers, closed=closed, drafting=drafting))
     window, size = world.tables.window, world.limits.block_size
     windowed = draw(st.integers(0, 3)) if window else 0
     times = draw(st.sampled_from([1, 1, 2, 3]))

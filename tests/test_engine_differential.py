@@ -31,7 +31,7 @@ def run_both(world: World) -> tuple[SimulationResult, Run]:
     choice = router(world.router).candidates(Offered(len(trace), trace.session), units, 7)
     expected = naive(
         trace, world.tables, limits, world.policy, replicas=units, candidates=choice.candidates,
-        load=LOADS[choice.load], concurrency=world.concurrency,
+        load=LOADS[choice.load], concurrency=world.concurrency, seed=7,
         of=Oracle if units == world.replicas else LockstepOracle,
     )  # fmt: skip
     return result, expected

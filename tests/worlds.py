@@ -94,24 +94,27 @@ def declared_by(random: np.random.Generator, prompts: np.ndarray) -> dict[str, o
 @st.composite
 def worlds(
     draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, sharing: bool = False,
-    pipelines: bool = False, alone: bool = False,
+    pipelines: bool = False, alone: bool = False, drafting: bool = False,
 ) -> World:
     """Worlds small enough for the oracle and tight enough for preemption, rejection and every scheduler rule.
 
     With ``pipelines`` all have several stages. With ``sharing`` every one of them has a prefix cache and a trace that
-    says what prompts share.
+    says what prompts share. With ``drafting`` every one speculates.
     """
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     seqs = draw(st.integers(1, 6))
-    budget = draw(st.integers(seqs, 24))
-    stages = 1 if alone else draw(st.sampled_from([2, 3, 4] if pipelines else [1, 1, 1, 2, 3]))
+    likely = st.sampled_from([0.0, 0.3, 0.7, 0.9, 1.0])
+    acceptance = tuple(draw(st.lists(likely, min_size=1, max_size=4))) if drafting else ()
+    each = 1 + len(acceptance)
+    budget = draw(st.integers(seqs * each, 24 + 6 * len(acceptance)))
+    stages = 1 if alone or drafting else draw(st.sampled_from([2, 3, 4] if pipelines else [1, 1, 1, 2, 3]))
     window = draw(st.sampled_from([0, 0, 3, 9]))
     mix = draw(st.booleans())
     reserve = draw(st.sampled_from([False, False, True]))
     caching = sharing or draw(st.booleans())
     policy = Policy(
         "drawn", budget, seqs, mix=mix, chunked=draw(st.booleans()), free_decodes=draw(st.booleans()),
-        reserve=reserve, ahead=draw(st.booleans()), prefix_caching=caching,
+        reserve=reserve, ahead=draw(st.booleans()), prefix_caching=caching, acceptance=acceptance,
         seqs_of=draw(st.sampled_from(["replica", "batch", "share"])), follow=draw(st.booleans()),
     )  # fmt: skip
     n = draw(st.integers(1, 24))

@@ -15,16 +15,17 @@ from apexsim.cost.accounting import Accounting, AttentionWork
 from apexsim.cost.clock import clock_of
 from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.exchange import way_of
-from apexsim.cost.graph import Cut, cut_of, head_operators, stage_operators
+from apexsim.cost.graph import Cut, cut_of
 from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.kvgroups import kept_kv
 from apexsim.cost.kvnotes import kv_notes
-from apexsim.cost.ledger import CALIBRATED, LINES, Ledger, seconds
+from apexsim.cost.ledger import CALIBRATED, Ledger, seconds
 from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
+from apexsim.cost.parts import Parts
 from apexsim.cost.power_law import Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
-from apexsim.cost.pricing import Pricer, Sizes, eager, pricer
+from apexsim.cost.pricing import Pricer, pricer
 from apexsim.cost.routing import SERVING
 from apexsim.cost.tables import FULL, TOKEN_DENSE, TOKEN_STRIDE, WINDOWED, StepTables, token_knots
 from apexsim.spec.cluster import Cluster
@@ -103,7 +104,7 @@ def compile_pool(
     host = host or host_model(engine, engine_version, profile.folder)
     prices = _prices(profile, cluster, pool, engine, costs, serving)
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, max_num_seqs)
-    parts = _Parts(model, cut, prices, host, most_tokens, max_num_seqs, memory.max_model_len)
+    parts = Parts(model, cut, prices, host, most_tokens, max_num_seqs, memory.max_model_len)
     tables = StepTables(
         token_dense=TOKEN_DENSE,
         token_stride=TOKEN_STRIDE,
@@ -142,77 +143,11 @@ def _refused(profile: HardwareProfile, model: ModelSpec, pool: Pool) -> DoesNotF
     return None
 
 
-class _Parts:
-    """Ledgers and attention tables of all stages."""
-
-    def __init__(
-        self, model: ModelSpec, cut: Cut, prices: Pricer, host: HostModel, most_tokens: int, max_num_seqs: int,
-        max_context: int,
-    ) -> None:
-        self.stages = [stage_operators(model, cut, stage) for stage in range(cut.pp)]
-        self.head_ops = head_operators(model, cut, host.logit_bytes)
-        mixed = Sizes("mixed", most_tokens, host.graphs, max_num_seqs)
-        decode = Sizes("decode", max_num_seqs, host.graphs, max_num_seqs)
-        self.decode_sizes = decode
-        self.mixed_launches_s = np.stack([_launches_s(operators, mixed, host) for operators in self.stages])
-        self.decode_launches_s = np.stack([_launches_s(operators, decode, host) for operators in self.stages])
-        sampled = Sizes("sampled", max_num_seqs, host.graphs, max_num_seqs)
-        self.mixed = [_sum(prices, operators, mixed) for operators in self.stages]
-        self.decode = [_sum(prices, operators, decode) for operators in self.stages]
-        self.head = _sum(prices, self.head_ops, sampled)
-        self.context_knots = context_knots(max_context)
-        self.attention_calibrated = [True, True]
-        self._attention(prices, most_tokens, max_num_seqs)
-
-    def _attention(self, prices: Pricer, most_tokens: int, max_num_seqs: int) -> None:
-        stages, knots = len(self.stages), self.context_knots
-        tokens = self.mixed[0].shape[1]
-        self.decode_attention_s = np.zeros((stages, 2, max_num_seqs + 1, len(knots)))
-        self.prefill_s = np.zeros((stages, 2, tokens))
-        self.prefill_past_s = np.zeros((stages, 2, tokens))
-        self.prefill_extrapolated = np.zeros(tokens, dtype=np.bool_)
-        self.decode_extrapolated = np.zeros((max_num_seqs + 1, len(knots)), dtype=np.bool_)
-        for stage, operators in enumerate(self.stages):
-            for op in operators:
-                if not isinstance(op, AttentionOp):
-                    continue
-                kind = WINDOWED if op.window else FULL
-                (prefill, past), decode = prices.prefill(op, most_tokens), prices.decode(op, max_num_seqs, knots)
-                self.prefill_s[stage, kind] += prefill.seconds
-                self.prefill_past_s[stage, kind] += past
-                self.decode_attention_s[stage, kind] += decode.seconds
-                self.prefill_extrapolated |= prefill.extrapolated
-                self.decode_extrapolated |= decode.extrapolated
-                self.attention_calibrated[0] &= prefill.calibrated
-                self.attention_calibrated[1] &= decode.calibrated
-
-
-def context_knots(max_context: int) -> tuple[float, ...]:
-    """Mean contexts at which decode attention is tabulated: 0, 16, 64, then doubling past ``max_context``."""
-    knots = [0.0, 16.0, 64.0, 128.0]
-    while knots[-1] < max_context:
-        knots.append(2.0 * knots[-1])
-    return tuple(knots)
-
-
-def _sum(prices: Pricer, operators: tuple[Operator, ...], sizes: Sizes) -> Ledger:
-    total: Ledger = np.zeros((LINES, 1))
-    for op in operators:
-        total = total + prices.ledger(op, sizes)
-    return total
-
-
 def _launched(stages: list[Ledger], launches_s: Floats) -> Floats:
     """[stages, sizes] device seconds of iterations whose kernels the host launches meanwhile (0 = replays a graph)."""
     device_s = np.stack([seconds(ledger) for ledger in stages])
     together = (device_s**LAUNCH_OVERLAP + launches_s**LAUNCH_OVERLAP) ** (1 / LAUNCH_OVERLAP)
     return np.where(launches_s > 0, together, device_s)
-
-
-def _launches_s(operators: tuple[Operator, ...], sizes: Sizes, host: HostModel) -> Floats:
-    """Host seconds to launch the kernels of an iteration of each size; 0 where a CUDA graph is replayed."""
-    kernels = sum(op.count * op.kernels for op in operators)
-    return np.where(eager(sizes), kernels * host.eager_kernel_s, 0.0)
 
 
 def _transfer_s(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, pool: Pool, most_tokens: int) -> Floats:
@@ -235,7 +170,7 @@ def _transfer_s(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, po
 
 
 def _accounting(
-    model: ModelSpec, profile: HardwareProfile, cut: Cut, prices: Pricer, parts: _Parts, tables: StepTables
+    model: ModelSpec, profile: HardwareProfile, cut: Cut, prices: Pricer, parts: Parts, tables: StepTables
 ) -> Accounting:
     everything = [op for operators in parts.stages for op in operators]
     kinds = [AttentionWork(0.0, 0.0, 0.0, 0.0), AttentionWork(0.0, 0.0, 0.0, 0.0)]
@@ -275,7 +210,7 @@ def _token_flops(op: Operator) -> float:
 
 
 def _confidence(
-    parts: _Parts, prices: Pricer, host: HostModel, model: ModelSpec, kv: list[str]
+    parts: Parts, prices: Pricer, host: HostModel, model: ModelSpec, kv: list[str]
 ) -> Confidence:
     """Which operators are priced from measurements of this device, and what else a reader should know."""
     rates = prices.profile.power_carries == "rates"

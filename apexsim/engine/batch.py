@@ -11,6 +11,7 @@ from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.kvcache import release
 from apexsim.engine.pages import count_pages, count_past_window, pages_held
 from apexsim.engine.result import COMPLETED
+from apexsim.engine.speculation import speculate, stop_speculating
 from apexsim.engine.state import DECODING, DONE, NONE, PREFILLING, WAITING, Limits, Rows, State
 
 
@@ -127,6 +128,9 @@ def start_decoding(state: State, tables: StepTables, limits: Limits, g: int, i: 
     step, tokens = groups[g].step, requests[i].computed
     requests[i].phase = DECODING
     requests[i].entry_step = step
+    if state.drafts.size > 0:
+        speculate(state, tables, g, i, now)
+        return
     requests[i].finish_step = step + requests[i].output - requests[i].generated
     requests[i].gap = join_cohort(state, g, now)
     groups[g].decoding += 1
@@ -163,6 +167,8 @@ def fill_windows(state: State, limits: Limits, g: int) -> None:
 @kernel
 def stop_decoding(state: State, tables: StepTables, limits: Limits, i: int) -> float:
     """Take request i out of the group's sums; returns when its last token came. Its phase is the caller's to set."""
+    if state.drafts.size > 0:
+        return stop_speculating(state, tables, i)
     requests, groups = state.requests, state.groups
     g = requests[i].group
     tokens = tokens_held(requests, groups, i)
@@ -186,7 +192,8 @@ def finish(state: State, limits: Limits, i: int, now: float) -> None:
     requests, replicas = state.requests, state.replicas
     r = requests[i].group // state.stage_free_s.shape[1]
     tokens = tokens_held(requests, state.groups, i)
-    replicas[r].used_blocks -= requests[i].blocks if limits.reserve else pages_held(limits, tokens)
+    held = limits.reserve or state.drafts.size > 0  # more blocks than the tokens fill
+    replicas[r].used_blocks -= requests[i].blocks if held else pages_held(limits, tokens)
     release(state, limits, r, i, tokens)
     stop_running(state, i)
     requests[i].phase = DONE
@@ -212,7 +219,9 @@ def end_prefill(state: State, tables: StepTables, limits: Limits, g: int, i: int
     if limits.hybrid and not limits.reserve:
         # What the chunk saw and the next token does not.
         r = g // state.stage_free_s.shape[1]
-        state.replicas[r].used_blocks -= requests[i].blocks - pages_held(limits, requests[i].computed)
+        held = pages_held(limits, requests[i].computed)
+        state.replicas[r].used_blocks -= requests[i].blocks - held
+        requests[i].blocks = held
     if requests[i].generated == requests[i].output:
         finish(state, limits, i, now)
     else:
@@ -230,7 +239,8 @@ def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int
     r = g // state.stage_free_s.shape[1]
     tokens = tokens_held(requests, groups, i)
     if requests[i].phase == DECODING:
-        replicas[r].used_blocks -= pages_held(limits, tokens + ahead)
+        drafted = state.drafts.size > 0
+        replicas[r].used_blocks -= requests[i].blocks if drafted else pages_held(limits, tokens + ahead)
         requests[i].generated += groups[g].step - requests[i].entry_step
         requests[i].last_token_s = stop_decoding(state, tables, limits, i)
     else:

@@ -43,7 +43,7 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
     groups[g].end_s = end
     groups[g].duration_s = end - groups[g].begin_s if stages > 1 else duration
     replicas[r].busy_s += duration / stages
-    count_iterations(state, g, 1, decoding, tokens - decoding, sampled, scheduled)
+    count_iterations(state, g, 1, decoding, tokens - decoding * (state.drafts.size + 1), sampled, scheduled)
     note_decode_work(state, g, decoding, 1)
 
 
@@ -53,7 +53,7 @@ def size_of_batch(state: State, tables: StepTables, g: int) -> tuple[int, int, i
     requests, groups, replicas, begun = state.requests, state.groups, state.replicas, state.begun
     r = g // state.stage_free_s.shape[1]
     decoding = groups[g].decoding if groups[g].decoded else 0
-    tokens, sampled = decoding, decoding
+    tokens, sampled = decoding * (state.drafts.size + 1), decoding
     for j in range(groups[g].prefills):
         chunk = begun[g, j].tokens
         if chunk > 0:
@@ -91,7 +91,7 @@ def count_iterations(
     histograms, replicas = state.histograms, state.replicas
     r = g // state.stage_free_s.shape[1]
     if prefill_tokens > 0:
-        histograms[MIXED, decoding + prefill_tokens] += steps
+        histograms[MIXED, decoding * (state.drafts.size + 1) + prefill_tokens] += steps
     else:
         histograms[DECODE, decoding] += steps
     histograms[SAMPLED, sampled] += steps

@@ -72,6 +72,7 @@ def counters(state: State, limits: Limits, ranks: int = 1) -> Counters:
         evicted_blocks=int(sums.evicted_blocks.sum()),
         waited_s=float(sums.waited_s.sum()) / ranks,
         together=state.histograms[FULLEST:].copy(),
+        accepted_tokens=int(sums.accepted_tokens.sum()),
     )
 
 

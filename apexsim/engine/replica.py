@@ -34,6 +34,7 @@ from apexsim.engine.kvcache import by_admission, find, hold, settle, take_blocks
 from apexsim.engine.pages import most_pages, pages_of, step_pages
 from apexsim.engine.pipeline import is_full, leave_open, take_open
 from apexsim.engine.series import close_series, instant, is_series, series_length, series_seconds
+from apexsim.engine.speculation import accept_drafts, blocks_for_drafts, sequences_at_their_end
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
 
 THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
@@ -44,7 +45,8 @@ THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
 def admission_blocks(state: State, limits: Limits, i: int, tokens: int) -> int:
     """KV blocks that waiting request i needs to begin, its first chunk ending at ``tokens``."""
     if limits.reserve:
-        return most_pages(limits, state.requests[i].prompt + state.requests[i].output - 1)
+        whole = state.requests[i].prompt + state.requests[i].output - 1 + state.drafts.size
+        return min(most_pages(limits, whole), limits.kv_blocks)
     return pages_of(limits, 0, tokens)
 
 
@@ -66,13 +68,21 @@ def schedule_decodes(state: State, tables: StepTables, limits: Limits, g: int) -
         return False
     r = g // state.stage_free_s.shape[1]
     preempted = False
-    need = step_pages(state, limits, g, 0)
+    need = next_blocks(state, limits, g, False)
     while need > limits.kv_blocks - replicas[r].used_blocks:
         preempt(state, tables, limits, g, 0)
         preempted = True
-        need = step_pages(state, limits, g, 0)
-    take_blocks(state, limits, r, need)
+        need = next_blocks(state, limits, g, False)
+    take_blocks(state, limits, r, next_blocks(state, limits, g, True))
     return preempted
+
+
+@kernel
+def next_blocks(state: State, limits: Limits, g: int, taken: bool) -> int:
+    """KV blocks that the decoding sequences lack for their next iteration; ``taken``: they are being allocated."""
+    if state.drafts.size > 0:
+        return blocks_for_drafts(state, limits, g, taken)
+    return step_pages(state, limits, g, 0)
 
 
 @kernel
@@ -168,7 +178,7 @@ def compose(state: State, tables: StepTables, limits: Limits, g: int, now: float
     preempted = schedule_decodes(state, tables, limits, g) if decoded else False
     budget = limits.max_num_batched_tokens
     if limits.mix and not limits.free_decodes:
-        budget -= groups[g].decoding
+        budget -= groups[g].decoding * (state.drafts.size + 1)
     budget, lost = continue_prefills(state, tables, limits, g, budget, 1 if decoded else 0)
     preempted = preempted or lost
     if groups[g].decoding + groups[g].prefills == 0:
@@ -226,7 +236,7 @@ def complete(state: State, tables: StepTables, limits: Limits, g: int) -> None:
     """What was in flight has ended at ``end_s``: hand out the tokens; the group is at a boundary."""
     groups = state.groups
     groups[g].seen_s = groups[g].begin_s  # of its last iteration: a series says when that began
-    if groups[g].decoded:
+    if groups[g].decoded and state.drafts.size == 0:
         if is_series(state, g):
             close_series(state, tables, limits, g)
         else:
@@ -240,7 +250,10 @@ def hand_out(state: State, tables: StepTables, limits: Limits, g: int) -> None:
     requests, groups = state.requests, state.groups
     now, steps = groups[g].end_s, groups[g].steps
     r = g // state.stage_free_s.shape[1]
-    if groups[g].decoded:
+    if groups[g].decoded and state.drafts.size > 0:
+        accept_drafts(state, tables, g)
+        finish_decodes(state, tables, limits, g, now)
+    elif groups[g].decoded:
         groups[g].step += steps
         groups[g].kv += groups[g].decoding * steps
         groups[g].kv_windowed += groups[g].growing * steps
@@ -266,7 +279,7 @@ def hand_out(state: State, tables: StepTables, limits: Limits, g: int) -> None:
 def finish_decodes(state: State, tables: StepTables, limits: Limits, g: int, now: float) -> None:
     """Every sequence whose last token came at the group's step leaves, in the order of their admission."""
     requests, groups = state.requests, state.groups
-    leaving = NONE
+    leaving = sequences_at_their_end(state, tables, limits, g) if state.drafts.size > 0 else NONE
     while groups[g].finishes > 0 and state.finishes[g, 0].step <= groups[g].step:
         i, key = state.finishes[g, 0].request, state.finishes[g, 0].step
         groups[g].finishes = heap_pop(state.finishes[g], groups[g].finishes)

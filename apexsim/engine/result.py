@@ -71,7 +71,7 @@ class Counters:
     prefill_attention_s: float  # device seconds, summed over pipeline stages
     decode_attention_s: float  # device seconds, summed over pipeline stages
     prefill_tokens: int  # prompt tokens computed, recomputation included
-    decode_tokens: int  # tokens processed by decoding
+    decode_tokens: int  # Σ over iterations of the sequences that decode
     prefill_pairs: float  # query-key pairs of prefill, full attention kind
     decode_kv_tokens: float  # Σ over decode iterations of S, full attention kind
     prefill_pairs_windowed: float
@@ -80,6 +80,7 @@ class Counters:
     kv_peak_blocks: int  # largest number of blocks in use on one replica
     kv_blocks: int  # blocks of one replica
     evicted_blocks: int = 0  # from the prefix caches
+    accepted_tokens: int = 0  # drafts that were accepted and handed out, speculative decoding
     waited_s: float = 0.0  # of lockstep ranks for the slowest of them, the mean over the ranks of each replica
     together: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 

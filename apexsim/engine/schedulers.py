@@ -30,6 +30,8 @@ class Policy:
         ahead: asynchronous scheduling: an iteration is composed when the one before it begins, so a request that
             arrives during an iteration misses the next one too. Replicas of one pipeline stage only.
         prefix_caching: blocks of prompts stay when a request ends, and equal prefixes share them.
+        acceptance: speculative decoding: probability of each draft of a step, in order, that it is accepted where all
+            before it were; empty without drafts. Replicas of one pipeline stage only.
         seqs_of: what ``max_num_seqs`` limits in a pipeline: all batches in flight together (``replica``), each of them
             (``batch``), or all together with an equal share for each (``share``).
         follow: in a pipeline the next chunk of a prompt goes into the next batch, behind the chunk before; else a
@@ -51,8 +53,16 @@ class Policy:
     seqs_of: SeqsOf = "replica"
     follow: bool = True
     about: str = ""
+    acceptance: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        each = len(self.acceptance) + 1
+        counted = self.mix and not self.free_decodes
+        if each > 1 and counted and self.max_num_batched_tokens < self.max_num_seqs * each:
+            raise UsageError(
+                f"scheduler: max_num_batched_tokens {self.max_num_batched_tokens} is below max_num_seqs "
+                f"{self.max_num_seqs} · {each} (each running sequence computes its token and {each - 1} drafts)"
+            )
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise UsageError(
                 f"scheduler: max_num_batched_tokens {self.max_num_batched_tokens} is below max_num_seqs "

@@ -16,7 +16,7 @@ from apexsim.engine.result import SimulationResult, Snapshot
 from apexsim.engine.routers import Offered, PlugInRouter
 from apexsim.engine.routers import router as named_router
 from apexsim.engine.schedulers import Policy
-from apexsim.engine.state import Limits, new_state
+from apexsim.engine.state import Limits, new_drafts, new_state
 from apexsim.errors import UsageError
 from apexsim.workload.trace import Trace
 
@@ -77,8 +77,9 @@ def simulate_pool(
     origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
     state = new_state(
-        arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules,
-        replicas=units, stages=tables.stages, timeline=timeline, cache=cache, lockstep=tables.group.ranks > 1,
+        arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules, replicas=units,
+        stages=tables.stages, timeline=timeline, cache=cache, lockstep=tables.group.ranks > 1,
+        drafts=new_drafts(policy.acceptance, seed),
     )  # fmt: skip
     wanted = Marks(tuple(at_s - origin_s for at_s in marks))
     state = run_pool(

@@ -105,6 +105,7 @@ REPLICA = np.dtype(
         ("lost_last", "i8"),  # and cached blocks that nobody can find, to be evicted after it
         ("admissions", "i8"),
         ("evicted_blocks", "i8"),
+        ("accepted_tokens", "i8"),  # drafts that were accepted and handed out
         # Of a rank in lockstep only.
         ("waited_s", "f8"),  # for the slowest rank of its iterations
     ]
@@ -166,6 +167,9 @@ UNIT = np.dtype(
     align=True,
 )
 """A unit in the cache of one replica."""
+
+DRAFT = np.dtype([("acceptance", "f8"), ("seed", "i8")])
+"""A draft token of a step: how likely it is accepted where all before it were, and the seed of the draws."""
 
 CHUNK = np.dtype([("request", "i8"), ("tokens", "i8")])
 DUE = np.dtype([("step", "i8"), ("request", "i8")])
@@ -237,6 +241,7 @@ class State(NamedTuple):
     itl: Rows  # ITL_RUN [rows]
     timeline: Rows  # ITERATION [rows], or [0] where it is not wanted
     cache: Cache
+    drafts: Rows  # DRAFT [k], by position in a step; [0] without speculative decoding
 
     @property
     def stages(self) -> int:
@@ -251,6 +256,7 @@ def borrow_state(state: State) -> State:
         borrow(state.begun), borrow(state.finishes), borrow(state.windows), borrow(state.cohorts),
         borrow(state.stack), borrow(state.blocks), borrow(state.histograms), borrow(state.filled),
         borrow(state.itl), borrow(state.timeline), borrow_cache(state.cache),
+        borrow(state.drafts),
     )  # fmt: skip
 
 
@@ -267,9 +273,16 @@ def rows(dtype: np.dtype[Any], *shape: int) -> Rows:
     return np.zeros(shape, dtype).view(np.recarray)
 
 
+def new_drafts(acceptance: tuple[float, ...], seed: int) -> Rows:
+    """The drafts of a step, by their acceptance."""
+    drafts = rows(DRAFT, len(acceptance))
+    drafts.acceptance, drafts.seed = acceptance, seed
+    return drafts
+
+
 def new_state(
     arrival_s: NDArray[np.float64], prompt: NDArray[np.int64], output: NDArray[np.int64], limits: Limits, *,
-    replicas: int, stages: int, timeline: bool, cache: Cache, lockstep: bool = False,
+    replicas: int, stages: int, timeline: bool, cache: Cache, drafts: Rows, lockstep: bool = False,
 ) -> State:  # fmt: skip
     """An empty fleet of ``replicas`` (ranks, where they run in ``lockstep``) before the first arrival."""
     n, groups, seqs = len(arrival_s), replicas * stages, limits.max_batch_seqs
@@ -288,8 +301,10 @@ def new_state(
         begun=rows(CHUNK, groups, seqs + 1), finishes=rows(DUE, groups, 2 * seqs + 64),
         windows=rows(DUE, groups, 2 * seqs + 64), cohorts=rows(COHORT, groups, seqs + 2), stack=rows(GAP, groups, 256),
         blocks=np.zeros((groups, limits.cycle * (2 if limits.hybrid else 1)), np.int64),
-        histograms=np.zeros((10 if lockstep else 4, longest + seqs + 2), np.int64), filled=np.zeros(2, np.int64),
+        histograms=np.zeros((10 if lockstep else 4, longest + seqs * (len(drafts) + 1) + 2), np.int64),
+        filled=np.zeros(2, np.int64),
         itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0), cache=cache,
+        drafts=drafts,
     )  # fmt: skip
 
 

@@ -79,8 +79,8 @@ def steady_bounds(requests: RequestColumns, at_once: int) -> tuple[float, float]
 
 
 def yielded(counters: Counters) -> int:
-    """Tokens that went out: each iteration gives one to every sequence that is sampled."""
-    return int(np.arange(len(counters.sampled)) @ counters.sampled)
+    """Tokens that went out: each iteration gives one to every sequence that is sampled, and its accepted drafts."""
+    return int(np.arange(len(counters.sampled)) @ counters.sampled) + counters.accepted_tokens
 
 
 def between(early: Counters, late: Counters) -> Counters:

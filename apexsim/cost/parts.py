@@ -1,0 +1,82 @@
+"""What the operators of a model cost at every size of an iteration: ledgers and attention tables of its stages."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apexsim.cost.graph import Cut, head_operators, stage_operators
+from apexsim.cost.host import HostModel
+from apexsim.cost.ledger import LINES, Ledger
+from apexsim.cost.operators import AttentionOp, Operator
+from apexsim.cost.pricing import Pricer, Sizes, eager
+from apexsim.cost.tables import FULL, WINDOWED
+from apexsim.spec.model import ModelSpec
+
+Floats = NDArray[np.float64]
+
+
+class Parts:
+    """Ledgers and attention tables of all stages."""
+
+    def __init__(
+        self, model: ModelSpec, cut: Cut, prices: Pricer, host: HostModel, most_tokens: int, max_num_seqs: int,
+        max_context: int,
+    ) -> None:
+        self.stages = [stage_operators(model, cut, stage) for stage in range(cut.pp)]
+        self.head_ops = head_operators(model, cut, host.logit_bytes)
+        mixed = Sizes("mixed", most_tokens, host.graphs, max_num_seqs)
+        decode = Sizes("decode", max_num_seqs, host.graphs, max_num_seqs)
+        self.decode_sizes = decode
+        self.mixed_launches_s = np.stack([_launches_s(operators, mixed, host) for operators in self.stages])
+        self.decode_launches_s = np.stack([_launches_s(operators, decode, host) for operators in self.stages])
+        sampled = Sizes("sampled", max_num_seqs, host.graphs, max_num_seqs)
+        self.mixed = [_sum(prices, operators, mixed) for operators in self.stages]
+        self.decode = [_sum(prices, operators, decode) for operators in self.stages]
+        self.head = _sum(prices, self.head_ops, sampled)
+        self.context_knots = context_knots(max_context)
+        self.attention_calibrated = [True, True]
+        self._attention(prices, most_tokens, max_num_seqs)
+
+    def _attention(self, prices: Pricer, most_tokens: int, max_num_seqs: int) -> None:
+        stages, knots = len(self.stages), self.context_knots
+        tokens = self.mixed[0].shape[1]
+        self.decode_attention_s = np.zeros((stages, 2, max_num_seqs + 1, len(knots)))
+        self.prefill_s = np.zeros((stages, 2, tokens))
+        self.prefill_past_s = np.zeros((stages, 2, tokens))
+        self.prefill_extrapolated = np.zeros(tokens, dtype=np.bool_)
+        self.decode_extrapolated = np.zeros((max_num_seqs + 1, len(knots)), dtype=np.bool_)
+        for stage, operators in enumerate(self.stages):
+            for op in operators:
+                if not isinstance(op, AttentionOp):
+                    continue
+                kind = WINDOWED if op.window else FULL
+                (prefill, past), decode = prices.prefill(op, most_tokens), prices.decode(op, max_num_seqs, knots)
+                self.prefill_s[stage, kind] += prefill.seconds
+                self.prefill_past_s[stage, kind] += past
+                self.decode_attention_s[stage, kind] += decode.seconds
+                self.prefill_extrapolated |= prefill.extrapolated
+                self.decode_extrapolated |= decode.extrapolated
+                self.attention_calibrated[0] &= prefill.calibrated
+                self.attention_calibrated[1] &= decode.calibrated
+
+
+def context_knots(max_context: int) -> tuple[float, ...]:
+    """Mean contexts at which decode attention is tabulated: 0, 16, 64, then doubling past ``max_context``."""
+    knots = [0.0, 16.0, 64.0, 128.0]
+    while knots[-1] < max_context:
+        knots.append(2.0 * knots[-1])
+    return tuple(knots)
+
+
+def _sum(prices: Pricer, operators: tuple[Operator, ...], sizes: Sizes) -> Ledger:
+    total: Ledger = np.zeros((LINES, 1))
+    for op in operators:
+        total = total + prices.ledger(op, sizes)
+    return total
+
+
+def _launches_s(operators: tuple[Operator, ...], sizes: Sizes, host: HostModel) -> Floats:
+    """Host seconds to launch the kernels of an iteration of each size; 0 where a CUDA graph is replayed."""
+    kernels = sum(op.count * op.kernels for op in operators)
+    return np.where(eager(sizes), kernels * host.eager_kernel_s, 0.0)
