@@ -7,9 +7,9 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.cost.fullest import rank_load
 from apexsim.cost.operators import ExpertExchange, GroupedGemm, Phase
 from apexsim.cost.precision import ACTIVATION_BYTES
-from apexsim.cost.routing import expert_load
 from apexsim.cost.shapes import Work
 from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
@@ -29,7 +29,7 @@ def grouped_work(tokens: Floats, op: GroupedGemm) -> tuple[Work, dict[str, Float
     ``moved`` counts the weights of the touched experts, and each token's hidden state once in and once out; a token
     reaches a rank with at most ``experts_per_token`` of its choices.
     """
-    load = expert_load(tokens, op.experts, op.experts_per_token, op.local_experts, op.routing)
+    load = rank_load(tokens, op)
     hidden, width, parameters = op.hidden_size, op.intermediate_size, op.expert_parameters
     weights = load.touched * parameters * weight_bytes(op.weights)
     flops = 2.0 * load.rows * parameters

@@ -60,8 +60,17 @@ class GroupedGemm:
     routing: str = "uniform"  # see ``apexsim.cost.routing``
     rows: Rows = OWN
     dispatched: bool = False  # only this rank's pairs have come; else it has the tokens of all ranks, and picks its own
+    redundant: int = 0  # copies of experts, all ranks together
+    placement: str = "contiguous"  # see ``apexsim.cost.placement``
+    nodes: int = 1  # that the ranks are spread over
+    groups: int = 1  # of experts, one of which holds all that a token chooses
 
     kernels: ClassVar[int] = 6  # top-k, sorting, two grouped GEMMs, activation, weighted sum
+
+    @property
+    def ranks(self) -> int:
+        """That the experts are dealt to."""
+        return (self.experts + self.redundant) // self.local_experts
 
     @property
     def expert_parameters(self) -> int:

@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
+from apexsim.cost.counts import PREFIX, counts
 from apexsim.cost.dealt import Dealing, parse, rank_counts
 from apexsim.errors import UsageError
 
 Floats = NDArray[np.float64]
+Classes = tuple[tuple[float, float], ...]
+"""(probability that a token chooses one of them, how many experts) of each class."""
 
 _ZIPF = re.compile(r"uniform|zipf_(?P<exponent>\d+(?:\.\d+)?)")
 
@@ -60,7 +63,7 @@ def expert_load(tokens: Floats, experts: int, per_token: int, local: int, routin
     count = np.asarray(tokens, dtype=np.float64)
     drawn = _ZIPF.fullmatch(routing)
     if drawn is not None:
-        return _drawn(count, popularity(experts, per_token, float(drawn["exponent"] or 0.0)), local / experts)
+        return drawn_load(count, popularity(experts, per_token, float(drawn["exponent"] or 0.0)), local / experts)
     dealing = parse(routing)
     if dealing is None:
         allowed = "uniform, zipf_1, balanced or power_law_1.2 (any exponent)"
@@ -81,30 +84,49 @@ def _measured(tokens: int, experts: int, per_token: int, ranks: int, dealing: De
 
 
 @lru_cache(maxsize=256)
-def popularity(experts: int, per_token: int, exponent: float) -> tuple[tuple[float, int], ...]:
+def popularity(experts: int, per_token: int, exponent: float) -> Classes:
     """(probability that a token chooses one of them, number of experts) of each class, most popular first.
 
     Probabilities fall as rank^-exponent, are at most 1, and sum to ``per_token`` over all experts.
     """
-    weights = np.arange(1, experts + 1.0) ** -exponent
+    shares = chosen_shares(np.arange(1, experts + 1.0) ** -exponent, per_token)
+    classes = np.array_split(shares, 1 if exponent == 0.0 else min(CLASSES, experts))
+    return tuple((float(members.mean()), len(members)) for members in classes)
+
+
+def is_drawn(routing: str) -> bool:
+    """Whether tokens draw their experts by a popularity, so that there is a fullest rank; benchmarks deal them."""
+    return routing.startswith(PREFIX) or _ZIPF.fullmatch(routing) is not None
+
+
+def chosen_shares(weights: Floats, per_token: int) -> Floats:
+    """[experts] probability that a token chooses each, in proportion to ``weights`` but at most 1."""
     shares = per_token * weights / weights.sum()
     while (shares > 1.0 + 1e-12).any():
         sure = shares >= 1.0
         rest = weights * ~sure
         shares = np.where(sure, 1.0, (per_token - sure.sum()) * rest / rest.sum())
-    classes = np.array_split(shares, 1 if exponent == 0.0 else min(CLASSES, experts))
-    return tuple((float(members.mean()), len(members)) for members in classes)
+    return np.asarray(shares)
 
 
-def _drawn(tokens: Floats, classes: tuple[tuple[float, int], ...], held: float) -> Load:
+@lru_cache(maxsize=64)
+def shares_of(routing: str, experts: int, per_token: int) -> tuple[Floats, ...]:
+    """[experts] probabilities that a token chooses each, of every layer that ``routing`` tells apart."""
+    drawn = _ZIPF.fullmatch(routing)
+    if drawn is not None:
+        return (chosen_shares(np.arange(1, experts + 1.0) ** -float(drawn["exponent"] or 0.0), per_token),)
+    return tuple(chosen_shares(row, per_token) for row in counts(routing.removeprefix(PREFIX), experts))
+
+
+def drawn_load(tokens: Floats, classes: Classes, held: float, tiles: tuple[int, ...] = TILES) -> Load:
     """An expert's tokens are binomial; a rank holds the part ``held`` of each class."""
     rows, touched = np.zeros_like(tokens), np.zeros_like(tokens)
-    padded = {tile: np.zeros_like(tokens) for tile in TILES}
+    padded = {tile: np.zeros_like(tokens) for tile in tiles}
     for share, members in classes:
         chance, count = min(share, 1.0 - 1e-12), held * members
         rows += count * share * tokens
         touched += count * (1.0 - (1.0 - chance) ** tokens)
-        for tile in TILES:
+        for tile in tiles:
             padded[tile] += count * _padded(tokens, chance, tile)
     return Load(rows, touched, padded)
 

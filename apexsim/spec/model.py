@@ -108,6 +108,7 @@ class MoeMlp(Strict):
     intermediate_size: int = Field(ge=1, description="width of one routed expert")
     shared_experts: int = Field(0, ge=0, description="experts that every token runs through")
     shared_intermediate_size: int = Field(0, ge=0, description="width of all shared experts together")
+    groups: int = Field(1, ge=1, description="groups of experts, to some of which the router limits a token")
     gated: bool = Field(True, description="three matrices an expert instead of two")
     bias: bool = Field(False, description="biases on the experts' matrices")
     router_bias: bool = Field(False, description="a bias or correction per routed expert")
