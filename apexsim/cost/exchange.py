@@ -65,14 +65,14 @@ class Way(NamedTuple):
 
 def way_of(pool: Pool, engine: str, profile: HardwareProfile, cluster: Cluster) -> Way:
     """What a pool's exchange is once ``auto`` is resolved."""
+    nodes = ceil(pool.tp * pool.dp / max(cluster.devices_per_node, island_size(cluster, profile)))
     if pool.dp == 1:
-        return Way()
+        return Way("none", nodes)
     name = pool.experts.exchange
     if name == "auto":
         rack = profile.scaleup is not None and profile.scaleup.rack_scale
         name = "nvlink" if engine == "tensorrt-llm" and rack and pool.experts_tp == 1 else "all-gather"
-    near = max(cluster.devices_per_node, island_size(cluster, profile))
-    return Way(name, ceil(pool.tp * pool.dp / near), cluster.node_link or 0.0)
+    return Way(name, nodes, cluster.node_link or 0.0)
 
 
 def carriers(

@@ -30,7 +30,7 @@ from apexsim.cost.operators import (
     Rows,
 )
 from apexsim.cost.precision import ACTIVATION_BYTES, weights_of
-from apexsim.cost.routing import SERVING
+from apexsim.cost.routing import Spread, spread_of
 from apexsim.spec.dtypes import KvDtype
 from apexsim.spec.layer_precision import PrecisionRule
 from apexsim.spec.model import Attention, LayerGroup, ModelSpec, MoeMlp, Part
@@ -64,6 +64,7 @@ class Cut(NamedTuple):
     way: Way = Way()
     router: str = "bf16"
     rules: tuple[PrecisionRule, ...] = ()  # of single layers; see ``layers_of``
+    spread: Spread = Spread()
 
     @property
     def devices(self) -> int:
@@ -85,7 +86,7 @@ def cut_of(model: ModelSpec, pool: Pool, way: Way | None = None) -> Cut:
     return Cut(
         pool.tp, pool.pp, pool.ep, **parts, lm_head=head, kv_cache=pool.kv_cache, dp=pool.dp,
         way=way or Way("none" if pool.dp == 1 else "all-gather"), router=model.dtype,
-        rules=tuple(rule for rule in pool.precision if rule.part != "lm_head"),
+        rules=tuple(rule for rule in pool.precision if rule.part != "lm_head"), spread=spread_of(pool.experts),
     )  # fmt: skip
 
 
@@ -273,12 +274,7 @@ def _add_experts(
     chain.add(Gemm("router", mlp.experts, hidden, cut.router, count))
     if together:
         _add_exchange(chain, "dispatch", mlp, hidden, cut, count)
-    ends = chain.add(GroupedGemm(
-        "experts", hidden, ceil(mlp.intermediate_size * cut.ep / cut.devices), mlp.experts, mlp.experts // cut.ep,
-        mlp.experts_per_token, mlp.gated, cut.experts, count,
-        routing=SERVING, rows=Rows("all") if together else OWN,
-        dispatched=together and cut.way.name != "all-gather",
-    ))
+    ends = chain.add(_routed(mlp, hidden, cut, count))
     if together:
         ends = _add_exchange(chain, "combine", mlp, hidden, cut, count)
     if mlp.shared_experts:
@@ -287,6 +283,18 @@ def _add_experts(
         rows = Rows("own", cut.tp) if together else OWN
         _add_dense(chain, "shared_", width, mlp.gated, hidden, cut.shared_experts, count, rows)
         chain.last = ends + chain.last
+
+
+def _routed(mlp: MoeMlp, hidden: int, cut: Cut, count: int) -> GroupedGemm:
+    spread, together = cut.spread, cut.dp > 1
+    nodes = cut.way.nodes if spread.placement == "balanced" and cut.ep % cut.way.nodes == 0 else 1
+    return GroupedGemm(
+        "experts", hidden, ceil(mlp.intermediate_size * cut.ep / cut.devices), mlp.experts,
+        (mlp.experts + spread.redundant) // cut.ep, mlp.experts_per_token, mlp.gated, cut.experts, count,
+        routing=spread.routing, rows=Rows("all") if together else OWN,
+        dispatched=together and cut.way.name != "all-gather",
+        redundant=spread.redundant, placement=spread.placement, nodes=nodes, groups=mlp.groups if nodes > 1 else 1,
+    )  # fmt: skip
 
 
 def _add_exchange(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 from apexsim.spec.dtypes import KvDtype, kv_bytes
+from apexsim.spec.experts import Placement
 
 Phase = Literal["dispatch", "combine", "prepare"]
 """Of an exchange of tokens between the ranks of an expert-parallel group; ``prepare``: who gets how many."""
@@ -61,9 +62,9 @@ class GroupedGemm:
     rows: Rows = OWN
     dispatched: bool = False  # only this rank's pairs have come; else it has the tokens of all ranks, and picks its own
     redundant: int = 0  # copies of experts, all ranks together
-    placement: str = "contiguous"  # see ``apexsim.cost.placement``
+    placement: Placement = "contiguous"  # see ``apexsim.cost.placement``
     nodes: int = 1  # that the ranks are spread over
-    groups: int = 1  # of experts, one of which holds all that a token chooses
+    groups: int = 1  # of neighbouring experts, to some of which the router limits a token
 
     kernels: ClassVar[int] = 6  # top-k, sorting, two grouped GEMMs, activation, weighted sum
 

@@ -1,23 +1,23 @@
 """Which device holds which experts: copies of the popular ones, and a packing that evens the load out.
 
-What the field calls EPLB (expert-parallel load balancing; DeepSeek-V3, arXiv 2412.19437 §3.4): ``redundant`` slots go one
-by one to the expert whose copies carry most each; then the copies, heaviest first, go to the lightest device that has
-a slot left. Where the router's groups of experts divide among the nodes, groups are packed on nodes first, and copies
-and packing stay inside a node, so that a token's group is in one place. ``contiguous``: experts in their order, and the
-redundant slots hold the first ones again, as engines do without statistics.
+What the field calls EPLB (expert-parallel load balancing; DeepSeek-V3, arXiv 2412.19437 §3.4): ``redundant`` slots go
+one by one to the expert whose copies carry most each; then the copies, heaviest first, go to the lightest device that
+has a slot left. Where the router's groups of experts divide among the nodes, groups are packed on nodes first, and
+copies and packing stay inside a node, so that a token's group is in one place. ``contiguous``: experts in their order,
+and the redundant slots hold the first ones again, as engines do without statistics.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.spec.experts import Placement
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Placement = Literal["contiguous", "balanced"]
 
 
 def placed(
@@ -34,7 +34,7 @@ def placed(
     in_order = (np.arange(slots) % loads.size).reshape(ranks, -1)
     if placement == "contiguous":
         return in_order
-    if nodes > 1 and groups % nodes == 0:
+    if nodes > 1 and groups % nodes == 0 and ranks % nodes == 0:
         packed = _by_node(loads, ranks, slots, nodes, groups)
     else:
         packed = _packed(loads, np.arange(loads.size), ranks, slots)

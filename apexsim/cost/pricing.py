@@ -17,6 +17,7 @@ from scipy.optimize import isotonic_regression
 from apexsim import registry
 from apexsim.cost.clock import AT_BOOST, Clock, clocked
 from apexsim.cost.experts import exchange_work
+from apexsim.cost.fullest import mean_load
 from apexsim.cost.host import Graphs, graph_sizes, padded
 from apexsim.cost.kernels import KernelModel, Priced
 from apexsim.cost.ledger import (
@@ -35,7 +36,6 @@ from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Exchang
 from apexsim.cost.power import PowerModel, power_model
 from apexsim.cost.power_law import PowerLaw, Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype, sixteen_bit
-from apexsim.cost.routing import expert_load
 from apexsim.cost.tables import token_knots
 from apexsim.spec.cluster import Link
 from apexsim.spec.formats import weight_bytes, weights_part
@@ -150,8 +150,8 @@ class Pricer:
             moved = weight_bytes(op.weights) * op.n * op.k + rows * (inputs * op.k + ACTIVATION_BYTES * op.n)
             return GEMM, self.kernels.gemm(rows, op.n, op.k, op.weights), 2.0 * rows * op.n * op.k, moved
         if isinstance(op, GroupedGemm):
-            share = op.experts_per_token * op.local_experts / op.experts
-            touched = expert_load(rows, op.experts, op.experts_per_token, op.local_experts, op.routing).touched
+            share = op.experts_per_token / op.ranks  # time is the fullest rank's, work and joules are the mean one's
+            touched = mean_load(rows, op).touched
             moved = touched * op.expert_parameters * weight_bytes(op.weights)
             return MOE, self.kernels.grouped_gemm(rows, op), 2.0 * rows * share * op.expert_parameters, moved
         if isinstance(op, Elementwise):

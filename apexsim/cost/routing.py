@@ -1,7 +1,8 @@
 """How the tokens of a batch fall on the experts of one rank, which decides what a grouped GEMM must read and compute.
 
-A serving step takes ``SERVING`` routing: every token draws its experts at random, some of them more likely than others
-by a Zipf law; the load is the expected one, in closed form, of any of the ranks. ``uniform`` is the law of exponent 0.
+A serving step takes ``SERVING`` routing unless its plan says otherwise: every token draws its experts at random, some
+of them more likely than others by a Zipf law; the load here is the expected one, in closed form, of the mean rank (for
+the fullest see ``fullest.py``). ``uniform`` is the law of exponent 0, ``counts:`` and a path a measured popularity.
 Other words are those of benchmarks, see ``dealt.py``.
 """
 
@@ -19,27 +20,52 @@ from scipy.special import betainc
 from apexsim.cost.counts import PREFIX, counts
 from apexsim.cost.dealt import Dealing, parse, rank_counts
 from apexsim.errors import UsageError
+from apexsim.spec.experts import Experts, Placement, Zipf
 
 Floats = NDArray[np.float64]
 Classes = tuple[tuple[float, float], ...]
 """(probability that a token chooses one of them, how many experts) of each class."""
 
-_ZIPF = re.compile(r"uniform|zipf_(?P<exponent>\d+(?:\.\d+)?)")
+_ZIPF = re.compile(r"uniform|zipf_(?P<exponent>\d+(?:\.\d+)?)(?:/(?P<ranks>\d+(?:\.\d+)?))?")
 
 TILES = (16, 64, 128)
 """Rows of the tiles that grouped GEMM kernels use."""
 
-SERVING = "zipf_1"
-"""Popularity of experts in serving. Equally likely experts make decode steps of 16 to 64 sequences 12 to 22 % too slow
-in the runs of six models (gpt-oss, DeepSeek-R1, Qwen3-235B, Llama-4-Scout, Mixtral; vLLM, SGLang, TensorRT-LLM on H100,
-H200, B200), because too many experts are read; an exponent of 1 takes that bias to a few per cent, whatever the batch.
-The kernel benchmarks' own skewed law has an exponent of 1.01 or 1.2."""
+SERVING = "zipf_1/0.5"
+"""Popularity of experts in serving: of those that a batch touches / of the sums of whole ranks.
+
+Within a batch equally likely experts make decode steps of 16 to 64 sequences 12 to 22 % too slow in the runs of six
+models (gpt-oss, DeepSeek-R1, Qwen3-235B, Llama-4-Scout, Mixtral; vLLM, SGLang, TensorRT-LLM on H100, H200, B200),
+because too many experts are read; an exponent of 1 takes that bias to a few per cent, whatever the batch. The kernel
+benchmarks' own skewed law has an exponent of 1.01 or 1.2.
+
+Between ranks 1 cannot be the truth: the fullest of 32 would have 4.7 times the mean, where evening them out made
+DeepSeek's prefill only 1.49 times faster under SGLang (LMSYS, May 2025), and runs with four and eight expert-parallel
+ranks show no such skew. 0.5 is twice the mean at 32 ranks."""
 
 CLASSES = 16
 """Experts of about equal popularity are taken together, in so many classes."""
 
 MANY_TILES = 8
 """From so many tiles an expert on, its last tile is half full on average whatever the exact count is."""
+
+
+class Spread(NamedTuple):
+    """How popular the experts of a pool are, and which of its devices holds which."""
+
+    routing: str = SERVING
+    redundant: int = 0
+    placement: Placement = "contiguous"
+
+
+def spread_of(experts: Experts) -> Spread:
+    """What a plan says of its experts, in words of this module."""
+    routing = experts.routing
+    if isinstance(routing, Zipf):
+        word = f"zipf_{routing.zipf:g}"
+    else:
+        word = {"serving-default": SERVING, "balanced": "uniform"}.get(routing, PREFIX + routing)
+    return Spread(word, experts.redundant_experts, experts.placement)
 
 
 class Load(NamedTuple):
@@ -92,6 +118,12 @@ def popularity(experts: int, per_token: int, exponent: float) -> Classes:
     shares = chosen_shares(np.arange(1, experts + 1.0) ** -exponent, per_token)
     classes = np.array_split(shares, 1 if exponent == 0.0 else min(CLASSES, experts))
     return tuple((float(members.mean()), len(members)) for members in classes)
+
+
+def between_ranks(routing: str) -> str:
+    """The popularity of experts that decides how full the ranks are."""
+    drawn = _ZIPF.fullmatch(routing)
+    return f"zipf_{drawn['ranks']}" if drawn is not None and drawn["ranks"] else routing
 
 
 def is_drawn(routing: str) -> bool:

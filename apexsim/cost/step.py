@@ -15,6 +15,7 @@ from apexsim.cost.accounting import Accounting, AttentionWork
 from apexsim.cost.clock import clock_of
 from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.exchange import way_of
+from apexsim.cost.expert_notes import expert_notes
 from apexsim.cost.graph import Cut, cut_of
 from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.kvgroups import kept_kv
@@ -26,7 +27,6 @@ from apexsim.cost.parts import Parts
 from apexsim.cost.power_law import Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
 from apexsim.cost.pricing import Pricer, pricer
-from apexsim.cost.routing import SERVING
 from apexsim.cost.tables import FULL, TOKEN_DENSE, TOKEN_STRIDE, WINDOWED, StepTables, token_knots
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.hardware import HardwareProfile
@@ -204,7 +204,7 @@ def _token_flops(op: Operator) -> float:
     if isinstance(op, Gemm):
         return 2.0 * op.count * op.n * op.k
     if isinstance(op, GroupedGemm):
-        share = op.experts_per_token * op.local_experts / op.experts
+        share = op.experts_per_token / op.ranks
         return 2.0 * op.count * share * op.expert_parameters
     return 0.0
 
@@ -232,8 +232,7 @@ def _confidence(
             "and extrapolated_fraction does not count it"
         )
     notes += kv
-    if model.is_moe:
-        notes.append(f"experts are as popular as {SERVING} says: the rank-th one is chosen in proportion to 1 / rank")
+    notes += expert_notes((op for operators in parts.stages for op in operators), prices.kernels)
     if prices.power is not None and prices.power.metered != prices.profile.name:
         notes.append(
             f"power: kernels of {prices.profile.name} were not metered; laws of {prices.power.metered}, scaled by "

@@ -1,10 +1,12 @@
-"""What a plan says of the experts of a mixture-of-experts model: how tokens travel to the ranks that hold them."""
+"""What a plan says of routed experts: how popular they are, which device holds which, how tokens travel to them."""
 
 from __future__ import annotations
 
+import difflib
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from apexsim.spec.base import Strict
 
@@ -23,6 +25,18 @@ OFFERED: dict[str, tuple[Exchange, ...]] = {
 """Exchanges that an engine has. Only SGLang takes other kernels with prefill than without, in one deployment."""
 
 
+Placement = Literal["contiguous", "balanced"]
+
+NAMED = ("serving-default", "balanced")
+"""Popularities that have a name; any other word is a file."""
+
+
+class Zipf(Strict):
+    """Popularity that falls with the rank of an expert to this power."""
+
+    zipf: float = Field(ge=0, le=10, description="the rank-th expert is chosen in proportion to rank^-zipf")
+
+
 class Experts(Strict):
     """Routed experts of a pool."""
 
@@ -31,8 +45,33 @@ class Experts(Strict):
         description="how tokens reach the ranks of their experts where dp > 1: all-gather (and reduce-scatter), deepep "
         "(normal kernels in iterations with prefill, low-latency ones in decode; or only one kind), nvlink",
     )
+    routing: str | Zipf = Field(
+        "serving-default",
+        description="popularity of the experts: serving-default, balanced (all alike), {zipf: 0.7}, or a file with the "
+        "measured tokens of each expert, a line a layer",
+    )
+    redundant_experts: int = Field(0, ge=0, description="copies of experts in a layer, all ranks together")
+    placement: Placement = Field(
+        "contiguous", description="experts to ranks in their order, or balanced by their popularity (EPLB)"
+    )
+
+    @field_validator("routing")
+    @classmethod
+    def _is_a_name_or_a_file(cls, routing: str | Zipf) -> str | Zipf:
+        if isinstance(routing, str) and routing not in NAMED and not Path(routing).is_file():
+            near = difflib.get_close_matches(routing, NAMED, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"must be {', '.join(NAMED)}, {{zipf: 1.0}}, or a file that exists{meant}")
+        return routing
 
     @property
     def id(self) -> str:
         """What tells pools apart, where it is not the default; "" where all is."""
-        return "" if self.exchange == "auto" else self.exchange
+        parts: list[str] = [] if self.exchange == "auto" else [self.exchange]
+        if isinstance(self.routing, Zipf):
+            parts.append(f"zipf{self.routing.zipf:g}")
+        elif self.routing != "serving-default":
+            parts.append("evenly" if self.routing == "balanced" else Path(self.routing).stem)
+        parts += [f"r{self.redundant_experts}"] if self.redundant_experts else []
+        parts += ["eplb"] if self.placement == "balanced" else []
+        return "-".join(parts)

@@ -166,8 +166,12 @@ def _wrong_width(mlp: DenseMlp | MoeMlp, tp: int, blocks: Blocks) -> str | None:
 
 def _wrong_experts(mlp: MoeMlp, pool: Pool, blocks: Blocks) -> str | None:
     """Whole experts over the ep ranks, each of them in equal shares over moe_tp."""
-    if mlp.experts % pool.ep:
-        return f"ep={pool.ep} does not divide the {mlp.experts} experts"
+    copies = pool.experts.redundant_experts
+    if copies and pool.ep == 1:
+        return f"experts.redundant_experts={copies}: with ep=1 every device has all {mlp.experts} experts"
+    if (mlp.experts + copies) % pool.ep:
+        added = f" and {copies} redundant ones" if copies else ""
+        return f"ep={pool.ep} does not divide the {mlp.experts} experts{added}"
     reason = _wrong_share("expert width", mlp.intermediate_size, pool.experts_tp, blocks.widest("experts"))
     name = "tp" if pool.ep == 1 else "moe_tp"
     return f"{name}={pool.experts_tp} {reason}" if reason else None
