@@ -90,6 +90,7 @@ def mean_load(tokens: Floats, op: GroupedGemm) -> Load:
 
 
 def dealt_of(op: GroupedGemm) -> Dealt:
+    """What an operator's loads depend on."""
     return Dealt(
         op.routing, op.experts, op.experts_per_token, op.ranks, op.redundant, op.placement, op.nodes, op.groups
     )
