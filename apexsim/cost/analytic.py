@@ -16,6 +16,7 @@ from apexsim.cost.experts import exchange_links, exchange_work, grouped_work
 from apexsim.cost.floor import FLOOR, floor_s
 from apexsim.cost.kernel_model import Priced
 from apexsim.cost.laws import DecodeLaw, ExchangeLaw, ExpertLaw, GemmLaw, Law, PrefillLaw, Sizes
+from apexsim.cost.low_bit_kv import expanded
 from apexsim.cost.operators import AttentionOp, ExpertExchange, GroupedGemm, Phase
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype, dequant, sixteen_bit
 from apexsim.cost.shapes import (
@@ -83,7 +84,8 @@ class AnalyticKernels:
         width = op.heads * (op.latent + op.latent_v if op.latent else op.qk_dim + op.v_dim)
         read = reached_tokens(cached, window)
         work = decode_work(sequences, read, kv_heads, pair_flops, token_bytes, float(width))
-        return self._attention("decode_attention", op, work, decode_sizes(sequences, cached, heads, kv_heads, window))
+        price = self._attention("decode_attention", op, work, decode_sizes(sequences, cached, heads, kv_heads, window))
+        return expanded(self.profile, op.kv_dtype, work, price)
 
     def prefill_past(self, tokens: ArrayLike, op: AttentionOp) -> Priced:
         (chunk,) = floats(tokens)

@@ -120,8 +120,8 @@ class CalibratedKernels(AnalyticKernels):
         return self._fitted(fit, attention_compute(self.profile, op.kv_dtype), work, sizes, known)
 
     def _attention_fit(self, operator: str, op: AttentionOp) -> Fit | None:
-        """Kernels read any 8-bit KV cache alike; a 4-bit one was not measured and takes the 8-bit fit."""
-        dtype = "bf16" if op.kv_dtype in ("bf16", "fp16") else "fp8"
+        """Integer caches were not measured: the 16-bit kernel, with their bytes (and ``low_bit_kv`` on top)."""
+        dtype = "fp8" if op.kv_dtype == "fp8" else "bf16"
         if op.latent:
             operator = f"mla_{operator.removesuffix('_attention')}"
         if op.queries == "fp8" and self.file(operator, "fp8-fp8") is not None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-from apexsim.spec.dtypes import KvDtype, kv_bytes
+from apexsim.spec.dtypes import KvDtype
 from apexsim.spec.experts import Placement
+from apexsim.spec.kv_formats import kv_bytes
 
 Phase = Literal["dispatch", "combine", "prepare"]
 """Of an exchange of tokens between the ranks of an expert-parallel group; ``prepare``: who gets how many."""
@@ -123,8 +124,10 @@ class AttentionOp:
     @property
     def kv_token_bytes(self) -> float:
         """KV cache bytes of one token of one layer on this rank."""
-        values = self.latent or self.kv_heads * (self.qk_dim + self.v_dim)
-        return values * kv_bytes(self.kv_dtype)
+        if self.latent:
+            return self.latent * kv_bytes(self.kv_dtype, self.latent)
+        widths = (self.qk_dim, self.v_dim)
+        return self.kv_heads * sum(width * kv_bytes(self.kv_dtype, width) for width in widths)
 
     @property
     def prefill_token_bytes(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from apexsim.spec.dtypes import ComputeDtype, KvDtype, WeightDtype
 from apexsim.spec.formats import linear_format, partners, weights_part
 from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.kv_formats import KV_FORMATS
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Pool
 from apexsim.spec.precision import pool_word
@@ -62,9 +63,9 @@ def attention_compute(profile: HardwareProfile, kv_dtype: KvDtype) -> ComputeDty
     """What measured attention over such a KV cache may multiply in at most: fp8 where cache and device have it.
 
     Some kernels convert to 16 bits, and their fits reach half of that peak; those of Blackwell do not, and exceed the
-    16-bit one.
+    16-bit one. Integers are always expanded to 16 bits.
     """
-    return "fp8" if kv_dtype not in ("bf16", "fp16") and "fp8" in profile.peak_flops else sixteen_bit(profile)
+    return "fp8" if kv_dtype == "fp8" and "fp8" in profile.peak_flops else sixteen_bit(profile)
 
 
 def check_dtypes(profile: HardwareProfile, model: ModelSpec, pool: Pool) -> str | None:
@@ -97,4 +98,6 @@ def _unknown_units(profile: HardwareProfile, word: str) -> str | None:
 def _unread(profile: HardwareProfile, kv_cache: KvDtype) -> str | None:
     if profile.supports_kv(kv_cache):
         return None
+    if KV_FORMATS[kv_cache].expand:
+        return f"kv_cache={kv_cache}: its vector units expand it, and their rate is not known of {profile.name}"
     return f"{profile.name} does not read a {kv_cache} KV cache (its units: {', '.join(profile.peak_flops)})"

@@ -1,6 +1,7 @@
-"""The number formats of weights, activations, KV cache and arithmetic, and the bytes of a KV cache.
+"""The words for number formats of weights, activations, KV cache and arithmetic.
 
-Which weights go with which activations, and what a weight takes, is in ``formats.py``.
+Which weights go with which activations, and what a weight takes, is in ``formats.py``; the KV cache in
+``kv_formats.py``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,3 @@ ActivationDtype = Literal["bf16", "fp16", "fp8", "int8", "fp4"]
 KvDtype = Literal["bf16", "fp16", "fp8", "int8", "int4"]
 ComputeDtype = Literal["bf16", "fp16", "fp8", "int8", "fp4"]
 """What the tensor units multiply in; a device has a peak for each that it supports."""
-
-_KV_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
-
-
-def kv_bytes(dtype: KvDtype) -> float:
-    """Bytes of one element of the KV cache."""
-    return _KV_BYTES[dtype]

@@ -14,18 +14,10 @@ from pydantic import Field, PrivateAttr, model_validator
 from apexsim.spec.base import Strict
 from apexsim.spec.dtypes import ComputeDtype, KvDtype
 from apexsim.spec.formats import linear_format
+from apexsim.spec.kv_formats import KV_FORMATS
 from apexsim.spec.units import Bandwidth, Bytes, Flops, Seconds
 
 Basis = Literal["measured", "vendor", "estimated", "unofficial"]
-
-_KV_NEEDS: dict[KvDtype, tuple[ComputeDtype, ...]] = {
-    "bf16": ("bf16", "fp16"),
-    "fp16": ("fp16",),
-    "fp8": ("fp8",),
-    "int8": ("int8",),
-    "int4": ("int8",),
-}
-
 
 class Provenance(Strict):
     """Where a figure comes from, and how far to trust it."""
@@ -80,6 +72,11 @@ class HardwareProfile(Strict):
     year: int = Field(ge=2010, description="when it came out")
     peak_flops: dict[ComputeDtype, Flops] = Field(
         min_length=1, description="dense FLOP/s of the tensor units by dtype; absent = not supported"
+    )
+    vector_flops: Flops | None = Field(
+        None,
+        gt=0,
+        description="16-bit FLOP/s outside the matrix units, which expand integer KV caches; null: unknown",
     )
     units: int | None = Field(
         None, ge=1, description="parallel units that run tiles of a kernel: multiprocessors, or threads of a CPU"
@@ -160,5 +157,8 @@ class HardwareProfile(Strict):
         return self.executes(weights) is not None
 
     def supports_kv(self, dtype: KvDtype) -> bool:
-        """Whether the device's attention kernels read a KV cache of this dtype."""
-        return any(need in self.peak_flops for need in _KV_NEEDS[dtype])
+        """Whether the device's attention kernels read a KV cache of this dtype: matrix units for floats, vector units
+        of a known rate, which expand them, for integers."""
+        if KV_FORMATS[dtype].expand:
+            return self.vector_flops is not None
+        return dtype in self.peak_flops or (dtype == "bf16" and "fp16" in self.peak_flops)

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from apexsim.spec.base import Strict
-from apexsim.spec.dtypes import KvDtype, WeightDtype, kv_bytes
+from apexsim.spec.dtypes import KvDtype, WeightDtype
+from apexsim.spec.kv_formats import kv_bytes
 
 Part = Literal["attention", "mlp", "experts", "shared_experts", "lm_head"]
 """Matrices that a quantised checkpoint may leave as they are; embedding, router and norms it always does."""

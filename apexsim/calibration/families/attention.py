@@ -16,8 +16,9 @@ from apexsim.cost.kernels import CalibratedKernels
 from apexsim.cost.operators import AttentionOp
 from apexsim.cost.precision import attention_compute
 from apexsim.cost.shapes import Work, decode_sizes, decode_work, prefill_sizes, prefill_work, reached_tokens
-from apexsim.spec.dtypes import KvDtype, kv_bytes
+from apexsim.spec.dtypes import KvDtype
 from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.kv_formats import kv_bytes
 
 Floats = NDArray[np.float64]
 

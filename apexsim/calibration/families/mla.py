@@ -24,8 +24,9 @@ from apexsim.cost.operators import AttentionOp, Elementwise, Gemm
 from apexsim.cost.precision import attention_compute
 from apexsim.cost.shapes import decode_work, prefill_work
 from apexsim.spec import catalog
-from apexsim.spec.dtypes import KvDtype, WeightDtype, kv_bytes
+from apexsim.spec.dtypes import KvDtype, WeightDtype
 from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.kv_formats import kv_bytes
 from apexsim.spec.model import Attention, ModelSpec
 
 Floats = NDArray[np.float64]

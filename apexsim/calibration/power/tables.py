@@ -18,9 +18,10 @@ from apexsim.calibration.families.family import Columns
 from apexsim.calibration.families.gemm import WORDS as GEMM_WORDS
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype
 from apexsim.cost.shapes import decode_work, expert_sizes, expert_work, gemm_work, prefill_work
-from apexsim.spec.dtypes import ComputeDtype, KvDtype, WeightDtype, kv_bytes
+from apexsim.spec.dtypes import ComputeDtype, KvDtype, WeightDtype
 from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.kv_formats import kv_bytes
 
 Floats = NDArray[np.float64]
 
