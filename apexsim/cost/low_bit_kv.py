@@ -25,7 +25,7 @@ from apexsim.spec.kv_formats import KV_FORMATS
 Floats = NDArray[np.float64]
 
 REACHED = 0.10
-"""Share of the vector units' peak that attention kernels reach: 3.9 of the 39 TFLOP/s of an A100, 9.2 of the 91.6 of an L40S."""
+"""Share of the vector units' peak that attention kernels reach: 3.9 TFLOP/s of an A100, 9.2 of an L40S."""
 
 
 def expand_s(profile: HardwareProfile, kv_dtype: KvDtype, flops: Floats) -> Floats:
