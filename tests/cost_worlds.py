@@ -34,6 +34,15 @@ def table(relative: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def same_bytes(one: Any, other: Any) -> bool:
+    """Whether two values, tuples of arrays among them, agree to the last bit."""
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(same_bytes, one, other))
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and one.tobytes() == other.tobytes()
+    return bool(one == other)
+
+
 def compiled(
     model: str = "Llama-3.1-70B", device: str = "h100-sxm", tokens: int = 8192, seqs: int = 256,
     cluster: str | None = None, costs: str = "calibrated", engine_version: str | None = None, engine: str = "vllm",
