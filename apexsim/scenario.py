@@ -31,6 +31,7 @@ from apexsim.spec.legality import check_clock, check_cluster, check_exchange, ch
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.slo import SLO
+from apexsim.spec.tier_rules import check_tiers
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate, head, scale_rate
 
@@ -145,7 +146,8 @@ def prepare(
     reason = check_cluster(profile, plan.cluster) or check_plan(model, plan)
     if reason is not None:
         raise InputError(f"{source}: {reason}")
-    reason = check_clock(profile, plan.pools[0]) or check_exchange(plan, profile)
+    pool = plan.pools[0]
+    reason = check_clock(profile, pool) or check_exchange(plan, profile) or check_tiers(profile, pool)
     if reason is not None:
         raise InputError(f"{source}: pools[0].{reason}")
     compiled = compile_pool(
@@ -190,8 +192,9 @@ def replay(
     """Let the engine serve ``trace`` until its last request has ended; see ``engine.simulate.simulate_pool``."""
     compiled, memory = prepared.compiled, prepared.compiled.memory
     limits = ReplicaLimits(
-        memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s, memory.pages
-    )
+        memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s, memory.pages,
+        compiled.tiers,
+    )  # fmt: skip
     return simulate_pool(
         trace, compiled.tables, limits, prepared.policy, replicas=prepared.pool.replicas,
         router=prepared.plan.router, seed=seed, concurrency=concurrency, timeline=timeline, marks=marks,

@@ -19,6 +19,7 @@ from apexsim.workload.trace import Trace
 from tests.oracle_memory import Replica, Request, Slot, blocks_of, prefix_of
 from tests.oracle_pages import most, pages
 from tests.oracle_speculation import tokens_of_a_step
+from tests.oracle_tiers import Below, Tier
 
 TIED = 1e-9
 
@@ -29,6 +30,7 @@ class Run:
     tied: bool  # an arrival fell on the end of an iteration
     sizes: list[int]  # requests of every iteration
     replicas: list[Replica]
+    copy_s: float
 
 
 def one_instant(now: float) -> float:
@@ -52,17 +54,21 @@ class Oracle:
         self.pages = limits.pages or uniform(limits.block_size)
         self.each = 1 + len(policy.acceptance)  # tokens that a decoding sequence computes in a step
         stages = tables.mixed_s.shape[0]
+        laws = limits.tiers if caching else ()
+        shared = {law.name: Tier(law) for law in laws if law.shared}
         self.replicas = [
             Replica(
-                limits.kv_blocks, limits.block_size, caching, [Slot() for _ in range(stages)], [-np.inf] * stages
+                limits.kv_blocks, limits.block_size, caching, [Slot() for _ in range(stages)], [-np.inf] * stages,
+                Below([shared.get(law.name) or Tier(law) for law in laws]),
             )
             for _ in range(replicas)
-        ]
+        ]  # fmt: skip
         knots = tables.mixed_s.shape[1]
         dense, stride = tables.token_dense, tables.token_stride
         self.token_knots = [float(i if i <= dense else dense + (i - dense) * stride) for i in range(knots)]
         self.iterations: list[tuple[float, float, int, int, int]] = []
         self.sizes: list[int] = []
+        self.copy_s = 0.0  # that stages waited for copies
         self.tied = False
         self.follows = policy.follow and stages > 1
         most = policy.max_num_seqs
@@ -90,7 +96,11 @@ class Oracle:
             seconds += (with_past - without) / chunk * self.by_tokens(t.prefill_past_s[stage, WINDOWED], chunk)
         return seconds
 
-    def stage_seconds(self, stage: int, decodes: list[Request], chunks: list[tuple[Request, int]]) -> float:
+    def stage_seconds(
+        self, stage: int, decodes: list[Request], chunks: list[tuple[Request, int]], below: Below, begin: float,
+        start: float,
+    ) -> float:  # fmt: skip
+        """``begin`` of the iteration, since when blocks are on their way to all stages; ``start`` of this stage."""
         t = self.tables
         total = len(decodes) * self.each + sum(c for _, c in chunks)
         sampled = len(decodes) + sum(r.computed + c == r.to_prefill for r, c in chunks)
@@ -98,6 +108,9 @@ class Oracle:
         seconds += self.attention(stage, decodes, chunks)
         if stage == len(t.mixed_s) - 1:
             seconds += float(t.head_s[sampled])
+        waited = below.end_of(begin, start, seconds) - (start + seconds)
+        self.copy_s += waited
+        seconds += waited
         if stage == 0:
             scheduled = len(decodes) + len(chunks)
             seconds = max(seconds, float(t.host_floor_s[scheduled])) + float(t.host_serial_s[scheduled])
@@ -219,10 +232,12 @@ class Oracle:
         total = len(slot.decodes) * self.each + chunks
         end = now
         for p in range(stages):
-            end = max(end, replica.stage_free[p]) + self.stage_seconds(p, slot.decodes, slot.chunks)
+            end = max(end, replica.stage_free[p])
+            end += self.stage_seconds(p, slot.decodes, slot.chunks, replica.below, now, end)
             replica.stage_free[p] = end
             if p < stages - 1:
                 end += self.by_tokens(t.transfer_s, total)
+        replica.below.loading = [[] for _ in replica.below.tiers]
         slot.begin, slot.end = now, end
         self.iterations.append((now, end, r, len(slot.decodes), chunks))
         self.sizes.append(len(slot.decodes) + len(slot.chunks))
@@ -320,6 +335,9 @@ class Oracle:
             if offered and not (concurrency and delay == 0.0):
                 gaps = [abs(offered[0].arrival - end) for end in ends]
                 self.tied |= any(gap <= TIED * max(1.0, now) for gap in gaps)
+            if any(law.shared for law in self.limits.tiers):
+                # What ends first at which replica decides who finds what.
+                self.tied |= any(one_instant(now) < end - now <= TIED * max(1.0, now) for end in ends)
             for replica, slot in slots:
                 if slot.end is not None and slot.end <= now + one_instant(now):
                     self.complete(replica, slot)
@@ -337,7 +355,7 @@ class Oracle:
             for r, replica in enumerate(self.replicas):
                 while any(slot.ready for slot in replica.slots):
                     self.schedule(r, [slot.ready for slot in replica.slots].index(True), now)
-        return Run(requests, self.iterations, self.tied, self.sizes, self.replicas)
+        return Run(requests, self.iterations, self.tied, self.sizes, self.replicas, self.copy_s)
 
 
 def simulate(

@@ -6,8 +6,12 @@ Every block is asked for its owner anew: nothing is summed up, and what is cache
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from apexsim.workload.trace import Trace
+
+if TYPE_CHECKING:
+    from tests.oracle_tiers import Below
 
 Unit = tuple[object, int]
 """What a prefix cache keeps or drops as a whole: a name, and its KV blocks."""
@@ -64,6 +68,7 @@ class Replica:
     caching: bool
     slots: list[Slot]
     stage_free: list[float]
+    below: Below
     waiting: list[Request] = field(default_factory=list)
     open: list[Request] = field(default_factory=list)  # prompts of a pipeline that no slot holds, by admission
     full: bool = False  # a pipeline that has preempted admits nobody until a request ends
@@ -101,15 +106,18 @@ class Replica:
     def give_back(self, request: Request) -> None:
         """A request has left its slot: full blocks that nobody else holds stay as cached, its tail first to go."""
         still = self.held
+        if request.declared is None:
+            self.below.use(request.units[: request.settled])
         if self.caching:
             self.cached += [LOST] * (request.computed // self.block_size - blocks_of(request.held))
         self.cached += [unit for unit in reversed(request.held) if unit not in still]
         request.blocks = request.settled = 0
         request.held = []
 
-    def find(self, request: Request, most: int, *, declared: bool) -> list[Unit]:
-        """The leading units that end by token ``most`` and are in the cache, or are said to be."""
-        there = self.cached + self.held
+    def find(self, request: Request, most: int, *, declared: bool, shared: bool = True) -> list[Unit]:
+        """The leading units that end by token ``most`` and are in the cache or below it, or are said to be."""
+        tiers = [tier for tier in self.below.tiers if (shared or not tier.law.shared) and request.declared is None]
+        there = self.cached + self.held + [unit for tier in tiers for unit in tier.kept]
         found: list[Unit] = []
         for unit in request.units:
             if blocks_of([*found, unit]) * self.block_size > most or not (declared or unit in there):
@@ -125,13 +133,16 @@ class Replica:
         return self.find(request, request.declared, declared=True), request.declared
 
     def cached_prefix(self, request: Request) -> int:
-        """Tokens of the prompt that are in the cache; what a router looks at."""
+        """Tokens of the prompt that no other replica has in this way; what a router looks at."""
         most = request.prompt - 1 if request.declared is None else request.declared
-        return blocks_of(self.find(request, most, declared=False)) * self.block_size
+        return blocks_of(self.find(request, most, declared=False, shared=False)) * self.block_size
 
     def admit(self, slot: Slot, units: list[Unit], found: int, blocks: int) -> None:
         """The first that waits begins to run, with ``found`` tokens computed, in ``blocks`` KV blocks."""
         request = self.waiting.pop(0)
+        for unit in units:
+            if request.declared is None and unit not in self.cached + self.held:
+                self.below.load(unit, first_admission=request.hit is None)
         slot.running.append(request)
         request.held, request.settled = list(units), len(units)
         self.cached = [unit for unit in self.cached if unit not in units]
@@ -141,12 +152,16 @@ class Replica:
 
     def settle(self, request: Request) -> None:
         """Units that are computed now are there for others, unless somebody else's copy is."""
+        new: list[Unit] = []
         for unit in request.units[request.settled :]:
             if blocks_of(request.units[: request.settled + 1]) * self.block_size > request.computed:
                 break
             request.settled += 1
+            new.append(unit)
             if unit not in self.cached + self.held:
                 request.held.append(unit)
+        if request.declared is None:
+            self.below.use(new)
 
 
 def blocks_of(units: list[Unit]) -> int:

@@ -98,6 +98,7 @@ def check_iterations(world: World) -> None:
     assert counters.prefill_tokens == sum(row[4] for row in expected.iterations)
     assert counters.preemptions == sum(r.preemptions for r in expected.requests)
     assert counters.evicted_blocks == sum(blocks_of(replica.evicted) for replica in expected.replicas)
+    np.testing.assert_allclose(counters.copy_s, expected.copy_s, rtol=1e-9, atol=1e-11)
 
 
 @given(worlds(routers=BUILT_IN))

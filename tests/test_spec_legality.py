@@ -57,7 +57,6 @@ def test_legal_pools(model: str, pool: Pool) -> None:
         ("Llama-3.1-8B", Pool(cp=2), "cp=2 (context parallelism)"),
         ("Llama-3.1-8B", Pool(role="prefill"), "role=prefill"),
         ("Llama-3.1-8B", Pool(speculative={"tokens": 3}), "speculative decoding"),
-        ("Llama-3.1-8B", Pool(kv_tiers=("cpu",)), "kv_tiers=['cpu']"),
     ],
 )
 def test_illegal_pools_say_why(model: str, pool: Pool, reason: str) -> None:

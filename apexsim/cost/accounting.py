@@ -50,6 +50,8 @@ class Counted(Protocol):
     def prefill_pairs_windowed(self) -> float: ...
     @property
     def decode_kv_tokens_windowed(self) -> float: ...
+    @property
+    def copy_s(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class Accounting:
         attention = (counters.prefill_attention_s, counters.decode_attention_s)
         parts = dict(zip(PARTS, ledger[: len(PARTS)].tolist(), strict=True))
         parts["attention"] += sum(attention)
+        parts["communication"] += counters.copy_s  # draws idle power: the copy engines work, the kernels wait
         device_s = sum(parts.values())
         breakdown = self._breakdown(parts, counters, replicas, duration_s)
         calibrated = ledger[CALIBRATED] + np.dot(attention, self.attention_calibrated)

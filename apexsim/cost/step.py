@@ -28,6 +28,7 @@ from apexsim.cost.power_law import Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
 from apexsim.cost.pricing import Pricer, pricer
 from apexsim.cost.tables import FULL, TOKEN_DENSE, TOKEN_STRIDE, WINDOWED, StepTables, token_knots
+from apexsim.cost.tiers import TierLaw, tier_laws
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.legality import check_pool
@@ -65,6 +66,7 @@ class CompiledPool:
     exit_s: float  # and after its last iteration
     accounting: Accounting
     confidence: Confidence
+    tiers: tuple[TierLaw, ...] = ()  # beyond the device's memory
 
 
 def compile_pool(
@@ -124,6 +126,7 @@ def compile_pool(
         tables, memory, host.entry_s, host.exit_s,
         _accounting(model, profile, cut, prices, parts, tables),
         _confidence(parts, prices, host, model, kv_notes(model, memory, kept)),
+        tier_laws(model, profile, cluster, pool),
     )
 
 

@@ -76,6 +76,9 @@ class PoolProcess:
 
     def open_loop(self, choice: Choice, marks: Marks) -> Generator[simpy.Event, None, None]:
         """All arrivals and replicas in one compiled run, or in one to each mark."""
+        if self.limits.own_tiers < self.limits.tiers:
+            yield from self.in_order(choice)
+            return
         candidates, cursor = exact(choice.candidates, np.int64), np.zeros(1, np.int64)
         for at_s in marks.at_s:
             self.to_the_end(self.kernels.run_open, candidates, choice.load, cursor, at_s)
@@ -83,6 +86,13 @@ class PoolProcess:
             self.to_the_end(self.kernels.run_open, candidates, choice.load, cursor, ends_s)
             marks.reached.append(Snapshot(ends_s, counters(self.state, self.limits, self.tables.group.ranks)))
         self.to_the_end(self.kernels.run_open, candidates, choice.load, cursor, np.inf)
+        yield self.env.timeout(0)
+
+    def in_order(self, choice: Choice) -> Generator[simpy.Event, None, None]:
+        """An open loop for replicas that share a KV tier: all of them from event to event, as a closed loop goes."""
+        requests = len(self.state.requests)
+        cursor = np.array([0, requests], np.int64)
+        self.to_the_end(run_closed, exact(choice.candidates, np.int64), choice.load, cursor, requests, 0.0, np.inf)
         yield self.env.timeout(0)
 
     def closed_loop(

@@ -7,6 +7,7 @@ from apexsim.engine.batch import target
 from apexsim.engine.jit import kernel
 from apexsim.engine.law import at_tokens, decode_attention, pairs, prefill_attention
 from apexsim.engine.state import DECODE, MIXED, SAMPLED, SCHEDULED, State
+from apexsim.engine.tiers import beside_copies, end_copies
 
 
 @kernel
@@ -28,6 +29,9 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
         seconds += decode_s + prefill_s
         if p == stages - 1:
             seconds += tables.head_s[sampled]
+        if replicas[r].copies > 0:
+            waited_s = 0.0 if stages == 1 else max(end, state.stage_free_s[r, p]) - groups[g].begin_s
+            seconds = beside_copies(state, g, seconds, waited_s)
         if p == 0:
             seconds = max(seconds, tables.host_floor_s[scheduled]) + tables.host_serial_s[scheduled]
         if stages > 1:
@@ -40,6 +44,8 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
         replicas[r].prefill_attention_s += prefill_s
     if stages == 1:
         end += duration
+    if replicas[r].copies > 0:
+        end_copies(state, r)
     groups[g].end_s = end
     groups[g].duration_s = end - groups[g].begin_s if stages > 1 else duration
     replicas[r].busy_s += duration / stages

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from apexsim.engine.jit import kernel
 from apexsim.engine.state import NONE, Limits, State
+from apexsim.engine.tiers import keep_units, load_unit, tier_with
 
 
 @kernel
-def find(state: State, limits: Limits, r: int, i: int, tokens: int) -> tuple[int, int, int]:
-    """What a prefill of ``tokens`` tokens of request i need not compute at replica r.
+def find(state: State, limits: Limits, r: int, i: int, tokens: int, tiers: int) -> tuple[int, int, int]:
+    """What a prefill of ``tokens`` tokens of request i need not compute at replica r, its first ``tiers`` tiers asked.
 
     Returns (leading units that it will hold, tokens that are computed, blocks of those units that running requests
     hold and that it need not allocate). The last token is always computed.
@@ -32,7 +33,7 @@ def find(state: State, limits: Limits, r: int, i: int, tokens: int) -> tuple[int
     while j < cache.prefixes[i].units:
         u = cache.ids[first + j]
         end = found + cache.sizes[u] * limits.block_size
-        if end > most or (declared == NONE and not cache.units[r, u].resident):
+        if end > most or (declared == NONE and not at_hand(state, r, u, tiers)):
             break
         if cache.units[r, u].holders > 0:
             shared += cache.sizes[u]
@@ -42,8 +43,17 @@ def find(state: State, limits: Limits, r: int, i: int, tokens: int) -> tuple[int
 
 
 @kernel
+def at_hand(state: State, r: int, u: int, tiers: int) -> bool:
+    """True where unit u is on the device of replica r or in one of its first ``tiers`` KV tiers."""
+    return state.cache.units[r, u].resident or (tiers > 0 and tier_with(state.tiers, r, u, tiers) != NONE)
+
+
+@kernel
 def resident_tokens(state: State, limits: Limits, r: int, i: int) -> int:
-    """Leading tokens of request i's prompt that are in the cache of replica r, the last token apart."""
+    """Leading tokens of request i's prompt that replica r has, the last token apart: on its device or in its own tiers.
+
+    What all replicas share is no reason to prefer one of them.
+    """
     if not limits.prefix_caching:
         return 0
     cache = state.cache
@@ -53,7 +63,7 @@ def resident_tokens(state: State, limits: Limits, r: int, i: int) -> int:
     for j in range(cache.prefixes[i].units):
         u = cache.ids[first + j]
         end = tokens + cache.sizes[u] * limits.block_size
-        if end > most or not cache.units[r, u].resident:
+        if end > most or not at_hand(state, r, u, limits.own_tiers):
             break
         tokens = end
     return tokens
@@ -75,6 +85,9 @@ def hold(state: State, limits: Limits, r: int, i: int, units: int, found: int) -
         if cache.units[r, u].resident and cache.units[r, u].holders == 0:
             unlink(state, r, u)
             replicas[r].cached_blocks -= cache.sizes[u]
+        elif limits.tiers > 0 and not cache.units[r, u].resident and cache.prefixes[i].declared == NONE:
+            first_time = cache.prefixes[i].hit == NONE
+            load_unit(state, r, u, cache.sizes[u] * limits.block_size if first_time else 0)
         cache.units[r, u].resident = 1
         cache.units[r, u].holders += 1
         cache.held[mark + j] = 1
@@ -97,6 +110,7 @@ def settle(state: State, limits: Limits, r: int, i: int) -> None:
         return
     cache = state.cache
     first, mark = cache.prefixes[i].first, cache.prefixes[i].mark
+    before = cache.prefixes[i].settled
     while cache.prefixes[i].settled < cache.prefixes[i].units:
         j = cache.prefixes[i].settled
         u = cache.ids[first + j]
@@ -109,6 +123,8 @@ def settle(state: State, limits: Limits, r: int, i: int) -> None:
             cache.units[r, u].holders = 1
         cache.prefixes[i].settled = j + 1
         cache.prefixes[i].settled_tokens = end
+    if limits.tiers > 0 and cache.prefixes[i].settled > before:
+        keep_units(state, r, i, before, cache.prefixes[i].settled)
 
 
 @kernel
@@ -136,6 +152,8 @@ def release(state: State, limits: Limits, r: int, i: int, tokens: int) -> None:
             else:
                 replicas[r].cached_blocks += cache.sizes[u]
                 link_newest(state, r, u)
+    if limits.tiers > 0:
+        keep_units(state, r, i, 0, cache.prefixes[i].settled)
     cache.prefixes[i].settled = 0
     cache.prefixes[i].settled_tokens = 0
 

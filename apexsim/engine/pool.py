@@ -75,7 +75,9 @@ def could_join(state: State, limits: Limits, r: int, i: int) -> bool:
     budget = limits.max_num_batched_tokens
     if limits.mix and not limits.free_decodes:
         budget -= groups[r].decoding
-    _, found, shared = find(state, limits, r, i, target(state.requests, i))
+    if limits.own_tiers < limits.tiers:
+        return True  # what it finds may change with every store of another replica
+    _, found, shared = find(state, limits, r, i, target(state.requests, i), limits.tiers)
     chunk = first_chunk(state, limits, i, found, budget, True)
     if chunk == 0:
         return False
@@ -244,7 +246,11 @@ def run_closed(
     state: State, tables: StepTables, limits: Limits, candidates: Candidates, load: int,
     cursor: NDArray[np.int64], concurrency: int, delay_s: float, until: float,
 ) -> int:  # fmt: skip
-    """Closed loop: ``concurrency`` requests at once; the end of one releases the next ``delay_s`` later."""
+    """Closed loop: ``concurrency`` requests at once; the end of one releases the next ``delay_s`` later.
+
+    All replicas go from event to event together. With ``cursor[1]`` at the number of requests from the start all
+    arrive as in the trace: an open loop for replicas that share something.
+    """
     state, tables = borrow_state(state), borrow_tables(tables)
     requests, groups = state.requests, state.groups
     if cursor[1] == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.engine.result import Counters, ItlRuns, RequestColumns, Timeline
+from apexsim.engine.result import Counters, ItlRuns, RequestColumns, TierCounters, Timeline
 from apexsim.engine.state import DECODE, FULLEST, MIXED, SAMPLED, SCHEDULED, Limits, State
 from apexsim.workload.trace import Trace
 
@@ -73,7 +73,20 @@ def counters(state: State, limits: Limits, ranks: int = 1) -> Counters:
         waited_s=float(sums.waited_s.sum()) / ranks,
         together=state.histograms[FULLEST:].copy(),
         accepted_tokens=int(sums.accepted_tokens.sum()),
+        copy_s=float(sums.copy_s.sum()),
+        tiers=tuple(_tier(state, t) for t in range(limits.tiers)),
     )
+
+
+def _tier(state: State, t: int) -> TierCounters:
+    """Contents stand in the row of the replica that owns them, what was read in every replica's."""
+    column = state.tiers.stores[:, t]
+    owners = column[np.unique(column.row)]
+    return TierCounters(
+        capacity_blocks=int(column.capacity[0]), peak_blocks=int(owners.peak.max()),
+        hit_tokens=int(column.hit_tokens.sum()), loaded_blocks=int(column.loaded.sum()),
+        stored_blocks=int(owners.stored.sum()), evicted_blocks=int(owners.evicted.sum()),
+    )  # fmt: skip
 
 
 def timeline(state: State, origin_s: float) -> Timeline:

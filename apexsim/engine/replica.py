@@ -124,7 +124,7 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
         if unseen(state, limits, g) or is_full(state, limits, g):
             break
         i = replicas[r].waiting_head
-        units, found, shared = find(state, limits, r, i, target(requests, i))
+        units, found, shared = find(state, limits, r, i, target(requests, i), limits.tiers)
         chunk = first_chunk(state, limits, i, found, budget, groups[g].prefills == 0)
         blocks = admission_blocks(state, limits, i, found + chunk)
         if chunk == 0 or blocks - shared > limits.kv_blocks - replicas[r].used_blocks:
@@ -197,7 +197,8 @@ def compose(state: State, tables: StepTables, limits: Limits, g: int, now: float
 @kernel
 def has_news(state: State, limits: Limits, g: int, oldest: int) -> bool:
     """Who waits is looked at again where there is news: that it is there, or of units evicted since it was refused."""
-    return unseen(state, limits, g) or state.replicas[g // state.stage_free_s.shape[1]].oldest != oldest
+    evicted = state.replicas[g // state.stage_free_s.shape[1]].oldest != oldest
+    return unseen(state, limits, g) or evicted or others_decide(state, limits, g)
 
 
 @kernel
@@ -223,6 +224,14 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
         if limits.follow:
             leave_open(state, limits, g)
             wake_for_open(state, g, now)
+
+
+@kernel
+def others_decide(state: State, limits: Limits, g: int) -> bool:
+    """True where somebody waits who may find, and so need, more or less whenever another replica stores something."""
+    replica = state.replicas[g // state.stage_free_s.shape[1]]
+    shared = limits.own_tiers < limits.tiers
+    return shared and replica.waiting_head != NONE and replica.running < limits.max_num_seqs
 
 
 @kernel

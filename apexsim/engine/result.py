@@ -50,6 +50,18 @@ class ItlRuns:
 
 
 @dataclass(frozen=True, slots=True)
+class TierCounters:
+    """What one KV tier of a pool did; sums over the replicas. A tier that all of them share counts once."""
+
+    capacity_blocks: int  # of one replica, or of all where they share it
+    peak_blocks: int  # the most in one replica's tier at once
+    hit_tokens: int  # prompt tokens that first admissions found here
+    loaded_blocks: int
+    stored_blocks: int
+    evicted_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """Sums over all replicas of one pool, from which time, energy and work are accounted.
 
@@ -83,6 +95,8 @@ class Counters:
     accepted_tokens: int = 0  # drafts that were accepted and handed out, speculative decoding
     waited_s: float = 0.0  # of lockstep ranks for the slowest of them, the mean over the ranks of each replica
     together: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    copy_s: float = 0.0  # device seconds that iterations waited for copies of KV blocks, summed over pipeline stages
+    tiers: tuple[TierCounters, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

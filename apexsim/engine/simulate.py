@@ -9,6 +9,7 @@ import numpy as np
 
 from apexsim.cost.kvpages import KvPages, uniform
 from apexsim.cost.tables import StepTables
+from apexsim.cost.tiers import TierLaw
 from apexsim.engine import recorder
 from apexsim.engine.fleet import Marks, run_pool
 from apexsim.engine.prefixes import new_cache
@@ -16,7 +17,8 @@ from apexsim.engine.result import SimulationResult, Snapshot
 from apexsim.engine.routers import Offered, PlugInRouter
 from apexsim.engine.routers import router as named_router
 from apexsim.engine.schedulers import Policy
-from apexsim.engine.state import Limits, new_drafts, new_state
+from apexsim.engine.state import Cache, Limits, new_drafts, new_state
+from apexsim.engine.tier_state import Tiers, new_tiers
 from apexsim.errors import UsageError
 from apexsim.workload.trace import Trace
 
@@ -28,6 +30,7 @@ class ReplicaLimits:
     ``entry_s`` passes between the client's arrival and the engine's queue (API, tokeniser), ``exit_s`` between a
     token in the engine and the client (detokeniser, network). ``pages``: where layers of several kinds share the pool
     of ``kv_blocks`` pages, how many of them a sequence holds; None where a page is a block of all layers.
+    ``tiers`` keep what prefix caching computes, the nearest first; only the last may be shared by the replicas.
     """
 
     kv_blocks: int
@@ -36,6 +39,7 @@ class ReplicaLimits:
     entry_s: float = 0.0
     exit_s: float = 0.0
     pages: KvPages | None = None
+    tiers: tuple[TierLaw, ...] = ()
 
 
 def simulate_pool(
@@ -69,7 +73,7 @@ def simulate_pool(
         UsageError: unknown router, a plug-in router in a closed loop, or marks where none can be reached.
     """
     chosen = named_router(router) if isinstance(router, str) else router
-    _check_load(chosen, router, concurrency, seed, marks)
+    _check_load(chosen, router, concurrency, seed, marks, limits.tiers)
     units = replicas * tables.group.ranks
     cache = new_cache(trace, limits.block_size, units, wanted=policy.prefix_caching)
     rules = _rules(policy, limits, tables.stages, prefix_caching=len(cache.prefixes) > 0)
@@ -79,7 +83,7 @@ def simulate_pool(
     state = new_state(
         arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules, replicas=units,
         stages=tables.stages, timeline=timeline, cache=cache, lockstep=tables.group.ranks > 1,
-        drafts=new_drafts(policy.acceptance, seed),
+        drafts=new_drafts(policy.acceptance, seed), tiers=_tiers(limits, cache, units),
     )  # fmt: skip
     wanted = Marks(tuple(at_s - origin_s for at_s in marks))
     state = run_pool(
@@ -100,9 +104,15 @@ def simulate_pool(
     )  # fmt: skip
 
 
+def _tiers(limits: ReplicaLimits, cache: Cache, replicas: int) -> Tiers:
+    """Empty tiers, or none at all where there is no prefix cache."""
+    return new_tiers(limits.tiers if len(cache.prefixes) else (), replicas, len(cache.sizes))
+
+
 def _check_load(
-    chosen: object, name: object, concurrency: int | None, seed: int, marks: tuple[float, ...]
-) -> None:
+    chosen: object, name: object, concurrency: int | None, seed: int, marks: tuple[float, ...],
+    tiers: tuple[TierLaw, ...],
+) -> None:  # fmt: skip
     """Raise UsageError for a load that the engine does not serve."""
     if concurrency is not None and isinstance(chosen, PlugInRouter):
         raise UsageError(f"router {name!r}: a plug-in router serves open loops only (built-in ones serve both)")
@@ -112,6 +122,24 @@ def _check_load(
         raise UsageError(f"concurrency {concurrency} (at least 1 request must be in flight)")
     if not 0 <= seed < 1 << 63:
         raise UsageError(f"seed {seed} (allowed: 0 to 2^63 - 1)")
+    if any(tier.shared for tier in tiers):
+        _check_shared(tiers, chosen, name, marks)
+
+
+def _check_shared(tiers: tuple[TierLaw, ...], chosen: object, name: object, marks: tuple[float, ...]) -> None:
+    """Raise UsageError where a shared tier is not served: what one replica stores in it another may find.
+
+    So all replicas go from event to event together.
+    """
+    if any(tier.shared for tier in tiers[:-1]):
+        raise UsageError("KV tiers: only the last one can be shared by the replicas")
+    if isinstance(chosen, PlugInRouter):
+        raise UsageError(
+            f"router {name!r}: a plug-in router advances replicas one by one, and a remote KV tier joins them "
+            "(allowed: a built-in router, or host and nvme tiers)"
+        )
+    if marks:
+        raise UsageError("marks: a run with a remote KV tier does not reach them")
 
 
 def _offered(trace: Trace) -> Offered:
@@ -137,6 +165,8 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
         reserve=bool(policy.reserve),
         ahead=bool(policy.ahead) and stages == 1,
         prefix_caching=bool(prefix_caching),
+        tiers=len(limits.tiers) if prefix_caching else 0,
+        own_tiers=sum(not tier.shared for tier in limits.tiers) if prefix_caching else 0,
         kv_blocks=int(limits.kv_blocks),
         block_size=int(pages.block_size),
         max_model_len=int(limits.max_model_len),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from apexsim.engine.jit import borrow, kernel
 from apexsim.engine.result import IN_FLIGHT
+from apexsim.engine.tier_state import Tiers, borrow_tiers
 
 Rows = Any
 """A record array. NumPy cannot type the fields; the dtypes below name and explain them."""
@@ -108,6 +109,9 @@ REPLICA = np.dtype(
         ("accepted_tokens", "i8"),  # drafts that were accepted and handed out
         # Of a rank in lockstep only.
         ("waited_s", "f8"),  # for the slowest rank of its iterations
+        # With KV tiers or swapping only.
+        ("copies", "i8"),  # 1 where the iteration being composed brings blocks back, or takes them away
+        ("copy_s", "f8"),  # device seconds that stages waited for copies
     ]
 )
 
@@ -197,6 +201,8 @@ class Limits(NamedTuple):
     reserve: bool  # admit only where the whole length fits; then nothing is ever preempted
     ahead: bool  # each iteration is composed while the one before it runs
     prefix_caching: bool  # there is a ``State.cache`` to look into
+    tiers: int  # KV tiers beyond the device's memory,
+    own_tiers: int  # and those of them that other replicas do not share
     kv_blocks: int
     block_size: int
     max_model_len: int
@@ -242,6 +248,7 @@ class State(NamedTuple):
     timeline: Rows  # ITERATION [rows], or [0] where it is not wanted
     cache: Cache
     drafts: Rows  # DRAFT [k], by position in a step; [0] without speculative decoding
+    tiers: Tiers
 
     @property
     def stages(self) -> int:
@@ -256,7 +263,7 @@ def borrow_state(state: State) -> State:
         borrow(state.begun), borrow(state.finishes), borrow(state.windows), borrow(state.cohorts),
         borrow(state.stack), borrow(state.blocks), borrow(state.histograms), borrow(state.filled),
         borrow(state.itl), borrow(state.timeline), borrow_cache(state.cache),
-        borrow(state.drafts),
+        borrow(state.drafts), borrow_tiers(state.tiers),
     )  # fmt: skip
 
 
@@ -282,7 +289,8 @@ def new_drafts(acceptance: tuple[float, ...], seed: int) -> Rows:
 
 def new_state(
     arrival_s: NDArray[np.float64], prompt: NDArray[np.int64], output: NDArray[np.int64], limits: Limits, *,
-    replicas: int, stages: int, timeline: bool, cache: Cache, drafts: Rows, lockstep: bool = False,
+    replicas: int, stages: int, timeline: bool, cache: Cache, drafts: Rows, tiers: Tiers,
+    lockstep: bool = False,
 ) -> State:  # fmt: skip
     """An empty fleet of ``replicas`` (ranks, where they run in ``lockstep``) before the first arrival."""
     n, groups, seqs = len(arrival_s), replicas * stages, limits.max_batch_seqs
@@ -304,7 +312,7 @@ def new_state(
         histograms=np.zeros((10 if lockstep else 4, longest + seqs * (len(drafts) + 1) + 2), np.int64),
         filled=np.zeros(2, np.int64),
         itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0), cache=cache,
-        drafts=drafts,
+        drafts=drafts, tiers=tiers,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp, Part
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.precision import check_precision, part_words
+from apexsim.spec.tier_rules import wrong_tiers
 
 
 def check_plan(model: ModelSpec, plan: Plan) -> str | None:
@@ -90,7 +91,7 @@ def check_pool(model: ModelSpec, pool: Pool) -> str | None:
     """Why ``pool`` cannot run ``model``, or None."""
     return (
         _not_simulated_yet(pool) or check_precision(model, pool) or _wrong_degrees(model, pool)
-        or _wrong_limits(model, pool)
+        or _wrong_limits(model, pool) or wrong_tiers(pool)
     )
 
 
@@ -100,7 +101,6 @@ def _not_simulated_yet(pool: Pool) -> str | None:
         f"dp={pool.dp} (attention data parallelism inside a replica; use replicas)": pool.dp > 1,
         f"cp={pool.cp} (context parallelism)": pool.cp > 1,
         "speculative decoding": pool.speculative is not None,
-        f"kv_tiers={list(pool.kv_tiers)}": bool(pool.kv_tiers),
     }
     return next((f"{feature} is not simulated in this release" for feature, used in later.items() if used), None)
 

@@ -15,6 +15,7 @@ from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import ActivationDtype, KvDtype, WeightDtype
 from apexsim.spec.experts import Experts
 from apexsim.spec.layer_precision import PrecisionRule
+from apexsim.spec.tiers import KvTier
 
 Role = Literal["serve", "encode", "prefill", "decode"]
 Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers"]
@@ -63,7 +64,9 @@ class Pool(Strict):
     clock_mhz: float | None = Field(
         None, gt=0, description="clock that the compute units are locked to; the device's boost clock where left out"
     )
-    kv_tiers: tuple[str, ...] = Field((), strict=False, description="where KV blocks go beyond the device's memory")
+    kv_tiers: tuple[KvTier, ...] = Field(
+        (), strict=False, description="where KV blocks go beyond the device's memory, the nearest first"
+    )
     scheduler: Scheduler = Field(Scheduler(), description="the scheduler's preset and limits")
 
     @property
@@ -150,6 +153,7 @@ def _pool_id(pool: Pool) -> str:
         if getattr(pool, key) != Pool.model_fields[key].default
     ]
     parts += [rule.id for rule in pool.precision]
+    parts += [tier.short for tier in pool.kv_tiers]
     role = "" if pool.role == "serve" else f"{pool.role}-"
     device = f"{pool.device}-" if pool.device else ""
     return f"{role}{device}{pool.replicas}x{'-'.join(parts)}"

@@ -1,0 +1,34 @@
+"""Which KV tiers a pool can have: rules of ``legality.py``, a reason in one line or None."""
+
+from __future__ import annotations
+
+from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.plan import Pool
+from apexsim.spec.tiers import TIERS
+
+
+def wrong_tiers(pool: Pool) -> str | None:
+    """Why no engine keeps blocks in these tiers, or None."""
+    names = [tier.tier for tier in pool.kv_tiers]
+    if not names:
+        return None
+    if names != [name for name in TIERS if name in names]:
+        return f"kv_tiers {', '.join(names)}: the order is {', '.join(TIERS)}, each at most once"
+    if not pool.scheduler.prefix_caching:
+        return "kv_tiers keep blocks of prompts for others to find: they need scheduler.prefix_caching = true"
+    if pool.dp > 1:
+        return f"kv_tiers with dp={pool.dp}: ranks in lockstep do not load blocks from tiers in this release"
+    if pool.kv_tiers[0].write == "back":
+        return (
+            "kv_tiers[0].write = back: the first tier takes what the device computes (through); an allocation that "
+            "evicts does not wait for a copy"
+        )
+    return None
+
+
+def check_tiers(profile: HardwareProfile, pool: Pool) -> str | None:
+    """Why the device cannot reach the tiers, or None."""
+    for k, tier in enumerate(pool.kv_tiers):
+        if tier.tier == "host" and tier.bandwidth is None and profile.pcie_bandwidth is None:
+            return f"kv_tiers[{k}].bandwidth: missing, and the PCIe of {profile.name} is not known (as in 25GB/s)"
+    return None
