@@ -51,8 +51,11 @@ proportion to their rows."""
 ATTENTION_KERNELS = 4
 """Launches' worth of fixed time of an attention kernel (10 us of FlashAttention-3 on an H100 against 2.5 us)."""
 
-EXCHANGE_KERNELS = 5
-"""Launches' worth of fixed time of a dispatch or combine (12 us of DeepEP's low-latency kernels on an H100)."""
+LOW_LATENCY = ExchangeLaw(20e-6, 0.63, 0.836, unit_rate=np.inf, token_s=0.0, expert_s=0.0, sharpness=2.0)
+NORMAL = ExchangeLaw(20e-6, 0.67, 0.87, unit_rate=np.inf, token_s=0.0, expert_s=0.0, sharpness=6.0)
+"""Dispatch and combine on devices nobody measured: start-up, share of the links, share of the network. From DeepEP's
+published tables on H800 with 400 Gbit/s a device (deepseek-ai/DeepEP, docs/legacy.md): 128 tokens a rank on 8 to 256
+ranks, and 4,096 on 8 to 64. Low-latency kernels fitted on H100 reach 0.5 to 0.7 of the links, all of the network."""
 
 
 class AnalyticKernels:
@@ -103,13 +106,9 @@ class AnalyticKernels:
         return analytic(np.maximum(seconds, collective_floor_s(kind, size, ranks, link)))
 
     def exchange(self, phase: Phase, tokens: ArrayLike, op: ExpertExchange) -> Priced:
-        """Links at the share that the profile states; the kernel's own multiprocessors do not bind."""
+        """Links and network at the shares that DeepEP reaches; the kernel's own multiprocessors do not bind."""
         (count,) = floats(tokens)
-        reached = self.profile.efficiency
-        law = ExchangeLaw(
-            EXCHANGE_KERNELS * reached.launch_s, reached.link, reached.link, unit_rate=np.inf, token_s=0.0,
-            expert_s=0.0, sharpness=2.0,
-        )  # fmt: skip
+        law = LOW_LATENCY if op.low_latency else NORMAL
         return analytic(self._exchange_s(law, *exchange_work(phase, count, op), op.network))
 
     def _exchange_s(self, law: ExchangeLaw | Fit, work: Work, sizes: Sizes, network: float = 0.0) -> Floats:

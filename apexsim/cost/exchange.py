@@ -15,10 +15,12 @@ hold the experts: an exchange goes before the experts and another one after them
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
 
-from apexsim.cost.operators import ExpertExchange, Phase
+from apexsim.cost.fullest import Skew, dealt_of, skew
+from apexsim.cost.operators import ExpertExchange, GroupedGemm, Phase
 from apexsim.spec.cluster import Cluster, island_size
 from apexsim.spec.dtypes import WeightDtype
 from apexsim.spec.hardware import HardwareProfile
@@ -76,20 +78,33 @@ def way_of(pool: Pool, engine: str, profile: HardwareProfile, cluster: Cluster) 
 
 
 def carriers(
-    way: Way, phase: Phase, mlp: MoeMlp, hidden: int, devices: int, weights: str
+    way: Way, phase: Phase, mlp: MoeMlp, devices: int, experts: GroupedGemm
 ) -> tuple[ExpertExchange, ExpertExchange] | None:
-    """What carries tokens in iterations that hold prefill, and in those that only decode; None for collectives."""
+    """What carries tokens in iterations that hold prefill, and in those that only decode; None for collectives.
+
+    A low-latency kernel sends pairs, so that the device with the most pairs is waited for; the others send a token once
+    to each device, and over the network once to each node.
+    """
     transports = WAYS[way.name]
     if transports is None:
         return None
+    found = skew(dealt_of(experts), way.nodes)
     prefill, decode = (
-        ExpertExchange(
-            "exchange", hidden, mlp.experts, mlp.experts_per_token, devices, way.nodes, transport.name,
-            _wire(transport, phase, weights), transport.multiprocessors, network=way.network,
-        )
-        for transport in transports
-    )  # fmt: skip
+        _carrier(transport, way, phase, mlp, devices, experts, found) for transport in transports
+    )
     return prefill, decode
+
+
+def _carrier(
+    transport: Transport, way: Way, phase: Phase, mlp: MoeMlp, devices: int, experts: GroupedGemm, found: Skew
+) -> ExpertExchange:
+    exchange = ExpertExchange(
+        "exchange", experts.hidden_size, mlp.experts, mlp.experts_per_token, devices, way.nodes, transport.name,
+        _wire(transport, phase, experts.weights), transport.multiprocessors, network=way.network,
+        groups=mlp.groups, groups_per_token=mlp.groups_per_token,
+    )  # fmt: skip
+    near, far = (found.pairs, found.pairs) if exchange.low_latency else (found.visits, found.node_visits)
+    return replace(exchange, near_skew=near, far_skew=far)
 
 
 def _wire(transport: Transport, phase: Phase, weights: str) -> str:

@@ -67,6 +67,7 @@ def exchange_work(phase: Phase, tokens: Floats, op: ExpertExchange) -> tuple[Wor
         least_near = np.minimum(least_near, near)
     else:
         near, far = item * ranks_met * (local - 1) / local, least_far
+    near, far = near * op.near_skew, far * op.far_skew
     none = np.zeros_like(near)
     sizes = {
         "tokens": tokens + none, "item": item / np.maximum(tokens, 1e-9), "far": far,
@@ -83,12 +84,29 @@ def _returned(op: ExpertExchange) -> str:
     return "nvfp4" if op.dtype == "fp4" else "bf16"
 
 
-def _met(op: ExpertExchange, groups: int) -> float:
-    """Groups (ranks or nodes) that hold at least one of a token's experts, expected for distinct random experts."""
+def _met(op: ExpertExchange, parts: int) -> float:
+    """Parts (ranks or nodes) that hold at least one of a token's experts, expected for distinct random experts."""
     if op.balanced:
-        return float(min(op.experts_per_token, groups))
-    elsewhere = comb(op.experts - op.experts // groups, op.experts_per_token) / comb(op.experts, op.experts_per_token)
-    return groups * (1.0 - elsewhere)
+        return float(min(op.experts_per_token, parts))
+    kept = op.groups_per_token
+    if not 0 < kept < op.groups or (op.groups % parts and parts % op.groups):
+        return parts * _some(op.experts // parts, op.experts, op.experts_per_token)
+    group = op.experts // op.groups
+    chosen = kept * group
+    if parts > op.groups:  # a part lies inside one group, which the token may choose from or not
+        return parts * kept / op.groups * _some(op.experts // parts, chosen, op.experts_per_token)
+    held = op.groups // parts
+    share = (
+        comb(held, some) * comb(op.groups - held, kept - some) / comb(op.groups, kept)
+        * _some(some * group, chosen, op.experts_per_token)
+        for some in range(1, min(held, kept) + 1)
+    )
+    return parts * sum(share)
+
+
+def _some(held: int, experts: int, per_token: int) -> float:
+    """Probability that at least one of a token's distinct random experts is among those held."""
+    return 1.0 - comb(experts - held, per_token) / comb(experts, per_token)
 
 
 def exchange_links(profile: HardwareProfile, network: float = 0.0) -> tuple[float, float]:

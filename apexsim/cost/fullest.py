@@ -140,6 +140,27 @@ def fullest(dealt: Dealt) -> Fullest:
     return Fullest(rows / len(placements), touched / len(placements))
 
 
+class Skew(NamedTuple):
+    """What comes to the fullest over what comes to the mean one, of very many tokens."""
+
+    pairs: float  # (token, expert) pairs of a rank
+    visits: float  # tokens with an expert on a rank
+    node_visits: float  # tokens with an expert on a node
+
+
+@lru_cache(maxsize=128)
+def skew(dealt: Dealt, nodes: int) -> Skew:
+    """Skew over the ranks and over their nodes, a mean over placements; 1 where benchmarks dealt the tokens."""
+    if not is_drawn(dealt.routing):
+        return Skew(1.0, 1.0, 1.0)
+    found = []
+    for shares in slots(dealt._replace(routing=between_ranks(dealt.routing))):
+        missed = (1.0 - np.minimum(shares, 1.0)).prod(axis=1)
+        of_ranks, of_nodes = 1.0 - missed, 1.0 - missed.reshape(nodes, -1).prod(axis=1)
+        found.append([float(each.max() / each.mean()) for each in (shares.sum(axis=1), of_ranks, of_nodes)])
+    return Skew(*np.mean(found, axis=0).tolist())
+
+
 def expected_maximum(mean: Floats, variance: Floats) -> Floats:
     """[...] of independent binomials [..., ranks] of these means and variances: Σ_x 1 - Π_r P(rank r has at most x)."""
     if mean.shape[-1] == 1:

@@ -301,7 +301,7 @@ def _add_exchange(
     chain: _Chain, phase: Phase, mlp: MoeMlp, hidden: int, cut: Cut, count: int
 ) -> tuple[str, ...]:
     """All devices of the stage: their tokens to the ranks of their experts, or what became of them back."""
-    carried = carriers(cut.way, phase, mlp, hidden, cut.devices, cut.experts)
+    carried = carriers(cut.way, phase, mlp, cut.devices, _routed(mlp, hidden, cut, count))
     if carried is None:
         values = hidden * ACTIVATION_BYTES + (mlp.experts * LOGIT_BYTES if phase == "dispatch" else 0)
         kind = "all_gather" if phase == "dispatch" else "reduce_scatter"

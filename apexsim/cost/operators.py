@@ -94,6 +94,10 @@ class ExpertExchange:
     multiprocessors: int = 0  # of the device that the kernel may take; 0 = all it wants
     balanced: bool = False  # every token's experts lie on as many ranks as possible, as in some benchmarks
     network: float = 0.0  # B/s of a device's network; 0 = its profile's
+    groups: int = 1  # of neighbouring experts,
+    groups_per_token: int = 0  # to so many of which the router limits a token; 0 = all
+    near_skew: float = 1.0  # bytes over the links of the device that gets most, over those of the mean one
+    far_skew: float = 1.0  # the same over its network
 
     @property
     def low_latency(self) -> bool:

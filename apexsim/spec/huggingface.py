@@ -376,6 +376,7 @@ def _deepseek_mlps(config: Config) -> list[Mlp]:
         shared_intermediate_size=shared * width,
         router_bias=config.keys.get("topk_method", "noaux_tc") == "noaux_tc",
         groups=config.count("n_group", 1),
+        groups_per_token=config.optional("topk_group") or 0,
     )
     layers = config.count("num_hidden_layers")
     return [experts if i >= first and i % step == 0 else dense_mlp(config) for i in range(layers)]
