@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from apexsim.errors import InputError
+from apexsim.spec.linear import LinearAttention
 from apexsim.spec.model import Attention, DenseMlp, LayerGroup, MoeMlp
 
 Mlp = DenseMlp | MoeMlp
@@ -154,9 +155,9 @@ def layer_kinds(config: Config, pattern: list[str], windowed: str = "sliding_att
     return kinds
 
 
-def grouped(layers: Iterable[tuple[Attention, Mlp]], norms: int = 2) -> Groups:
+def grouped(layers: Iterable[tuple[Attention | LinearAttention, Mlp | None]], norms: int = 2) -> Groups:
     """Identical layers together, in the order of their first layer."""
-    found: dict[tuple[Attention, Mlp], list[int]] = {}
+    found: dict[tuple[Attention | LinearAttention, Mlp | None], list[int]] = {}
     for layer, kind in enumerate(layers):
         found.setdefault(kind, []).append(layer)
     return tuple(

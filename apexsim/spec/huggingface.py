@@ -30,6 +30,7 @@ from apexsim.spec.hfconfig import (
     max_context,
     windowed_layers,
 )
+from apexsim.spec.hflinear import minimax, nemotron_h, qwen3_next
 from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp
 from apexsim.spec.quantization import read_quantization
 
@@ -300,6 +301,10 @@ ARCHITECTURES: dict[str, Family] = {
     "GptOssForCausalLM": Family(gpt_oss, {"head_dim": 64, "sliding_window": 128, "max_position_embeddings": 131072}),
     "DeepseekV2ForCausalLM": Family(deepseek),
     "DeepseekV3ForCausalLM": Family(deepseek),
+    "NemotronHForCausalLM": Family(nemotron_h, {"max_position_embeddings": 4096}),
+    "Qwen3NextForCausalLM": Family(qwen3_next, {"head_dim": 256}),
+    "MiniMaxText01ForCausalLM": Family(minimax),
+    "MiniMaxM1ForCausalLM": Family(minimax),
     "Glm4ForCausalLM": Family(glm4),
     "Glm4MoeForCausalLM": Family(glm4_moe),
 }
@@ -308,9 +313,7 @@ ARCHITECTURES: dict[str, Family] = {
 _KNOWN_AND_REFUSED = {
     "DeepseekV32ForCausalLM": "sparse attention with an indexer",
     "GlmMoeDsaForCausalLM": "sparse attention with an indexer",
-    "Qwen3NextForCausalLM": "linear attention layers",
     "KimiLinearForCausalLM": "linear attention layers",
-    "MiniMaxM1ForCausalLM": "linear attention layers",
     "JambaForCausalLM": "state-space layers",
     "MambaForCausalLM": "state-space layers",
     "MllamaForConditionalGeneration": "cross-attention layers",

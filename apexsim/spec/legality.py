@@ -11,6 +11,7 @@ from apexsim.spec.cluster import Cluster
 from apexsim.spec.experts import DIRECT, OFFERED
 from apexsim.spec.formats import block_of, weights_part
 from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.linear import LinearAttention
 from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp, Part
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.precision import check_precision, part_words
@@ -144,21 +145,25 @@ class Blocks:
         return max((block_of(word), weights_part(word)) for word in words)
 
 
-def _wrong_tp(attention: Attention, tp: int) -> str | None:
+def _wrong_tp(attention: Attention | LinearAttention, tp: int) -> str | None:
     """Engines give each rank whole heads; KV heads are copied where there are fewer of them than ranks."""
     if attention.heads % tp:
         return f"does not divide the {attention.heads} attention heads"
+    if isinstance(attention, LinearAttention):
+        if max(tp, attention.key_heads) % min(tp, attention.key_heads):
+            return f"neither divides nor is a multiple of the {attention.key_heads} groups of linear heads"
+        return None
     larger, smaller = max(tp, attention.kv_heads), min(tp, attention.kv_heads)
     if attention.kind == "gqa" and larger % smaller:
         return f"neither divides nor is a multiple of the {attention.kv_heads} KV heads"
     return None
 
 
-def _wrong_width(mlp: DenseMlp | MoeMlp, tp: int, blocks: Blocks) -> str | None:
+def _wrong_width(mlp: DenseMlp | MoeMlp | None, tp: int, blocks: Blocks) -> str | None:
     """Each rank gets an equal share of every feed-forward matrix that all ranks hold."""
     if isinstance(mlp, DenseMlp):
         return _wrong_share("feed-forward width", mlp.intermediate_size, tp, blocks.widest("mlp"))
-    if mlp.shared_experts:
+    if mlp is not None and mlp.shared_experts:
         widest = blocks.widest("shared_experts")
         return _wrong_share("shared experts' width", mlp.shared_intermediate_size, tp, widest)
     return None
@@ -187,6 +192,8 @@ def _wrong_share(name: str, width: int, ranks: int, widest: tuple[int, str]) -> 
 
 
 def _wrong_limits(model: ModelSpec, pool: Pool) -> str | None:
+    if model.linear is not None and pool.scheduler.prefix_caching:
+        return f"prefix_caching: {model.name} has layers with a constant state, of which no prefix can be shared"
     if pool.max_model_len is not None and pool.max_model_len > model.max_context:
         return f"max_model_len={pool.max_model_len} exceeds the {model.max_context} tokens of {model.name}"
     return None

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from apexsim.spec.base import Strict
 from apexsim.spec.dtypes import KvDtype, WeightDtype
 from apexsim.spec.kv_formats import kv_bytes
+from apexsim.spec.linear import LinearAttention
 
 Part = Literal["attention", "mlp", "experts", "shared_experts", "lm_head"]
 """Matrices that a quantised checkpoint may leave as they are; embedding, router and norms it always does."""
@@ -42,6 +43,7 @@ class Attention(Strict):
     qk_norm: bool = Field(False, description="learned norms over the heads of q and k")
     sinks: bool = Field(False, description="one learned sink logit per query head (gpt-oss)")
     shared_kv: bool = Field(False, description="one projection serves as key and as value (Gemma 4)")
+    output_gate: bool = Field(False, description="a gate on the output, as wide as the queries (Qwen3-Next)")
 
     @model_validator(mode="after")
     def _complete(self) -> Attention:
@@ -67,7 +69,7 @@ class Attention(Strict):
     def _gqa_parameters(self, hidden: int) -> int:
         q, k = self.heads * self.head_dim, self.kv_heads * self.head_dim
         v = 0 if self.shared_kv else self.kv_heads * self.v_head_dim
-        weights = hidden * (q + k + v) + self.heads * self.v_head_dim * hidden
+        weights = hidden * ((2 if self.output_gate else 1) * q + k + v) + self.heads * self.v_head_dim * hidden
         biases = self.qkv_bias * (q + k + v) + self.output_bias * hidden
         return weights + biases + self.qk_norm * 2 * self.head_dim + self.sinks * self.heads
 
@@ -163,8 +165,8 @@ class LayerGroup(Strict):
     """``count`` identical layers; the order of groups is not the order of the layers."""
 
     count: int = Field(ge=1, description="layers of this kind")
-    attention: Attention = Field(description="their self-attention")
-    mlp: DenseMlp | MoeMlp = Field(description="their feed-forward block")
+    attention: Attention | LinearAttention = Field(description="their self-attention, or what stands in its place")
+    mlp: DenseMlp | MoeMlp | None = Field(description="their feed-forward block; null where there is none")
     norms: int = Field(2, ge=0, description="norm vectors of the hidden size in a layer")
     at: tuple[int, ...] = Field((), strict=False, description="their indices, from 0; empty: spread over the depth")
 
@@ -198,10 +200,15 @@ class ModelSpec(Strict):
     source: str = Field("", description="where the configuration comes from")
 
     @model_validator(mode="after")
-    def _one_window(self) -> ModelSpec:
+    def _kinds_of_layers(self) -> ModelSpec:
         windows = {group.attention.window for group in self.groups} - {0}
         if len(windows) > 1:
             raise ValueError(f"windows of different sizes in one model are not supported: {sorted(windows)}")
+        linear = {group.attention for group in self.groups if isinstance(group.attention, LinearAttention)}
+        if len(linear) > 1:
+            raise ValueError("linear layers of different shapes in one model are not supported")
+        if linear and (windows or len({type(group.attention) for group in self.groups}) == 1):
+            raise ValueError("linear layers are supported beside layers of full attention only")
         return self
 
     def __hash__(self) -> int:
@@ -231,6 +238,12 @@ class ModelSpec(Strict):
         return any(group.attention.chunked for group in self.groups)
 
     @property
+    def linear(self) -> LinearAttention | None:
+        """The layers with a constant state; None where the model has none. All of them are alike."""
+        mixers = (group.attention for group in self.groups)
+        return next((mixer for mixer in mixers if isinstance(mixer, LinearAttention)), None)
+
+    @property
     def checkpoint_dtype(self) -> WeightDtype:
         """Dtype of the weights where a plan asks for no other."""
         return self.quantization or self.dtype
@@ -248,7 +261,7 @@ class ModelSpec(Strict):
         """One layer of ``group``, split into attention, feed-forward and norms."""
         return LayerParameters(
             attention=group.attention.parameters(self.hidden_size),
-            mlp=group.mlp.parameters(self.hidden_size),
+            mlp=group.mlp.parameters(self.hidden_size) if group.mlp else 0,
             norm=group.norms * self.hidden_size,
         )
 
@@ -267,7 +280,8 @@ class ModelSpec(Strict):
         """
         hidden = self.hidden_size
         idle = sum(
-            group.count * (group.mlp.parameters(hidden) - group.mlp.active_parameters(hidden)) for group in self.groups
+            group.count * (group.mlp.parameters(hidden) - group.mlp.active_parameters(hidden))
+            for group in self.groups if group.mlp
         )
         return self.parameters - idle
 
@@ -287,6 +301,11 @@ class ModelSpec(Strict):
         """
         elements = self.kv_elements_per_token(windowed=False) + self.kv_elements_per_token(windowed=True)
         return elements * kv_bytes(kv_dtype)
+
+    def state_bytes(self) -> int:
+        """Bytes of constant state that a sequence has over all linear layers, before any TP."""
+        mixers = ((group.count, group.attention) for group in self.groups)
+        return sum(count * mixer.state_bytes() for count, mixer in mixers if isinstance(mixer, LinearAttention))
 
 
 def _mlp_parameters(hidden: int, intermediate: int, gated: bool, bias: bool) -> int:

@@ -57,8 +57,8 @@ def _wrong_rule(model: ModelSpec, rule: PrecisionRule) -> str | None:
 def _has(group: LayerGroup, part: str) -> bool:
     if part in ("attention", "all"):
         return True
-    if isinstance(group.mlp, DenseMlp):
-        return part == "mlp"
+    if group.mlp is None or isinstance(group.mlp, DenseMlp):
+        return part == "mlp" and group.mlp is not None
     return part == "experts" or (part == "shared_experts" and group.mlp.shared_experts > 0)
 
 
