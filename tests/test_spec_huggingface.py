@@ -196,7 +196,7 @@ def test_modelopt_declares_its_quantisation_in_a_side_file(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"architectures": ["Qwen3NextForCausalLM"]}, "Qwen3NextForCausalLM has linear attention"),
+        ({"architectures": ["KimiLinearForCausalLM"]}, "KimiLinearForCausalLM has linear attention"),
         ({"architectures": ["LlamaForCausalLn"]}, "did you mean 'LlamaForCausalLM'?"),
         ({"architectures": None}, "architectures: missing"),
         ({"hidden_size": None}, "hidden_size: missing"),

@@ -58,6 +58,9 @@ PUBLISHED = [
     ("Gemma-3-27B", 1.416e9 + 25.600e9, "report: Gemma 3, table 1"),
     ("gpt-oss-20b", 20.91e9, "card: gpt-oss, table 1"),
     ("gpt-oss-120b", 116.83e9, "card: gpt-oss, table 1"),
+    ("Nemotron-H-8B", 8.10e9, "hub: nvidia/Nemotron-H-8B-Base-8K"),
+    ("Qwen3-Next-80B-A3B", 81.3e9 - 1.64e9, "hub: Qwen/Qwen3-Next-80B-A3B-Instruct, less its one MTP layer"),
+    ("MiniMax-Text-01", 456e9, "report: MiniMax-01, arXiv 2501.08313"),
     ("DeepSeek-V2-Lite", 15.7e9, "report: DeepSeek-V2, appendix B"),
     ("DeepSeek-V2", 235_741_434_880, "hub: deepseek-ai/DeepSeek-V2"),
     ("DeepSeek-V3", 671e9, "report: DeepSeek-V3, the main model without its MTP module"),
@@ -108,6 +111,14 @@ FAMILIES = {
          "num_hidden_layers": 46, "attention_bias": True, "use_qk_norm": False, "vocab_size": 151552,
          "max_position_embeddings": 131072, "num_nextn_predict_layers": 1},
         106e9, "report: GLM-4.5, table 1, 106B without the MTP layer"),
+    "Nemotron-3-Nano-30B-A3B": (
+        {"architectures": ["NemotronHForCausalLM"], "hidden_size": 2688, "intermediate_size": 1856,
+         "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME", "num_hidden_layers": 52,
+         "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "mamba_num_heads": 64,
+         "mamba_head_dim": 64, "ssm_state_size": 128, "n_groups": 8, "conv_kernel": 4, "n_routed_experts": 128,
+         "num_experts_per_tok": 6, "n_shared_experts": 1, "moe_intermediate_size": 1856,
+         "moe_shared_expert_intermediate_size": 3712, "vocab_size": 131072, "max_position_embeddings": 262144},
+        31.6e9, "card: nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B"),
 }  # fmt: skip
 
 
@@ -128,6 +139,12 @@ def test_active_parameters_of_gpt_oss_match_the_card_which_leaves_out_the_embedd
 ) -> None:
     model = catalog.model(name)
     assert model.active_parameters - model.vocab_size * model.hidden_size == pytest.approx(published, rel=0.01)
+
+
+def test_active_parameters_of_minimax_leave_out_the_embeddings() -> None:
+    """45.9B active (arXiv 2501.08313)."""
+    model = catalog.model("MiniMax-Text-01")
+    assert model.active_parameters - model.embedding_parameters == pytest.approx(45.9e9, rel=0.01)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -65,6 +65,16 @@ class AttentionWork:
 
 
 @dataclass(frozen=True, slots=True)
+class RecurrenceWork:
+    """Layers with a constant state on one rank, summed over the pipeline stages: of one token."""
+
+    prefill_flops: float = 0.0
+    prefill_bytes: float = 0.0
+    decode_flops: float = 0.0
+    decode_bytes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Joules:
     """Above idle, of all devices: GEMMs, experts and elementwise kernels; attention; collectives."""
 
@@ -110,6 +120,7 @@ class Accounting:
     power: PowerModel | None
     attention_power: tuple[PowerLaw, PowerLaw] | None = None  # prefill, decode; None where power is
     attention_dtype: ComputeDtype = "bf16"
+    recurrence: RecurrenceWork = RecurrenceWork()
 
     def account(self, counters: Counted, replicas: int, duration_s: float) -> Account:
         """Time, energy and work of ``replicas`` replicas that ran for ``duration_s``.
@@ -214,13 +225,16 @@ class Accounting:
             (
                 counters.prefill_attention_s,
                 full.prefill_pair_flops * counters.prefill_pairs
-                + windowed.prefill_pair_flops * counters.prefill_pairs_windowed,
-                (full.prefill_token_bytes + windowed.prefill_token_bytes) * counters.prefill_tokens,
+                + windowed.prefill_pair_flops * counters.prefill_pairs_windowed
+                + self.recurrence.prefill_flops * counters.prefill_tokens,
+                (full.prefill_token_bytes + windowed.prefill_token_bytes + self.recurrence.prefill_bytes)
+                * counters.prefill_tokens,
             ),
             (
                 counters.decode_attention_s,
                 full.decode_pair_flops * counters.decode_kv_tokens
-                + windowed.decode_pair_flops * counters.decode_kv_tokens_windowed,
+                + windowed.decode_pair_flops * counters.decode_kv_tokens_windowed
+                + self.recurrence.decode_flops * counters.decode_tokens,
                 self._attention_bytes(counters),
             ),
         )
@@ -236,6 +250,7 @@ class Accounting:
         return (
             full.token_bytes * counters.decode_kv_tokens
             + windowed.token_bytes * counters.decode_kv_tokens_windowed
+            + self.recurrence.decode_bytes * counters.decode_tokens
         )
 
     def _useful_flops(self, counters: Counted) -> float:
@@ -245,6 +260,8 @@ class Accounting:
             + windowed.prefill_pair_flops * counters.prefill_pairs_windowed
             + full.decode_pair_flops * counters.decode_kv_tokens
             + windowed.decode_pair_flops * counters.decode_kv_tokens_windowed
+            + self.recurrence.prefill_flops * counters.prefill_tokens
+            + self.recurrence.decode_flops * counters.decode_tokens
         )
         sampled = float(np.arange(len(counters.sampled)) @ counters.sampled)
         tokens = counters.prefill_tokens + counters.decode_tokens

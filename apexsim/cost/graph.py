@@ -30,9 +30,11 @@ from apexsim.cost.operators import (
     Rows,
 )
 from apexsim.cost.precision import ACTIVATION_BYTES, weights_of
+from apexsim.cost.recurrence import recurrence_of
 from apexsim.cost.routing import Spread, spread_of
 from apexsim.spec.dtypes import KvDtype
 from apexsim.spec.layer_precision import PrecisionRule
+from apexsim.spec.linear import LinearAttention
 from apexsim.spec.model import Attention, LayerGroup, ModelSpec, MoeMlp, Part
 from apexsim.spec.plan import Pool
 from apexsim.spec.precision import pool_word
@@ -204,7 +206,16 @@ def _add_attention(chain: _Chain, group: LayerGroup, hidden: int, cut: Cut, coun
     _add_sum(chain, "attention_sum", hidden, cut, count)
 
 
-def _add_block(chain: _Chain, attention: Attention, hidden: int, cut: Cut, count: int) -> None:
+def _add_block(
+    chain: _Chain, attention: Attention | LinearAttention, hidden: int, cut: Cut, count: int
+) -> None:
+    if isinstance(attention, LinearAttention):
+        op = recurrence_of(attention, cut.tp, count)
+        width = op.channels + op.heads * (op.value_dim + attention.head_scalars)
+        chain.add(Gemm("in_proj", width, hidden, cut.attention, count))
+        chain.add(op)
+        chain.add(Gemm("o_proj", hidden, op.heads * op.value_dim, cut.attention, count))
+        return
     add = _add_mla if attention.kind == "mla" else _add_gqa
     width = add(chain, attention, hidden, cut, count)
     chain.add(Gemm("o_proj", hidden, width, cut.attention, count))
@@ -215,7 +226,7 @@ def _add_gqa(chain: _Chain, attention: Attention, hidden: int, cut: Cut, count: 
     heads = attention.heads // cut.tp
     kv_heads = max(1, attention.kv_heads // cut.tp)
     qk, v = attention.head_dim, attention.v_head_dim
-    width = heads * qk + kv_heads * (qk + v)
+    width = (2 if attention.output_gate else 1) * heads * qk + kv_heads * (qk + v)
     chain.add(Gemm("qkv_proj", width, hidden, cut.attention, count))
     # Rotary reads and writes q and k; the cache write reads and writes k and v. Head norms are one pass more.
     moved = 2.0 * (heads + kv_heads) * qk * (2 if attention.qk_norm else 1) + 2.0 * kv_heads * (qk + v)
@@ -249,8 +260,10 @@ def _add_mla(chain: _Chain, attention: Attention, hidden: int, cut: Cut, count: 
 
 
 def _add_mlp(chain: _Chain, group: LayerGroup, hidden: int, cut: Cut, count: int) -> None:
-    norm = chain.add(_norm("mlp_norm", hidden, count))
     mlp = group.mlp
+    if mlp is None:
+        return
+    norm = chain.add(_norm("mlp_norm", hidden, count))
     if isinstance(mlp, MoeMlp):
         _add_experts(chain, mlp, hidden, cut, count, norm)
     else:

@@ -4,6 +4,9 @@ vLLM's rules (kv_cache_utils.py, ``_get_kv_cache_groups_uniform_page_size``): la
 equally many layers: as many as the rarest kind has, or as the most frequent one where it has less than 1.5 times as
 many. The last group of a kind may be short of layers: their room is padding. Where layers of two kinds have
 different KV bytes a token, the smaller ones take more tokens a page. Pages of a pipeline stage hold the stage's layers.
+
+A layer with a constant state has one page a sequence: pages of attention are made longer, in steps of 16 tokens, until
+one holds such a state, and the state is padded to it (``HybridAttentionMambaModelConfig`` in models/config.py).
 """
 
 from __future__ import annotations
@@ -13,16 +16,20 @@ from typing import Literal, NamedTuple
 
 from apexsim.cost.graph import Cut, stage_operators
 from apexsim.cost.kvpages import KvPages
-from apexsim.cost.operators import AttentionOp
+from apexsim.cost.operators import AttentionOp, Recurrence
 from apexsim.spec import catalog
 from apexsim.spec.engine import KvManager
+from apexsim.spec.linear import LinearAttention
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Pool
 
 FEW_MORE = 1.5
 """Where the most frequent kind has less than so many times the layers of the rarest, it decides the size of a group."""
 
-Kind = Literal["full", "windowed"]
+STATE_STEP = 16
+"""Tokens in which the pages of attention grow until a state fits: what attention kernels take."""
+
+Kind = Literal["full", "windowed", "linear"]
 
 
 class KvPool(NamedTuple):
@@ -72,6 +79,8 @@ class Kept(NamedTuple):
 def kept_kv(model: ModelSpec, pool: Pool, cut: Cut, engine: str, version: str | None) -> Kept:
     """By the engine's version, the plan and the model."""
     freed = gives_back(model, pool, engine, version)
+    if model.linear is not None:
+        return Kept(state_pool(model, cut, pool.block_size), freed)
     return Kept(kv_pool(model, cut, pool.block_size) if freed.yes else None, freed)
 
 
@@ -93,9 +102,24 @@ def kv_pool(model: ModelSpec, cut: Cut, block_size: int) -> KvPool | None:
     return KvPool(pages, tuple(_depth(model, cut, stage, groups) * per_layer for stage in range(cut.pp)), padding)
 
 
+def state_pool(model: ModelSpec, cut: Cut, block_size: int) -> KvPool:
+    """The shared pool of a model with layers of constant state, which hold one page of a running sequence each."""
+    layers = _layers(model)
+    size = _group_size([count for count in layers.values() if count])
+    groups: dict[Kind, int] = {kind: ceil(count / size) for kind, count in layers.items()}
+    token = _token_bytes(model, cut)["full"]
+    state = max(op.state_bytes for stage in range(cut.pp) for op in _recurrences(model, cut, stage))
+    block = max(block_size, STATE_STEP * ceil(state / (STATE_STEP * token)))
+    pages = KvPages(groups["full"], 0, groups["linear"], block, block, 0)
+    depths = tuple(_depth(model, cut, stage, groups) for stage in range(cut.pp))
+    padding = sum(groups.values()) * size - sum(layers.values())
+    return KvPool(pages, tuple(depth * block * token for depth in depths), padding)
+
+
 def _layers(model: ModelSpec) -> dict[Kind, int]:
     windowed = sum(group.count for group in model.groups if group.attention.window)
-    return {"full": model.layers - windowed, "windowed": windowed}
+    linear = sum(group.count for group in model.groups if isinstance(group.attention, LinearAttention))
+    return {"full": model.layers - windowed - linear, "windowed": windowed, "linear": linear}
 
 
 def _group_size(counts: list[int]) -> int:
@@ -105,6 +129,10 @@ def _group_size(counts: list[int]) -> int:
 
 def _attentions(model: ModelSpec, cut: Cut, stage: int) -> list[AttentionOp]:
     return [op for op in stage_operators(model, cut, stage) if isinstance(op, AttentionOp)]
+
+
+def _recurrences(model: ModelSpec, cut: Cut, stage: int) -> list[Recurrence]:
+    return [op for op in stage_operators(model, cut, stage) if isinstance(op, Recurrence)]
 
 
 def _token_bytes(model: ModelSpec, cut: Cut) -> dict[Kind, float]:
@@ -127,7 +155,8 @@ def _blocks(token_bytes: dict[Kind, float], block_size: int) -> dict[Kind, int] 
 
 def _depth(model: ModelSpec, cut: Cut, stage: int, groups: dict[Kind, int]) -> int:
     """Layers of the stage that one page holds a stretch of."""
-    mine: dict[Kind, int] = {"full": 0, "windowed": 0}
+    mine: dict[Kind, int] = {"full": 0, "windowed": 0, "linear": 0}
     for op in _attentions(model, cut, stage):
         mine["windowed" if op.window else "full"] += op.count
+    mine["linear"] = sum(op.count for op in _recurrences(model, cut, stage))
     return max(ceil(mine[kind] / groups[kind]) for kind in mine if groups[kind])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from apexsim.cost.kvgroups import Kept
+from apexsim.cost.kvpages import KvPages
 from apexsim.cost.memory import MemoryPlan, windowed_kv_excess
 from apexsim.spec.model import ModelSpec
 
 
 def kv_notes(model: ModelSpec, memory: MemoryPlan, kept: Kept) -> list[str]:
-    """One line where the model has windows; none where all its layers see everything."""
+    """One line where the model has windows or states; none where all its layers keep all of the context."""
+    if model.linear is not None and kept.pool is not None:
+        return [_state_note(model, memory, kept.pool.pages)]
     if not model.window:
         return []
     shared, freed = kept
@@ -28,3 +31,13 @@ def kv_notes(model: ModelSpec, memory: MemoryPlan, kept: Kept) -> list[str]:
         f"{pages.windowed_groups} the window{padding}; {memory.max_model_len} tokens hold {held} pages "
         f"({freed.because})"
     ]
+
+
+def _state_note(model: ModelSpec, memory: MemoryPlan, pages: KvPages) -> str:
+    """Layers with a constant state: what a running sequence holds, and what stands behind their price."""
+    return (
+        f"layers with a constant state hold {pages.state_pages} pages of a running sequence, each as large as "
+        f"{pages.block_size} tokens of a group of attention layers (as vLLM pads them): at most "
+        f"{memory.kv_blocks // int(pages.held(1))} sequences at once; their kernels were not measured, the price is a "
+        f"roofline"
+    )

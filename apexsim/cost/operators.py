@@ -13,6 +13,9 @@ from typing import ClassVar, Literal, NamedTuple
 from apexsim.spec.dtypes import KvDtype
 from apexsim.spec.experts import Placement
 from apexsim.spec.kv_formats import kv_bytes
+from apexsim.spec.linear import STATE_BYTES, StateDtype
+
+SIXTEEN_BITS = 2
 
 Phase = Literal["dispatch", "combine", "prepare"]
 """Of an exchange of tokens between the ranks of an expert-parallel group; ``prepare``: who gets how many."""
@@ -190,4 +193,58 @@ class Exchange:
     kernels: ClassVar[int] = 2  # of which a normal one first counts who gets how much
 
 
-Operator = Gemm | GroupedGemm | AttentionOp | Elementwise | Collective | Exchange
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """A layer with a constant state on one rank: the recurrence of its heads and what stands around it.
+
+    ``recurrence.py`` has the formulas.
+    """
+
+    name: str
+    kind: Literal["mamba2", "gated-delta", "lightning"]
+    heads: int
+    key_heads: int
+    key_dim: int
+    value_dim: int
+    conv_kernel: int
+    chunk: int
+    state_dtype: StateDtype
+    count: int
+
+    rows: ClassVar[Rows] = OWN
+    kernels: ClassVar[int] = 5  # convolution, gates, recurrence, norm, output gate
+
+    @property
+    def channels(self) -> int:
+        """Queries, keys and values of a token."""
+        return 2 * self.key_heads * self.key_dim + self.heads * self.value_dim
+
+    @property
+    def state_bytes(self) -> float:
+        """Of one sequence in one layer on this rank."""
+        conv = self.channels * (self.conv_kernel - 1) * SIXTEEN_BITS
+        return float(conv + self.heads * self.key_dim * self.value_dim * STATE_BYTES[self.state_dtype])
+
+    @property
+    def token_bytes(self) -> float:
+        """Of one token: queries, keys and values through convolution and recurrence; output through norm and gate."""
+        passes = 4 if self.conv_kernel > 1 else 2
+        return float(SIXTEEN_BITS * (passes * self.channels + 5 * self.heads * self.value_dim))
+
+    @property
+    def decode_flops(self) -> float:
+        """Of one token."""
+        each = 7 if self.kind == "gated-delta" else 5
+        return float(each * self.heads * self.key_dim * self.value_dim)
+
+    @property
+    def prefill_flops(self) -> float:
+        """Of one token of a prompt, in a whole chunk."""
+        k, v, chunk = self.key_dim, self.value_dim, self.chunk
+        flops = 2 * chunk * (k + v) + 4 * k * v
+        if self.kind == "gated-delta":
+            flops += chunk * (4 * k + 2 * v + chunk) + 2 * k * v
+        return float(self.heads * flops)
+
+
+Operator = Recurrence | Gemm | GroupedGemm | AttentionOp | Elementwise | Collective | Exchange

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from apexsim.cost.graph import Cut, head_operators, stage_operators
 from apexsim.cost.host import HostModel
 from apexsim.cost.ledger import LINES, Ledger
-from apexsim.cost.operators import AttentionOp, Operator
+from apexsim.cost.operators import AttentionOp, Operator, Recurrence
 from apexsim.cost.pricing import Pricer, Sizes, eager
 from apexsim.cost.tables import FULL, WINDOWED
 from apexsim.spec.model import ModelSpec
@@ -48,6 +48,12 @@ class Parts:
         self.decode_extrapolated = np.zeros((max_num_seqs + 1, len(knots)), dtype=np.bool_)
         for stage, operators in enumerate(self.stages):
             for op in operators:
+                if isinstance(op, Recurrence):
+                    # What a layer with a constant state costs has no term of the context: the same at every knot.
+                    chunk, sequences = prices.recurrence(op, most_tokens, max_num_seqs)
+                    self.prefill_s[stage, FULL] += chunk
+                    self.decode_attention_s[stage, FULL] += sequences[:, None]
+                    self.attention_calibrated = [False, False]
                 if not isinstance(op, AttentionOp):
                     continue
                 kind = WINDOWED if op.window else FULL

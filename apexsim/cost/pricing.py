@@ -32,10 +32,20 @@ from apexsim.cost.ledger import (
     MOVED_BYTES,
     Ledger,
 )
-from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Exchange, Gemm, GroupedGemm, Operator
+from apexsim.cost.operators import (
+    AttentionOp,
+    Collective,
+    Elementwise,
+    Exchange,
+    Gemm,
+    GroupedGemm,
+    Operator,
+    Recurrence,
+)
 from apexsim.cost.power import PowerModel, power_model
 from apexsim.cost.power_law import PowerLaw, Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, INPUT_BYTES, compute_dtype, sixteen_bit
+from apexsim.cost.recurrence import decode_s, prefill_s
 from apexsim.cost.tables import token_knots
 from apexsim.spec.cluster import Link
 from apexsim.spec.formats import weight_bytes, weights_part
@@ -97,6 +107,7 @@ class Pricer:
         self.profile = profile
         self.kernels: KernelModel = clocked(registry.load("costs", costs), profile, engine, clock)
         self.link = link
+        self.clock = clock
         self.wide = wide or link
         self.power = power_model(profile, clock, serving)
         self.ledger = lru_cache(maxsize=PRICES_KEPT)(self._ledger)
@@ -165,7 +176,15 @@ class Pricer:
             work, sizes = exchange_work(op.phase, rows, carrier)
             price = self.kernels.exchange(op.phase, rows, carrier)
             return COMMUNICATION, price, none, 2.0 * (work.moved + sizes["far"])
+        if isinstance(op, Recurrence):
+            return ATTENTION, self.kernels.memory_bound(none, op.kernels), none, none
         return ATTENTION, self._launch(op, rows), none, none
+
+    def recurrence(self, op: Recurrence, max_tokens: int, max_num_seqs: int) -> tuple[Floats, Floats]:
+        """([N] seconds of a chunk at the token knots, [M + 1] of so many decoding sequences), ``count`` runs."""
+        clock = self.clock.fraction
+        chunk = prefill_s(self.profile, op, max_tokens, clock)
+        return op.count * chunk, op.count * decode_s(self.profile, op, max_num_seqs, clock)
 
     def _launch(self, op: AttentionOp, rows: Floats) -> Priced:
         """What one attention kernel costs however little it does: paid once an iteration, chunks and decodes apart."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.cost.accounting import Accounting, AttentionWork
+from apexsim.cost.accounting import Accounting, AttentionWork, RecurrenceWork
 from apexsim.cost.clock import clock_of
 from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.exchange import way_of
@@ -22,7 +22,7 @@ from apexsim.cost.kvgroups import kept_kv
 from apexsim.cost.kvnotes import kv_notes
 from apexsim.cost.ledger import CALIBRATED, Ledger, seconds
 from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory
-from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
+from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator, Recurrence
 from apexsim.cost.parts import Parts
 from apexsim.cost.power_law import Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
@@ -199,6 +199,18 @@ def _accounting(
         peak_flops=profile.peak_flops[compute_dtype(profile, cut.experts if model.is_moe else cut.mlp)],
         memory_bandwidth=profile.memory_bandwidth, power=prices.power,
         attention_power=prices.attention_power(everything), attention_dtype=sixteen_bit(profile),
+        recurrence=_recurrence(everything),
+    )
+
+
+def _recurrence(operators: list[Operator]) -> RecurrenceWork:
+    """Work of one token in the layers with a constant state; zeros where there are none."""
+    layers = [op for op in operators if isinstance(op, Recurrence)]
+    return RecurrenceWork(
+        prefill_flops=sum(op.count * op.prefill_flops for op in layers),
+        prefill_bytes=sum(op.count * op.token_bytes for op in layers),
+        decode_flops=sum(op.count * op.decode_flops for op in layers),
+        decode_bytes=sum(op.count * (2.0 * op.state_bytes + op.token_bytes) for op in layers),
     )
 
 

@@ -114,7 +114,11 @@ def hybrid_steps(state: State, limits: Limits, g: int, steps: int, free: int) ->
     before = 0 if limits.mix else _hybrid_step(state, limits, g, state.groups[g].step)
     if waits and before < 0:
         return 1
-    cycle = limits.cycle
+    cycle, decoding = limits.cycle, state.groups[g].decoding
+    at_most = limits.full_groups * (steps // limits.block_size + 1) * decoding
+    at_most += limits.windowed_groups * (steps // limits.window_block + 1) * decoding
+    if not waits and at_most <= free:
+        return steps
     each = _cycle_pages(state, limits, g)
     taken, done = 0, 1
     while done < steps:

@@ -28,8 +28,9 @@ def nemotron_h(config: Config) -> Groups:
         chunk=config.count("chunk_size", 128),
         state_dtype=_state_dtype(config, "mamba_ssm_cache_dtype"),
     )
-    heads = Config({**config.keys, "head_dim": config.keys.get("head_dim") or config.keys.get("attention_head_dim")}, "")
-    mixers: dict[str, Attention | LinearAttention] = {"M": mamba, "*": gqa(heads)}
+    head_dim = config.optional("head_dim") or config.optional("attention_head_dim")
+    full = gqa(Config({**config.keys, "head_dim": head_dim}, config.source))
+    mixers: dict[str, Attention | LinearAttention] = {"M": mamba, "*": full}
     layers: list[tuple[Attention | LinearAttention, Mlp | None]] = []
     for place, letter in enumerate(pattern):
         if letter in MIXERS:
@@ -87,7 +88,8 @@ def minimax(config: Config) -> Groups:
     )
     softmax = config.each_layer("attn_type_list", config.count("num_hidden_layers"))
     if softmax is None:
-        softmax = [kind == "full_attention" for kind in layer_kinds(config, [], windowed="linear_attention")]
+        pattern = ["linear_attention"] * 7 + ["full_attention"]
+        softmax = [kind == "full_attention" for kind in layer_kinds(config, pattern, windowed="linear_attention")]
     return grouped((full if is_full else linear, experts) for is_full in softmax)
 
 
@@ -96,7 +98,7 @@ def _pattern(config: Config) -> str:
     if not isinstance(pattern, str) or len(pattern) != layers or set(pattern) - set(MIXERS) - set(BLOCKS):
         letters = ", ".join(f"{letter} ({name})" for letter, name in (MIXERS | BLOCKS).items())
         raise InputError(
-            f"{config.source}: hybrid_override_pattern = {pattern!r}: needs one of {letters} for each of {layers} layers"
+            f"{config.source}: hybrid_override_pattern = {pattern!r}: must name each of {layers} layers, by {letters}"
         )
     return pattern
 

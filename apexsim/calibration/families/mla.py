@@ -52,7 +52,9 @@ MIN_ROWS = 100
 
 def _attention() -> tuple[ModelSpec, Attention]:
     model = catalog.model(MODEL)
-    return model, model.groups[0].attention
+    attention = model.groups[0].attention
+    assert isinstance(attention, Attention)
+    return model, attention
 
 
 def _block(heads: float, weights: WeightDtype, kv_cache: KvDtype) -> tuple[Gemm | Elementwise | AttentionOp, ...]:
