@@ -64,7 +64,7 @@ class Prepared:
         memory, cluster = self.compiled.memory, self.plan.cluster
         nodes = -(-self.plan.devices // cluster.devices_per_node)
         return Deployment(
-            self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens,
+            self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens * self.pool.dp,
             Surroundings(cluster.node_overhead_w * nodes, cluster.pue),
         )
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from apexsim.cost.ledger import CALIBRATED, COMMUNICATION, EXTRAPOLATED, JOULES, MOVED_BYTES, PARTS, Ledger
 from apexsim.cost.power import PowerModel
 from apexsim.cost.power_law import PowerLaw
+from apexsim.cost.together import NOTHING, Together, knot_shares
 from apexsim.spec.dtypes import ComputeDtype
 
 NOISE = 1e-12
@@ -52,6 +53,10 @@ class Counted(Protocol):
     def decode_kv_tokens_windowed(self) -> float: ...
     @property
     def copy_s(self) -> float: ...
+    @property
+    def waited_s(self) -> float: ...
+    @property
+    def together(self) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,10 @@ class Account:
 
 @dataclass(frozen=True)
 class Accounting:
-    """Ledgers of a compiled pool, summed over its pipeline stages; one rank each."""
+    """Ledgers of a compiled pool, summed over its pipeline stages; one device each.
+
+    Attention ranks (dp) count their own iterations, so all sums but those of the breakdown are over them.
+    """
 
     mixed: Ledger  # [LINES, N] by token knots
     decode: Ledger  # [LINES, M + 1]
@@ -107,7 +115,7 @@ class Accounting:
     token_dense: int
     token_stride: int
     stages: int
-    ranks: int  # devices of one stage
+    ranks: int  # devices of one stage, of one attention rank
     token_flops: float  # linear layers, FLOP of one token, all ranks
     sampled_flops: float  # LM head, FLOP of one sequence that yields a token, all ranks
     attention: tuple[AttentionWork, AttentionWork]  # full, windowed
@@ -121,12 +129,14 @@ class Accounting:
     attention_power: tuple[PowerLaw, PowerLaw] | None = None  # prefill, decode; None where power is
     attention_dtype: ComputeDtype = "bf16"
     recurrence: RecurrenceWork = RecurrenceWork()
+    together: Together = NOTHING
 
     def account(self, counters: Counted, replicas: int, duration_s: float) -> Account:
         """Time, energy and work of ``replicas`` replicas that ran for ``duration_s``.
 
         With pipeline stages the parts are means over the stages, so the breakdown still sums to
-        replicas · duration; waiting for the other stages, and for transfers between them, is idle time.
+        replicas · duration; waiting for the other stages, and for transfers between them, is idle time. With attention
+        ranks they are means over the ranks; dummy batches count as the work they are, waiting for the slowest as idle.
         """
         ledger = self._linear(counters)
         attention = (counters.prefill_attention_s, counters.decode_attention_s)
@@ -136,7 +146,7 @@ class Accounting:
         device_s = sum(parts.values())
         breakdown = self._breakdown(parts, counters, replicas, duration_s)
         calibrated = ledger[CALIBRATED] + np.dot(attention, self.attention_calibrated)
-        devices = replicas * self.stages * self.ranks
+        devices = replicas * self.stages * self.ranks * self.together.ranks
         wall_s = devices * duration_s
         energy = self._energy(ledger, counters, wall_s)
         return Account(
@@ -160,15 +170,13 @@ class Accounting:
         for ledger, count in ((self.decode, counters.decode), (self.head, counters.sampled)):
             size = min(ledger.shape[1], len(count))
             total = total + ledger[:, :size] @ np.asarray(count[:size], dtype=np.float64)
+        if self.together.ranks > 1:
+            total = total + self.together.spent(counters.together, self.token_dense, self.token_stride)
         return np.asarray(total)
 
     def _at(self, tokens: NDArray[np.int64]) -> Ledger:
         """Ledger of iterations that hold prefill, at any token counts, by the law of the tables."""
-        beyond = np.maximum(tokens - self.token_dense, 0) / self.token_stride
-        position = np.minimum(tokens, self.token_dense) + beyond
-        left = np.clip(np.floor(position).astype(np.int64), 0, max(self.mixed.shape[1] - 2, 0))
-        share = position - left
-        right = np.minimum(left + 1, self.mixed.shape[1] - 1)
+        left, share, right = knot_shares(tokens, self.mixed.shape[1], self.token_dense, self.token_stride)
         return self.mixed[:, left] * (1.0 - share) + self.mixed[:, right] * share
 
     def _attention_extrapolated(self, counters: Counted) -> tuple[bool, bool]:
@@ -190,9 +198,9 @@ class Accounting:
     ) -> dict[str, float]:
         """One stage: host time is what iterations lasted beyond the device. Several: the serial part of it."""
         total = replicas * duration_s
-        mean = {name: seconds / self.stages for name, seconds in parts.items()}
+        mean = {name: seconds / self.stages / self.together.ranks for name, seconds in parts.items()}
         if self.stages == 1:
-            beyond = counters.busy_s - sum(parts.values())
+            beyond = counters.busy_s - counters.waited_s - sum(mean.values())
             host = beyond if beyond > NOISE * counters.busy_s else 0.0
         else:
             size = min(len(self.host_serial_s), len(counters.scheduled))

@@ -134,7 +134,7 @@ def plan_memory(
     """
     share_of_free = engine_name in SHARE_OF_FREE
     budget = profile.memory_bytes * (1.0 if share_of_free else pool.gpu_memory_utilization)
-    engine = CONTEXT_BYTES + (COMMUNICATION_BYTES if cut.tp * cut.pp > 1 else 0.0)
+    engine = CONTEXT_BYTES + (COMMUNICATION_BYTES if cut.devices * cut.pp > 1 else 0.0)
     logits_bytes = GREEDY_LOGITS_BYTES if share_of_free else LOGITS_BYTES
     weights, peaks, kv = [], [], []
     for stage in range(cut.pp):
@@ -161,8 +161,9 @@ def plan_memory(
 def _short(
     model: ModelSpec, profile: HardwareProfile, cut: Cut, weights: float, needed: float, budget: float
 ) -> str:
+    ranks = f" dp={cut.dp}" if cut.dp > 1 else ""
     return (
-        f"{model.name} at tp={cut.tp} pp={cut.pp} needs {format_bytes(needed, 4)} a device "
+        f"{model.name} at tp={cut.tp} pp={cut.pp}{ranks} needs {format_bytes(needed, 4)} a device "
         f"(weights {format_bytes(weights, 4)}), {profile.name} offers {format_bytes(budget, 4)}: "
         f"short by {format_bytes(needed - budget, 4)}"
     )

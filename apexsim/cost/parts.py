@@ -11,6 +11,7 @@ from apexsim.cost.ledger import LINES, Ledger
 from apexsim.cost.operators import AttentionOp, Operator, Recurrence
 from apexsim.cost.pricing import Pricer, Sizes, eager
 from apexsim.cost.tables import FULL, WINDOWED
+from apexsim.cost.together import together
 from apexsim.spec.model import ModelSpec
 
 Floats = NDArray[np.float64]
@@ -25,8 +26,8 @@ class Parts:
     ) -> None:
         self.stages = [stage_operators(model, cut, stage) for stage in range(cut.pp)]
         self.head_ops = head_operators(model, cut, host.logit_bytes)
-        mixed = Sizes("mixed", most_tokens, host.graphs, max_num_seqs)
-        decode = Sizes("decode", max_num_seqs, host.graphs, max_num_seqs)
+        mixed = Sizes("mixed", most_tokens, host.graphs, max_num_seqs, cut.dp)
+        decode = Sizes("decode", max_num_seqs, host.graphs, max_num_seqs, cut.dp)
         self.decode_sizes = decode
         self.mixed_launches_s = np.stack([_launches_s(operators, mixed, host) for operators in self.stages])
         self.decode_launches_s = np.stack([_launches_s(operators, decode, host) for operators in self.stages])
@@ -34,6 +35,7 @@ class Parts:
         self.mixed = [_sum(prices, operators, mixed) for operators in self.stages]
         self.decode = [_sum(prices, operators, decode) for operators in self.stages]
         self.head = _sum(prices, self.head_ops, sampled)
+        self.together = together(prices, self.stages[0], cut.dp, (mixed, decode))
         self.context_knots = context_knots(max_context)
         self.attention_calibrated = [True, True]
         self._attention(prices, most_tokens, max_num_seqs)
@@ -76,9 +78,11 @@ def context_knots(max_context: int) -> tuple[float, ...]:
 
 
 def _sum(prices: Pricer, operators: tuple[Operator, ...], sizes: Sizes) -> Ledger:
+    """Of a rank's own operators."""
     total: Ledger = np.zeros((LINES, 1))
     for op in operators:
-        total = total + prices.ledger(op, sizes)
+        if op.rows.tokens == "own":
+            total = total + prices.ledger(op, sizes)
     return total
 
 

@@ -71,6 +71,7 @@ class Sizes(NamedTuple):
     limit: int
     graphs: Graphs
     max_num_seqs: int
+    ranks: int = 1  # data-parallel ranks, each with as many tokens: what operators over all of them get
 
 
 @lru_cache(maxsize=256)
@@ -116,7 +117,7 @@ class Pricer:
 
     def _ledger(self, op: Operator, sizes: Sizes) -> Ledger:
         """[LINES, sizes] of all ``op.count`` runs of an operator in one iteration. Size 0 costs nothing."""
-        rows = executed(sizes)
+        rows = executed(sizes) * (sizes.ranks if op.rows.tokens == "all" else 1)
         unique, where = np.unique(-(-rows // op.rows.over), return_inverse=True)
         table = np.zeros((LINES, unique.size))
         part, price, flops, moved = self._run(op, np.maximum(unique, 1).astype(np.float64), sizes.kind == "decode")

@@ -110,8 +110,8 @@ def compile_pool(
     tables = StepTables(
         token_dense=TOKEN_DENSE,
         token_stride=TOKEN_STRIDE,
-        mixed_s=_launched(parts.mixed, parts.mixed_launches_s),
-        decode_s=_launched(parts.decode, parts.decode_launches_s),
+        mixed_s=_launched(parts.mixed, parts.mixed_launches_s, parts.together.seconds(mixed=True)),
+        decode_s=_launched(parts.decode, parts.decode_launches_s, parts.together.seconds(mixed=False)),
         context_knots=np.array(parts.context_knots),
         decode_attention_s=parts.decode_attention_s,
         prefill_s=parts.prefill_s,
@@ -121,6 +121,7 @@ def compile_pool(
         host_serial_s=host.serial(max_num_seqs),
         transfer_s=_transfer_s(model, profile, cluster, pool, most_tokens),
         window=model.window,
+        group=parts.together.tables(host.graphs, max_num_seqs),
     )
     return CompiledPool(
         tables, memory, host.entry_s, host.exit_s,
@@ -146,11 +147,15 @@ def _refused(profile: HardwareProfile, model: ModelSpec, pool: Pool) -> DoesNotF
     return None
 
 
-def _launched(stages: list[Ledger], launches_s: Floats) -> Floats:
-    """[stages, sizes] device seconds of iterations whose kernels the host launches meanwhile (0 = replays a graph)."""
+def _launched(stages: list[Ledger], launches_s: Floats, together_s: Floats) -> Floats:
+    """[stages, sizes] device seconds of iterations whose kernels the host launches meanwhile (0 = replays a graph).
+
+    ``together_s``: of what a rank does with others; its launches count here, its seconds do not.
+    """
     device_s = np.stack([seconds(ledger) for ledger in stages])
-    together = (device_s**LAUNCH_OVERLAP + launches_s**LAUNCH_OVERLAP) ** (1 / LAUNCH_OVERLAP)
-    return np.where(launches_s > 0, together, device_s)
+    whole_s = device_s + together_s
+    launched = (whole_s**LAUNCH_OVERLAP + launches_s**LAUNCH_OVERLAP) ** (1 / LAUNCH_OVERLAP)
+    return np.where(launches_s > 0, launched - together_s, device_s)
 
 
 def _transfer_s(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, pool: Pool, most_tokens: int) -> Floats:
@@ -189,9 +194,9 @@ def _accounting(
     return Accounting(
         mixed=np.sum(parts.mixed, axis=0), decode=np.sum(parts.decode, axis=0), head=parts.head,
         host_serial_s=tables.host_serial_s, token_dense=tables.token_dense, token_stride=tables.token_stride,
-        stages=cut.pp, ranks=cut.tp,
-        token_flops=cut.tp * sum(_token_flops(op) for op in everything),
-        sampled_flops=cut.tp * sum(_token_flops(op) for op in parts.head_ops),
+        stages=cut.pp, ranks=cut.tp, together=parts.together,
+        token_flops=cut.tp * sum(_token_flops(op, cut.dp) for op in everything),
+        sampled_flops=cut.tp * sum(_token_flops(op, cut.dp) for op in parts.head_ops),
         attention=(kinds[FULL], kinds[WINDOWED]),
         attention_calibrated=(parts.attention_calibrated[0], parts.attention_calibrated[1]),
         prefill_extrapolated=parts.prefill_extrapolated, decode_extrapolated=parts.decode_extrapolated,
@@ -214,13 +219,13 @@ def _recurrence(operators: list[Operator]) -> RecurrenceWork:
     )
 
 
-def _token_flops(op: Operator) -> float:
-    """FLOP of one token on one rank."""
+def _token_flops(op: Operator, dp: int) -> float:
+    """FLOP of one token on one device of its rank, or on one of each rank where all have it."""
     if isinstance(op, Gemm):
-        return 2.0 * op.count * op.n * op.k
+        return 2.0 * op.count * op.n * op.k / op.rows.over
     if isinstance(op, GroupedGemm):
         share = op.experts_per_token / op.ranks
-        return 2.0 * op.count * share * op.expert_parameters
+        return 2.0 * op.count * share * op.expert_parameters * (dp if op.rows.tokens == "all" else 1)
     return 0.0
 
 
@@ -253,6 +258,6 @@ def _confidence(
             f"power: kernels of {prices.profile.name} were not metered; laws of {prices.power.metered}, scaled by "
             f"{'the limit, at equal joules a FLOP and a byte' if rates else 'TDP and idle power'}"
         )
-    if prices.link.link_class == "nic":
+    if "nic" in (prices.link.link_class, prices.wide.link_class):
         notes.append("collectives between nodes are estimated: a ring in each node and one between them, by datasheet")
     return Confidence(calibrated, analytic, tuple(notes))

@@ -99,7 +99,7 @@ def check_pool(model: ModelSpec, pool: Pool) -> str | None:
 def _not_simulated_yet(pool: Pool) -> str | None:
     later = {
         f"role={pool.role}": pool.role != "serve",
-        f"dp={pool.dp} (attention data parallelism inside a replica; use replicas)": pool.dp > 1,
+        f"dp={pool.dp} with pp={pool.pp} (ranks in lockstep over several stages)": pool.dp > 1 and pool.pp > 1,
         f"cp={pool.cp} (context parallelism)": pool.cp > 1,
         "speculative decoding": pool.speculative is not None,
     }
@@ -120,6 +120,8 @@ def _wrong_degrees(model: ModelSpec, pool: Pool) -> str | None:
                 return f"{reason} of {model.name}"
     if pool.ep > 1 and not model.is_moe:
         return f"ep={pool.ep}: {model.name} has no experts"
+    if pool.dp > 1 and not model.is_moe:
+        return f"dp={pool.dp}: {model.name} has no experts that its ranks could share (use replicas: {pool.dp})"
     return _wrong_exchange(pool)
 
 
@@ -178,7 +180,7 @@ def _wrong_experts(mlp: MoeMlp, pool: Pool, blocks: Blocks) -> str | None:
         added = f" and {copies} redundant ones" if copies else ""
         return f"ep={pool.ep} does not divide the {mlp.experts} experts{added}"
     reason = _wrong_share("expert width", mlp.intermediate_size, pool.experts_tp, blocks.widest("experts"))
-    name = "tp" if pool.ep == 1 else "moe_tp"
+    name = "tp" if pool.ep == pool.dp == 1 else "moe_tp"
     return f"{name}={pool.experts_tp} {reason}" if reason else None
 
 

@@ -52,7 +52,7 @@ def steady(prepared: Prepared, trace: Trace, result: SimulationResult, seed: int
 
     The run is replayed once more, since nobody knows before its end where its window lies.
     """
-    bounds = steady_bounds(result.requests, prepared.policy.max_num_seqs * prepared.pool.replicas)
+    bounds = steady_bounds(result.requests, prepared.policy.max_num_seqs * prepared.pool.replicas * prepared.pool.dp)
     if bounds is None:
         return None
     first, last = replay(prepared, trace, seed=seed, marks=bounds).snapshots
