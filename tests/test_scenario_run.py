@@ -90,7 +90,7 @@ def test_where_it_fits_is_the_smallest_tp_that_does():
     ("changes", "says"),
     [
         ({"tp": 3}, "does not divide"),
-        ({"dp": 2}, "not simulated in this release"),
+        ({"dp": 2}, "use replicas: 2"),
         ({"speculative": {"tokens": 3}}, "speculative"),
         ({"role": "prefill"}, "role=prefill"),
         ({"max_model_len": 10**7}, "max_model_len"),
