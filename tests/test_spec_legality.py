@@ -50,7 +50,7 @@ def test_legal_pools(model: str, pool: Pool) -> None:
         ),
         ("Qwen2.5-72B", Pool(tp=8, weights="w4a8"), "tp=8 splits the feed-forward width 29568"),
         ("Llama-3.1-8B", Pool(max_model_len=200_000), "max_model_len=200000 exceeds the 131072 tokens"),
-        ("Llama-3.1-8B", Pool(dp=2), "no experts that its ranks could share (use replicas: 2)"),
+        ("Llama-3.1-8B", Pool(dp=2), "dp=2: Llama-3.1-8B has no experts that its ranks could share (use replicas: 2)"),
         ("Mixtral-8x7B", Pool(dp=2, ep=2, pp=2), "dp=2 with pp=2 (ranks in lockstep over several stages)"),
         ("Llama-3.1-8B", Pool(tp=2, ep=2), "ep=2: Llama-3.1-8B has no experts"),
         ("Qwen3-30B-A3B", Pool(tp=3, ep=3), "tp=3 does not divide the 32 attention heads"),

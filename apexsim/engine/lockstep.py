@@ -16,7 +16,7 @@ import numpy as np
 from apexsim.cost.tables import StepTables
 from apexsim.engine.gaps import merge_cohorts, push_gap, record_run
 from apexsim.engine.iteration import attention_of_stage, note_decode_work, note_iteration, size_of_batch
-from apexsim.engine.jit import kernel
+from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.kvcache import evict
 from apexsim.engine.law import NEVER, at_tokens, attention_segment, steps_to_reach, steps_within
 from apexsim.engine.replica import (
@@ -55,7 +55,7 @@ def first_rank(tables: StepTables, r: int) -> int:
     return r // tables.group.ranks * tables.group.ranks
 
 
-@kernel
+@rare_kernel
 def set_off(state: State, tables: StepTables, limits: Limits, first: int, now: float) -> None:
     """Compose the next iteration of every rank at their boundary ``now`` and set it off, or leave the group idle."""
     groups, last = state.groups, first + tables.group.ranks
@@ -147,7 +147,7 @@ def run_once(state: State, tables: StepTables, first: int) -> None:
     in_flight(state, tables, first, 1, duration)
 
 
-@kernel
+@rare_kernel
 def run_series(state: State, tables: StepTables, first: int, steps: int, limit_s: float) -> None:
     """All ranks decode for ``steps`` iterations, or those that begin within ``limit_s``, or ``PIECES`` stretches."""
     done, elapsed, pieces = 0, 0.0, 0
@@ -213,7 +213,7 @@ def with_host(
     return floor + serial, 0.0, min(length, steps_to_reach(floor - device, rise))
 
 
-@kernel
+@rare_kernel
 def complete_ranks(state: State, tables: StepTables, limits: Limits, first: int) -> None:
     """What all ranks had in flight has ended: book it and hand out the tokens; they are at a boundary."""
     groups, last = state.groups, first + tables.group.ranks
@@ -331,7 +331,7 @@ def cut_ranks(state: State, tables: StepTables, first: int, at_s: float) -> None
     run_series(state, tables, first, groups[first].steps, limit_s)
 
 
-@kernel
+@rare_kernel
 def evict_ranks_by(state: State, tables: StepTables, limits: Limits, first: int, at_s: float) -> None:
     """Evict what a running series has by the instant ``at_s``; its blocks are booked when it ends."""
     groups = state.groups
@@ -371,7 +371,7 @@ def room_for_ranks(state: State, tables: StepTables, first: int) -> int:
     return THROUGH
 
 
-@kernel
+@rare_kernel
 def advance_ranks(state: State, tables: StepTables, limits: Limits, first: int, until: float) -> int:
     """``replica.advance`` for the group that begins at rank ``first``."""
     groups = state.groups
