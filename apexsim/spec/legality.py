@@ -100,6 +100,8 @@ def _not_simulated_yet(pool: Pool) -> str | None:
     later = {
         f"role={pool.role}": pool.role != "serve",
         f"dp={pool.dp} with pp={pool.pp} (ranks in lockstep over several stages)": pool.dp > 1 and pool.pp > 1,
+        f"dp={pool.dp} with speculative decoding": pool.dp > 1 and pool.speculative is not None,
+        f"dp={pool.dp} with kv_tiers": pool.dp > 1 and bool(pool.kv_tiers),
         f"cp={pool.cp} (context parallelism)": pool.cp > 1,
         "speculative decoding": pool.speculative is not None,
     }
