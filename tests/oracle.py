@@ -13,10 +13,12 @@ import numpy as np
 
 from apexsim.cost.kvpages import uniform
 from apexsim.cost.tables import FULL, WINDOWED, StepTables
+from apexsim.engine.result import REJECTED_CONTEXT, REJECTED_KV, REJECTED_LATE, REJECTED_QUEUE, REJECTED_WAIT
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
 from apexsim.workload.trace import Trace
 from tests.oracle_memory import Replica, Request, Slot, blocks_of, prefix_of
+from tests.oracle_order import Line
 from tests.oracle_pages import most, pages
 from tests.oracle_speculation import tokens_of_a_step
 from tests.oracle_tiers import Below, Tier
@@ -60,6 +62,7 @@ class Oracle:
             Replica(
                 limits.kv_blocks, limits.block_size, caching, [Slot() for _ in range(stages)], [-np.inf] * stages,
                 Below([shared.get(law.name) or Tier(law) for law in laws]),
+                Line(policy),
             )
             for _ in range(replicas)
         ]  # fmt: skip
@@ -139,16 +142,17 @@ class Oracle:
             request.blocks = self.blocks_for(request.computed, request.computed)
 
     def grow(self, replica: Replica, slot: Slot, request: Request, tokens: int) -> bool:
-        """Blocks for ``tokens`` tokens, at the cost of the youngest of the slot; False where that is itself."""
+        """Blocks for ``tokens`` tokens, at the cost of the youngest or least urgent; False where that is itself."""
         blocks = request.blocks if self.policy.reserve else self.blocks_for(request.computed, tokens)
         blocks = min(blocks, replica.kv_blocks)  # drafts may need more than it will ever hold
         while blocks - request.blocks > replica.free:
-            victim = slot.running.pop()
+            victim = replica.line.victim(slot.running)
+            slot.running.remove(victim)
             replica.give_back(victim)
             victim.computed = 0
             victim.decoding = False
             victim.preemptions += 1
-            replica.waiting.insert(0, victim)
+            replica.line.join(victim, again=True)
             self.preempted = True
             replica.full = len(replica.slots) > 1
             if victim in slot.decodes:
@@ -174,7 +178,6 @@ class Oracle:
 
     def schedule_chunks(self, replica: Replica, slot: Slot, budget: int, now: float) -> None:
         policy = self.policy
-        ahead = policy.ahead and len(replica.slots) == 1 and bool(slot.running)
         for request in list(slot.running):
             if request in slot.running and not request.decoding and budget > 0:
                 chunk = min(request.to_prefill - request.computed, budget)
@@ -182,11 +185,15 @@ class Oracle:
                 if self.grow(replica, slot, request, request.computed + chunk):
                     slot.chunks.append((request, chunk))
                     budget -= chunk
-        while not self.preempted and not replica.full and replica.waiting and budget > 0:
+        ahead = policy.ahead and len(replica.slots) == 1 and bool(slot.running)
+        replica.line.see(slot.seen + one_instant(slot.seen) if ahead else np.inf)
+        while not self.preempted and not replica.full and replica.line.waiting and budget > 0:
             running = len(replica.running)
-            request = replica.waiting[0]
-            if ahead and request.arrival > slot.seen + one_instant(slot.seen):
+            request = replica.line.next()
+            if running >= self.in_replica or len(slot.running) >= self.in_batch:
                 break
+            if self.shed(replica, request, now):
+                continue
             units, found = replica.hit(request)
             rest = request.to_prefill - found
             chunk = min(rest, budget) if policy.chunked else rest
@@ -194,14 +201,23 @@ class Oracle:
             whole = self.most_blocks(request.prompt + request.output - 1 + len(policy.acceptance))
             blocks = min(whole, self.limits.kv_blocks) if policy.reserve else self.blocks_for(0, found + chunk)
             need = blocks - blocks_of([unit for unit in units if unit in replica.held])
-            if running >= self.in_replica or len(slot.running) >= self.in_batch:
-                break
             if (chunk > budget and not first) or need > replica.free:
                 break
-            replica.admit(slot, units, found, blocks)
+            replica.admit(slot, request, units, found, blocks)
             request.start = now if request.start is None else request.start
             slot.chunks.append((request, chunk))
             budget -= chunk
+
+    def shed(self, replica: Replica, request: Request, now: float) -> bool:
+        """True where the request's time was up, and it is turned away."""
+        last = replica.line.last_start(request)
+        self.tied |= abs(now - last) <= TIED * max(1.0, now)
+        if now <= last:
+            return False
+        replica.line.leave(request)
+        request.rejected = True
+        request.reason = REJECTED_WAIT if now > request.arrival + self.policy.max_wait_s else REJECTED_LATE
+        return True
 
     def compose(self, r: int, slot: Slot, now: float) -> None:
         """Who is in the next iteration of a slot."""
@@ -272,12 +288,13 @@ class Oracle:
                 if not self.policy.reserve:  # what the last chunk saw goes at once
                     request.blocks = self.blocks_for(request.computed - 1, request.computed)
                 self.hand_out(replica, slot, request, now)
-        if replica.waiting or replica.open:
+        if replica.line or replica.open:
             self.wake(replica)
 
     def hand_out(self, replica: Replica, slot: Slot, request: Request, now: float) -> None:
         """A token; a request that has its last one leaves."""
         request.tokens.append(now)
+        replica.line.serve(request)
         if request.done:
             slot.running.remove(request)
             replica.give_back(request)
@@ -292,11 +309,17 @@ class Oracle:
 
     def offer(self, r: int, request: Request) -> None:
         request.replica = r
-        total = request.prompt + request.output
-        if total > self.limits.max_model_len or self.most_blocks(total - 1) > self.limits.kv_blocks:
-            request.rejected = True
+        total, line = request.prompt + request.output, self.replicas[r].line
+        if total > self.limits.max_model_len:
+            request.reason = REJECTED_CONTEXT
+        elif self.most_blocks(total - 1) > self.limits.kv_blocks:
+            request.reason = REJECTED_KV
+        elif 0 < self.policy.max_waiting <= len(line):
+            request.reason = REJECTED_QUEUE
+        request.rejected = request.reason != 0
+        if request.rejected:
             return
-        self.replicas[r].waiting.append(request)
+        line.incoming.append(request)
         self.wake(self.replicas[r])
 
     def choose(self, candidates: list[int], load: str, request: Request) -> int:
@@ -326,6 +349,15 @@ class Oracle:
             offered[-1].arrival = first
         ended: set[int] = set()
         slots = [(replica, slot) for replica in self.replicas for slot in replica.slots]
+
+        def release(now: float) -> None:
+            for q in requests:
+                if q.done and q.index not in ended:
+                    ended.add(q.index)
+                    if later:
+                        offered.append(later.pop(0))
+                        offered[-1].arrival = now + delay
+
         while True:
             ends = [slot.end for _, slot in slots if slot.end is not None]
             instants = ends + [q.arrival for q in offered[:1]]
@@ -342,12 +374,7 @@ class Oracle:
                 if slot.end is not None and slot.end <= now + one_instant(now):
                     self.complete(replica, slot)
             while True:
-                for q in requests:
-                    if q.done and q.index not in ended:
-                        ended.add(q.index)
-                        if later:
-                            offered.append(later.pop(0))
-                            offered[-1].arrival = now + delay
+                release(now)
                 if not offered or offered[0].arrival > now + one_instant(now):
                     break
                 q = offered.pop(0)
@@ -355,6 +382,7 @@ class Oracle:
             for r, replica in enumerate(self.replicas):
                 while any(slot.ready for slot in replica.slots):
                     self.schedule(r, [slot.ready for slot in replica.slots].index(True), now)
+            release(now)  # in place of those that were turned away
         return Run(requests, self.iterations, self.tied, self.sizes, self.replicas, self.copy_s)
 
 
@@ -370,6 +398,10 @@ def simulate(
     for i in range(len(trace)):
         arrival = limits.entry_s if concurrency else float(trace.arrival_s[i]) + limits.entry_s
         request = Request(i, arrival, int(trace.input_tokens[i]), int(trace.output_tokens[i]))
+        request.priority = 0 if trace.priority is None else int(trace.priority[i])
+        request.client = 0 if trace.client_code is None else int(trace.client_code[i])
+        own = np.inf if trace.deadline_s is None else float(trace.deadline_s[i])
+        request.deadline = (policy.deadline_s if own == np.inf else own) - (limits.entry_s + limits.exit_s)
         if caching:
             request.units, request.declared = prefix_of(trace, i, limits.block_size)
         requests.append(request)

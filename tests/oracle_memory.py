@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from apexsim.workload.trace import Trace
+from tests.oracle_order import Line
 
 if TYPE_CHECKING:
     from tests.oracle_tiers import Below
@@ -32,12 +33,16 @@ class Request:
     decoding: bool = False
     preemptions: int = 0
     rejected: bool = False
+    reason: int = 0
     replica: int = -1
     units: list[Unit] = field(default_factory=list)  # of the prompt, from its beginning, that others may share
     declared: int | None = None  # tokens that count as computed, wherever the request runs
     settled: int = 0  # leading units that are computed
     held: list[Unit] = field(default_factory=list)  # those of them of which it has no copy of its own
     hit: int | None = None  # tokens that the first admission found
+    priority: int = 0
+    client: int = 0
+    deadline: float = float("inf")  # seconds from the arrival in the engine
 
     @property
     def done(self) -> bool:
@@ -69,7 +74,7 @@ class Replica:
     slots: list[Slot]
     stage_free: list[float]
     below: Below
-    waiting: list[Request] = field(default_factory=list)
+    line: Line
     open: list[Request] = field(default_factory=list)  # prompts of a pipeline that no slot holds, by admission
     full: bool = False  # a pipeline that has preempted admits nobody until a request ends
     cached: list[Unit] = field(default_factory=list)  # held by nobody, the next to be evicted first
@@ -81,7 +86,7 @@ class Replica:
 
     @property
     def unfinished(self) -> list[Request]:
-        return self.waiting + self.running
+        return self.line.waiting + self.line.incoming + self.running
 
     @property
     def held(self) -> list[Unit]:
@@ -137,9 +142,9 @@ class Replica:
         most = request.prompt - 1 if request.declared is None else request.declared
         return blocks_of(self.find(request, most, declared=False, shared=False)) * self.block_size
 
-    def admit(self, slot: Slot, units: list[Unit], found: int, blocks: int) -> None:
-        """The first that waits begins to run, with ``found`` tokens computed, in ``blocks`` KV blocks."""
-        request = self.waiting.pop(0)
+    def admit(self, slot: Slot, request: Request, units: list[Unit], found: int, blocks: int) -> None:
+        """A request that waits begins to run, with ``found`` tokens computed, in ``blocks`` KV blocks."""
+        self.line.begin(request)
         for unit in units:
             if request.declared is None and unit not in self.cached + self.held:
                 self.below.load(unit, first_admission=request.hit is None)

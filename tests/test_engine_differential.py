@@ -71,6 +71,7 @@ def check_requests(world: World) -> None:
         assert columns.preemptions[i] == request.preemptions
         assert columns.cached_tokens[i] == (request.hit or 0)
         assert columns.status[i] == (REJECTED if request.rejected else COMPLETED)
+        assert columns.reason[i] == request.reason
         if request.rejected:
             assert np.isnan(columns.finish_s[i])
             continue

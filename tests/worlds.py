@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import HealthCheck, settings
@@ -85,6 +85,26 @@ def shared_by(random: np.random.Generator, prompts: np.ndarray, block: int, choi
     }  # fmt: skip
 
 
+def orders(draw: st.DrawFn) -> dict[str, object]:
+    """An order of the waiting list, and limits beyond which requests are turned away."""
+    return {
+        "order": draw(st.sampled_from(["fcfs", "priority", "shortest-first", "fair", "fair", "deadline"])),
+        "input_weight": draw(st.integers(1, 3)), "output_weight": draw(st.integers(1, 3)),
+        "deadline_s": draw(st.sampled_from([0.05, 0.4])), "shed_late": draw(st.booleans()),
+        "max_waiting": draw(st.sampled_from([0, 0, 1, 4])),
+        "max_wait_s": draw(st.sampled_from([np.inf, np.inf, 0.02, 0.2])),
+    }  # fmt: skip
+
+
+def demands(random: np.random.Generator, n: int) -> dict[str, object]:
+    """Classes, clients and deadlines of n requests; some have no deadline of their own."""
+    deadline_s = np.where(random.random(n) < 0.3, np.inf, 0.01 + random.random(n))
+    return {
+        "priority": random.integers(-1, 3, n), "client_code": random.integers(0, 4, n),
+        "clients": ("a", "b", "c", "d"), "deadline_s": deadline_s,
+    }  # fmt: skip
+
+
 def declared_by(random: np.random.Generator, prompts: np.ndarray) -> dict[str, object]:
     """Declared tokens of about half of the prompts."""
     shared = np.where(random.random(len(prompts)) < 0.5, random.integers(0, prompts + 1), 0)
@@ -94,12 +114,13 @@ def declared_by(random: np.random.Generator, prompts: np.ndarray) -> dict[str, o
 @st.composite
 def worlds(
     draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, sharing: bool = False,
-    pipelines: bool = False, alone: bool = False, drafting: bool = False,
+    pipelines: bool = False, alone: bool = False, drafting: bool = False, ordered: bool = False,
 ) -> World:
     """Worlds small enough for the oracle and tight enough for preemption, rejection and every scheduler rule.
 
     With ``pipelines`` all have several stages. With ``sharing`` every one of them has a prefix cache and a trace that
-    says what prompts share. With ``drafting`` every one speculates.
+    says what prompts share. With ``drafting`` every one speculates. With ``ordered`` waiting lists are in any order, or
+    turn requests away.
     """
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     seqs = draw(st.integers(1, 6))
@@ -117,6 +138,8 @@ def worlds(
         reserve=reserve, ahead=draw(st.booleans()), prefix_caching=caching, acceptance=acceptance,
         seqs_of=draw(st.sampled_from(["replica", "batch", "share"])), follow=draw(st.booleans()),
     )  # fmt: skip
+    if ordered:
+        policy = replace(policy, **orders(draw))
     n = draw(st.integers(1, 24))
     prompts = random.integers(1, draw(st.sampled_from([3, 12, 30])), n)
     outputs = random.integers(1, draw(st.sampled_from([2, 8, 40])), n)
@@ -124,6 +147,8 @@ def worlds(
     arrival_s = np.cumsum(random.exponential(spacing, n))
     block_size = draw(st.integers(1, 8))
     trace = Trace("drawn", arrival_s, prompts, outputs, session=random.integers(-1, 4, n))
+    if ordered:
+        trace = trace.with_columns(**demands(random, n))
     says = draw(st.sampled_from(["hashes", "hashes", "declared", "both"] + ["nothing"] * (not sharing)))
     if says in ("hashes", "both"):
         columns = shared_by(random, prompts, draw(st.sampled_from([1, 2, 3, 4, 6, 8])), draw(st.integers(1, 3)))

@@ -1,18 +1,20 @@
-"""Who is in a batch: the waiting list of a replica, the running list of a group, and the KV blocks they hold."""
+"""Who is in a batch: the running list of a group, and the KV blocks that they hold."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.fair import charge, count_decoding
 from apexsim.engine.gaps import forget_old_gaps, join_cohort, largest_gap, leave_cohort, record_run
 from apexsim.engine.heap import heap_pop, heap_push
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.kvcache import release
+from apexsim.engine.order import FAIR, PRIORITY, least_urgent, wait_again
 from apexsim.engine.pages import count_pages, count_past_window, pages_held
 from apexsim.engine.result import COMPLETED
 from apexsim.engine.speculation import speculate, stop_speculating
-from apexsim.engine.state import DECODING, DONE, NONE, PREFILLING, WAITING, Limits, Rows, State
+from apexsim.engine.state import DECODING, DONE, NONE, PREFILLING, Limits, Rows, State
 
 
 @kernel
@@ -27,43 +29,6 @@ def tokens_held(requests: Rows, groups: Rows, i: int) -> int:
     if requests[i].phase == DECODING:
         return requests[i].computed + groups[requests[i].group].step - requests[i].entry_step
     return requests[i].computed
-
-
-@kernel
-def wait_last(replicas: Rows, requests: Rows, r: int, i: int) -> None:
-    """Request i joins the end of the waiting list."""
-    tail = replicas[r].waiting_tail
-    if tail == NONE:
-        replicas[r].waiting_head = i
-    else:
-        requests[tail].follower = i
-    replicas[r].waiting_tail = i
-    requests[i].follower = NONE
-    requests[i].phase = WAITING
-    replicas[r].waiting += 1
-
-
-@kernel
-def wait_first(replicas: Rows, requests: Rows, r: int, i: int) -> None:
-    """A preempted request goes before all that wait."""
-    head = replicas[r].waiting_head
-    requests[i].follower = head
-    replicas[r].waiting_head = i
-    if head == NONE:
-        replicas[r].waiting_tail = i
-    requests[i].phase = WAITING
-    replicas[r].waiting += 1
-
-
-@kernel
-def take_waiting(replicas: Rows, requests: Rows, r: int) -> int:
-    """Remove and return the head of the waiting list."""
-    i = replicas[r].waiting_head
-    replicas[r].waiting_head = requests[i].follower
-    if replicas[r].waiting_head == NONE:
-        replicas[r].waiting_tail = NONE
-    replicas[r].waiting -= 1
-    return i
 
 
 @kernel
@@ -133,6 +98,8 @@ def start_decoding(state: State, tables: StepTables, limits: Limits, g: int, i: 
         return
     requests[i].finish_step = step + requests[i].output - requests[i].generated
     requests[i].gap = join_cohort(state, g, now)
+    if limits.order == FAIR:
+        count_decoding(state, limits, g, i, 1)
     groups[g].decoding += 1
     groups[g].kv += tokens
     if groups[g].finishes == state.finishes.shape[1]:
@@ -172,6 +139,8 @@ def stop_decoding(state: State, tables: StepTables, limits: Limits, i: int) -> f
     requests, groups = state.requests, state.groups
     g = requests[i].group
     tokens = tokens_held(requests, groups, i)
+    if limits.order == FAIR:
+        count_decoding(state, limits, g, i, -1)
     groups[g].decoding -= 1
     groups[g].kv -= tokens
     if not limits.reserve:
@@ -222,6 +191,8 @@ def end_prefill(state: State, tables: StepTables, limits: Limits, g: int, i: int
         held = pages_held(limits, requests[i].computed)
         state.replicas[r].used_blocks -= requests[i].blocks - held
         requests[i].blocks = held
+    if limits.order == FAIR:
+        charge(state, g, i, limits.output_weight)
     if requests[i].generated == requests[i].output:
         finish(state, limits, i, now)
     else:
@@ -230,12 +201,12 @@ def end_prefill(state: State, tables: StepTables, limits: Limits, g: int, i: int
 
 @rare_kernel
 def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int) -> int:
-    """The youngest request of the group gives its blocks back and will be recomputed; returns it.
+    """The youngest request of the group, or the least urgent, gives its blocks back; it will be recomputed. Returns it.
 
     ``ahead`` is 1 where the decoding sequences already hold the block of the iteration that is being scheduled.
     """
     requests, groups, replicas = state.requests, state.groups, state.replicas
-    i = groups[g].youngest
+    i = least_urgent(state, g) if limits.order == PRIORITY else groups[g].youngest
     r = g // state.stage_free_s.shape[1]
     tokens = tokens_held(requests, groups, i)
     if requests[i].phase == DECODING:
@@ -253,7 +224,7 @@ def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int
     # Batches of a pipeline cannot preempt each other's sequences: two that are short would take turns for ever.
     replicas[r].full = 1 if state.stage_free_s.shape[1] > 1 else 0
     stop_running(state, i)
-    wait_first(replicas, requests, r, i)
+    wait_again(state, limits, r, i)
     return i
 
 

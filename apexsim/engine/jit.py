@@ -22,11 +22,30 @@ from numba.extending import intrinsic
 F = TypeVar("F", bound=Callable[..., Any])
 
 KERNEL_FILES = (
-    "cost/tables.py", "engine/batch.py", "engine/gaps.py", "engine/heap.py", "engine/iteration.py", "engine/jit.py",
-    "engine/kvcache.py", "engine/law.py", "engine/lockstep.py", "engine/lockstep_pool.py", "engine/pages.py",
-    "engine/pool.py", "engine/replica.py", "engine/result.py", "engine/series.py", "engine/speculation.py",
-    "engine/state.py", "engine/tier_state.py", "engine/tiers.py",
-)  # fmt: skip
+    "cost/tables.py",
+    "engine/batch.py",
+    "engine/fair.py",
+    "engine/gaps.py",
+    "engine/heap.py",
+    "engine/iteration.py",
+    "engine/jit.py",
+    "engine/kvcache.py",
+    "engine/law.py",
+    "engine/lockstep.py",
+    "engine/lockstep_pool.py",
+    "engine/order.py",
+    "engine/pages.py",
+    "engine/pipeline.py",
+    "engine/pool.py",
+    "engine/replica.py",
+    "engine/result.py",
+    "engine/series.py",
+    "engine/shedding.py",
+    "engine/speculation.py",
+    "engine/state.py",
+    "engine/tier_state.py",
+    "engine/tiers.py",
+)
 """Every file whose text can change what a kernel does, relative to the package."""
 
 

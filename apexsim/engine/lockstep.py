@@ -29,7 +29,8 @@ from apexsim.engine.replica import (
     room_in_stack,
     scheduled_prefills,
 )
-from apexsim.engine.series import blocks_after_first, instant, series_length, take_for_series
+from apexsim.engine.series import blocks_after_first, series_length, take_for_series
+from apexsim.engine.shedding import is_watched
 from apexsim.engine.state import (
     ALL,
     DECODE,
@@ -43,6 +44,7 @@ from apexsim.engine.state import (
     SCHEDULED,
     Limits,
     State,
+    instant,
 )
 
 PIECES = 64
@@ -66,6 +68,8 @@ def set_off(state: State, tables: StepTables, limits: Limits, first: int, now: f
         busy = busy or decodes or prefills > 0
         mixed = mixed or prefills > 0
         if preempted or has_news(state, limits, g, oldest) or (decodes and not one_cohort_at(state, g, now)):
+            series = False
+        if is_watched(state, limits, g):
             series = False
     for g in range(first, last):
         groups[g].phase = RUNNING if busy else IDLE

@@ -22,22 +22,23 @@ from apexsim.engine.lockstep import (
     set_off,
     wake_ranks,
 )
+from apexsim.engine.order import may_lead
 from apexsim.engine.pool import BY_PREFIX, Candidates, choose, could_join, release, take_in
 from apexsim.engine.replica import THROUGH
-from apexsim.engine.series import instant
-from apexsim.engine.state import IDLE, NONE, READY, RUNNING, Limits, State, borrow_state
+from apexsim.engine.shedding import sheds
+from apexsim.engine.state import IDLE, NONE, READY, RUNNING, Limits, State, borrow_state, instant
 
 
 @kernel
 def offer_rank(state: State, tables: StepTables, limits: Limits, r: int, i: int, now: float) -> None:
     """Request i arrives at rank r: rejected where it could never run, else it waits."""
     groups, first = state.groups, first_rank(tables, r)
-    alone = state.replicas[r].waiting_head == NONE
     if not take_in(state, limits, r, i):
         return
     wake_ranks(state, tables, first, now)
     series = groups[first].phase == RUNNING and groups[first].steps > 1
-    if alone and series and could_join(state, limits, r, i):
+    leads = series and may_lead(state, limits, r, i)
+    if leads and (could_join(state, limits, r, i) or sheds(limits)):
         cut_ranks(state, tables, first, now)
 
 
@@ -177,3 +178,4 @@ def run_closed_in_lockstep(
         full = begin_groups(state, tables, limits, now)
         if full != THROUGH:
             return full
+        release(state, cursor, concurrency, now + delay_s)  # in place of those that were dropped

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
-from apexsim.engine.batch import target, wait_last
+from apexsim.engine.batch import target
 from apexsim.engine.jit import entry_kernel, kernel
 from apexsim.engine.kvcache import find, resident_tokens
 from apexsim.engine.law import borrow_tables
+from apexsim.engine.order import arrive, may_lead
 from apexsim.engine.pages import most_pages
 from apexsim.engine.replica import (
     THROUGH,
@@ -24,9 +25,10 @@ from apexsim.engine.replica import (
     schedule,
     wake_groups,
 )
-from apexsim.engine.result import REJECTED, REJECTED_CONTEXT, REJECTED_KV
-from apexsim.engine.series import cut_series, evict_by, instant, is_series, runs_series
-from apexsim.engine.state import DONE, IDLE, NONE, READY, RUNNING, Limits, State, borrow_state
+from apexsim.engine.result import NOT_REJECTED, REJECTED_CONTEXT, REJECTED_KV, REJECTED_QUEUE
+from apexsim.engine.series import cut_series, evict_by, is_series, runs_series
+from apexsim.engine.shedding import reject, sheds
+from apexsim.engine.state import IDLE, NONE, READY, RUNNING, Limits, State, borrow_state, instant
 
 BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS, BY_PREFIX = 0, 1, 2, 3
 """What a built-in router compares among its candidates: nothing (there is one), unfinished requests, their prompt
@@ -39,30 +41,34 @@ Candidates = NDArray[np.int64]
 def offer(state: State, tables: StepTables, limits: Limits, r: int, i: int, now: float) -> None:
     """Request i arrives at replica r: rejected where it could never run, else it waits."""
     g = r * state.stage_free_s.shape[1]
-    first = state.replicas[r].waiting_head == NONE
     if not take_in(state, limits, r, i):
         return
     wake_groups(state, r, now)
-    if first and runs_series(state, g) and could_join(state, limits, r, i):
+    leads = may_lead(state, limits, r, i) and runs_series(state, g)
+    # Where requests are shed, who leads is looked at again when its time is up.
+    if leads and (could_join(state, limits, r, i) or sheds(limits)):
         cut_series(state, tables, g, now)
 
 
 @kernel
 def take_in(state: State, limits: Limits, r: int, i: int) -> bool:
-    """Request i joins the waiting list of replica r; False where it could never run and is rejected."""
+    """Request i joins the waiting list of replica r; False where it could never run or too many wait: rejected."""
     requests, replicas = state.requests, state.replicas
     requests[i].group = r * state.stage_free_s.shape[1]
     length = requests[i].prompt + requests[i].output
     # The last token is never put into the cache.
-    too_long = length > limits.max_model_len
-    if too_long or most_pages(limits, length - 1) > limits.kv_blocks:
-        requests[i].status = REJECTED
-        requests[i].reason = REJECTED_CONTEXT if too_long else REJECTED_KV
-        requests[i].phase = DONE
-        replicas[r].ended += 1
+    reason = NOT_REJECTED
+    if length > limits.max_model_len:
+        reason = REJECTED_CONTEXT
+    elif most_pages(limits, length - 1) > limits.kv_blocks:
+        reason = REJECTED_KV
+    elif limits.max_waiting > 0 and replicas[r].waiting >= limits.max_waiting:
+        reason = REJECTED_QUEUE
+    if reason != NOT_REJECTED:
+        reject(state, r, i, reason)
         return False
     replicas[r].prompt_tokens += requests[i].prompt
-    wait_last(replicas, requests, r, i)
+    arrive(state, limits, r, i)
     return True
 
 
@@ -275,3 +281,4 @@ def run_closed(
         full = begin_due(state, tables, limits, now)
         if full != THROUGH:
             return full
+        release(state, cursor, concurrency, now + delay_s)  # in place of those that were dropped

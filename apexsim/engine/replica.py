@@ -23,7 +23,6 @@ from apexsim.engine.batch import (
     preempt,
     start_running,
     stop_decoding,
-    take_waiting,
     target,
 )
 from apexsim.engine.gaps import close_gaps
@@ -31,11 +30,13 @@ from apexsim.engine.heap import heap_pop
 from apexsim.engine.iteration import run_stages
 from apexsim.engine.jit import kernel
 from apexsim.engine.kvcache import by_admission, find, hold, settle, take_blocks
+from apexsim.engine.order import FCFS, join_seen, take_next
 from apexsim.engine.pages import most_pages, pages_of, step_pages
 from apexsim.engine.pipeline import is_full, leave_open, take_open
-from apexsim.engine.series import close_series, instant, is_series, series_length, series_seconds
+from apexsim.engine.series import close_series, is_series, series_length, series_seconds
+from apexsim.engine.shedding import drop, is_hopeless, watch_head
 from apexsim.engine.speculation import accept_drafts, blocks_for_drafts, sequences_at_their_end
-from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State
+from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State, instant
 
 THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
 """What ``advance`` returns: it got to ``until``, or these arrays are full and it waits for longer ones."""
@@ -105,8 +106,10 @@ def continue_prefills(
             while more > limits.kv_blocks - replicas[r].used_blocks and not lost:
                 lost = preempt(state, tables, limits, g, ahead) == i
                 preempted = True
+                if not lost and state.begun[g, j].request != i:
+                    j -= 1  # a less urgent prompt before it was preempted
             if lost:
-                break
+                continue
             take_blocks(state, limits, r, more)
             requests[i].blocks += more
             state.begun[g, j].tokens = chunk
@@ -117,19 +120,22 @@ def continue_prefills(
 
 @kernel
 def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None:
-    """Start waiting requests, first come first served, while they fit."""
+    """Start waiting requests, in their order, while they fit."""
     requests, groups, replicas = state.requests, state.groups, state.replicas
     r = g // state.stage_free_s.shape[1]
     while budget > 0 and replicas[r].waiting_head != NONE and replicas[r].running < limits.max_num_seqs:
-        if unseen(state, limits, g) or is_full(state, limits, g):
-            break
         i = replicas[r].waiting_head
+        if is_full(state, limits, g) or (limits.order == FCFS and unseen(state, limits, g)):
+            break
+        if is_hopeless(state, limits, i, now):
+            drop(state, limits, r, now)
+            continue
         units, found, shared = find(state, limits, r, i, target(requests, i), limits.tiers)
         chunk = first_chunk(state, limits, i, found, budget, groups[g].prefills == 0)
         blocks = admission_blocks(state, limits, i, found + chunk)
         if chunk == 0 or blocks - shared > limits.kv_blocks - replicas[r].used_blocks:
             break
-        take_waiting(replicas, requests, r)
+        take_next(state, limits, r, True)
         hold(state, limits, r, i, units, found)
         take_blocks(state, limits, r, blocks - shared)
         start_running(state, g, i)
@@ -150,7 +156,8 @@ def unseen(state: State, limits: Limits, g: int) -> bool:
     """True where the first waiting request came after the iteration that is now due was composed."""
     if not limits.ahead:
         return False
-    i, seen_s = state.replicas[g // state.stage_free_s.shape[1]].waiting_head, state.groups[g].seen_s
+    r, seen_s = g // state.stage_free_s.shape[1], state.groups[g].seen_s
+    i = state.replicas[r].waiting_head if limits.order == FCFS else state.replicas[r].incoming_head
     return i != NONE and state.requests[i].arrival_s > seen_s + instant(seen_s)
 
 
@@ -183,6 +190,8 @@ def compose(state: State, tables: StepTables, limits: Limits, g: int, now: float
     preempted = preempted or lost
     if groups[g].decoding + groups[g].prefills == 0:
         groups[g].seen_s = np.inf  # there was nothing to compose ahead
+    if limits.order != FCFS:
+        join_seen(state, limits, g)
     if not preempted and not state.replicas[g // stages].full:
         admit(state, limits, g, budget, now)
     prefills = scheduled_prefills(state, g)
@@ -219,6 +228,7 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
         groups[g].steps = steps
         groups[g].duration_s = np.nan
         groups[g].end_s = now + series_seconds(state, tables, g, steps)
+        watch_head(state, tables, limits, g)
     else:
         run_stages(state, tables, g, prefills)
         if limits.follow:
@@ -260,7 +270,7 @@ def hand_out(state: State, tables: StepTables, limits: Limits, g: int) -> None:
     now, steps = groups[g].end_s, groups[g].steps
     r = g // state.stage_free_s.shape[1]
     if groups[g].decoded and state.drafts.size > 0:
-        accept_drafts(state, tables, g)
+        accept_drafts(state, tables, limits, g)
         finish_decodes(state, tables, limits, g, now)
     elif groups[g].decoded:
         groups[g].step += steps
@@ -320,7 +330,7 @@ def wake_groups(state: State, r: int, now: float) -> None:
     """Requests wait or prompts are open, and something has changed: every idle batch of the replica may try again."""
     groups = state.groups
     stages = state.stage_free_s.shape[1]
-    if state.replicas[r].waiting_head == NONE and state.replicas[r].open_head == NONE:
+    if state.replicas[r].waiting == 0 and state.replicas[r].open_head == NONE:
         return
     for g in range(r * stages, (r + 1) * stages):
         if groups[g].phase == IDLE:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 COMPLETED, REJECTED, FAILED, IN_FLIGHT = 0, 1, 2, 3
 """Codes of ``RequestColumns.status``. Every request of the trace has exactly one of them."""
 
-NOT_REJECTED, REJECTED_CONTEXT, REJECTED_KV = 0, 1, 2
-"""Codes of ``RequestColumns.reason``: longer than the context window, or than the replica's whole KV cache."""
+NOT_REJECTED, REJECTED_CONTEXT, REJECTED_KV, REJECTED_QUEUE, REJECTED_WAIT, REJECTED_LATE = 0, 1, 2, 3, 4, 5
+"""Codes of ``RequestColumns.reason``: longer than the context window, or than the replica's whole KV cache; and what
+admission control rejects: too many waited, it waited too long, it could no longer keep its deadline."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ reserving each request's whole length).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -36,6 +37,12 @@ class Policy:
             (``batch``), or all together with an equal share for each (``share``).
         follow: in a pipeline the next chunk of a prompt goes into the next batch, behind the chunk before; else a
             prompt waits until its chunk has come out of the last stage.
+        order: who of those that wait is the next: a key of ``order.ORDERS``.
+        input_weight, output_weight: of a token in the counters of fair scheduling.
+        deadline_s: by when, from the client's arrival, a first token is wanted where the trace does not say it.
+        max_waiting: requests that may wait at a replica; where so many do, an arrival is rejected. 0 = any number.
+        max_wait_s: who has waited longer when its turn comes is rejected.
+        shed_late: so is who could not have its first token by its deadline any more.
 
     ``reserve`` admits by the request's whole length. Traces have no declared limit on the output, so there the
     output length stands for the declared one: a policy with ``reserve`` is clairvoyant by as much.
@@ -52,6 +59,13 @@ class Policy:
     prefix_caching: bool = False
     seqs_of: SeqsOf = "replica"
     follow: bool = True
+    order: str = "fcfs"
+    input_weight: int = 1
+    output_weight: int = 2
+    deadline_s: float = math.inf
+    max_waiting: int = 0
+    max_wait_s: float = math.inf
+    shed_late: bool = False
     about: str = ""
     acceptance: tuple[float, ...] = ()
 

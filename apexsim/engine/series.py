@@ -15,13 +15,7 @@ from apexsim.engine.jit import kernel
 from apexsim.engine.kvcache import evict, lost_first, take_blocks
 from apexsim.engine.law import decode_segment, steps_within
 from apexsim.engine.pages import hybrid_steps, hybrid_taken
-from apexsim.engine.state import NONE, RUNNING, Limits, State
-
-
-@kernel
-def instant(now: float) -> float:
-    """Seconds within which events at ``now`` are one instant: 1e-12 of the clock, at most a nanosecond."""
-    return min(1e-12 * abs(now), 1e-9)
+from apexsim.engine.state import NONE, RUNNING, Limits, State, instant
 
 
 @kernel

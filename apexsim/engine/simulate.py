@@ -12,6 +12,8 @@ from apexsim.cost.tables import StepTables
 from apexsim.cost.tiers import TierLaw
 from apexsim.engine import recorder
 from apexsim.engine.fleet import Marks, run_pool
+from apexsim.engine.order import ORDERS
+from apexsim.engine.places import new_order
 from apexsim.engine.prefixes import new_cache
 from apexsim.engine.result import SimulationResult, Snapshot
 from apexsim.engine.routers import Offered, PlugInRouter
@@ -84,6 +86,7 @@ def simulate_pool(
         arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules, replicas=units,
         stages=tables.stages, timeline=timeline, cache=cache, lockstep=tables.group.ranks > 1,
         drafts=new_drafts(policy.acceptance, seed), tiers=_tiers(limits, cache, units),
+        order=new_order(trace, policy, units, tables.stages, limits.entry_s + limits.exit_s),
     )  # fmt: skip
     wanted = Marks(tuple(at_s - origin_s for at_s in marks))
     state = run_pool(
@@ -177,4 +180,10 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
         window_block=int(pages.window_block),
         window=int(pages.window),
         cycle=int(max(pages.block_size, pages.window_block)),
+        order=ORDERS[policy.order],
+        input_weight=int(policy.input_weight),
+        output_weight=int(policy.output_weight),
+        max_waiting=int(policy.max_waiting),
+        max_wait_s=float(policy.max_wait_s),
+        shed_late=bool(policy.shed_late),
     )

@@ -16,9 +16,11 @@ from __future__ import annotations
 import numpy as np
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.fair import charge
 from apexsim.engine.gaps import record_run
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.kvcache import by_admission
+from apexsim.engine.order import FAIR
 from apexsim.engine.pages import pages_of
 from apexsim.engine.state import DECODING, NONE, Limits, State
 
@@ -103,7 +105,7 @@ def blocks_for_drafts(state: State, limits: Limits, g: int, taken: bool) -> int:
 
 
 @rare_kernel
-def accept_drafts(state: State, tables: StepTables, g: int) -> None:
+def accept_drafts(state: State, tables: StepTables, limits: Limits, g: int) -> None:
     """A step has ended: every sequence yields its tokens. The first of them closes a gap, the others follow at once."""
     requests, groups = state.requests, state.groups
     together, accepted = 0, 0
@@ -124,6 +126,8 @@ def accept_drafts(state: State, tables: StepTables, g: int) -> None:
             requests[i].generated += tokens
             speculate(state, tables, g, i, groups[g].end_s)
             accepted += tokens - 1
+            if limits.order == FAIR:
+                charge(state, g, i, limits.output_weight * tokens)
         i = requests[i].older
     if together > 0:
         record_run(state, groups[g].duration_s, 0.0, 1, together)

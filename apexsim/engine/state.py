@@ -112,6 +112,11 @@ REPLICA = np.dtype(
         # With KV tiers or swapping only.
         ("copies", "i8"),  # 1 where the iteration being composed brings blocks back, or takes them away
         ("copy_s", "f8"),  # device seconds that stages waited for copies
+        # In other orders than first come first served only.
+        ("incoming_head", "i8"),  # ends of the list of those that no boundary has seen
+        ("incoming_tail", "i8"),
+        ("clients", "i8"),  # that have requests in the waiting list,
+        ("last_client", "i8"),  # and the last that had none left there
     ]
 )
 
@@ -174,6 +179,28 @@ UNIT = np.dtype(
 
 DRAFT = np.dtype([("acceptance", "f8"), ("seed", "i8")])
 """A draft token of a step: how likely it is accepted where all before it were, and the seed of the draws."""
+PLACE = np.dtype(
+    [
+        ("key", "f8"),  # the smallest is the first in the waiting list; ties go by index
+        ("deadline_s", "f8"),  # seconds from the engine's arrival to the latest first token; inf where there is none
+        ("client", "i8"),
+    ]
+)
+"""What places a request in the waiting list, where that is not only its arrival."""
+
+CLIENT = np.dtype(
+    [
+        ("counter", "i8"),  # weighted tokens it was served by the group, up to ``step``; the lifts are in the first
+        ("decoding", "i8"),  # its sequences that decode in the group
+        ("step", "i8"),  # the group's, when ``decoding`` last changed
+        # In the first group of a replica only.
+        ("head", "i8"),  # ends of the list of its waiting requests
+        ("tail", "i8"),
+        ("key", "i8"),  # its counter when it was last looked at: never more than it is now
+        ("queued", "i8"),  # row k: the client at place k of the heap by key
+    ]
+)
+"""A client as fair scheduling sees it (``fair.py``)."""
 
 CHUNK = np.dtype([("request", "i8"), ("tokens", "i8")])
 DUE = np.dtype([("step", "i8"), ("request", "i8")])
@@ -213,6 +240,19 @@ class Limits(NamedTuple):
     window_block: int
     window: int
     cycle: int  # iterations after which the pages that a sequence takes repeat; block_size where not hybrid
+    order: int  # of the waiting list: ``order.ORDERS``
+    input_weight: int  # of a token in a client's counter
+    output_weight: int
+    max_waiting: int  # requests beyond which an arrival is rejected; 0 = any number may wait
+    max_wait_s: float  # who has waited longer is rejected when its turn comes; inf = never
+    shed_late: bool  # so is who can no longer have its first token by its deadline
+
+
+class Order(NamedTuple):
+    """What places n requests in the waiting lists; empty where they are served first come first served."""
+
+    places: Rows  # PLACE [n]
+    clients: Rows  # CLIENT [G, C], for C clients
 
 
 class Cache(NamedTuple):
@@ -249,6 +289,7 @@ class State(NamedTuple):
     cache: Cache
     drafts: Rows  # DRAFT [k], by position in a step; [0] without speculative decoding
     tiers: Tiers
+    order: Order
 
     @property
     def stages(self) -> int:
@@ -264,6 +305,7 @@ def borrow_state(state: State) -> State:
         borrow(state.stack), borrow(state.blocks), borrow(state.histograms), borrow(state.filled),
         borrow(state.itl), borrow(state.timeline), borrow_cache(state.cache),
         borrow(state.drafts), borrow_tiers(state.tiers),
+        Order(borrow(state.order.places), borrow(state.order.clients)),
     )  # fmt: skip
 
 
@@ -273,6 +315,12 @@ def borrow_cache(cache: Cache) -> Cache:
     return Cache(
         borrow(cache.prefixes), borrow(cache.units), borrow(cache.ids), borrow(cache.sizes), borrow(cache.held)
     )
+
+
+@kernel
+def instant(now: float) -> float:
+    """Seconds within which events at ``now`` are one instant: 1e-12 of the clock, at most a nanosecond."""
+    return min(1e-12 * abs(now), 1e-9)
 
 
 def rows(dtype: np.dtype[Any], *shape: int) -> Rows:
@@ -290,7 +338,7 @@ def new_drafts(acceptance: tuple[float, ...], seed: int) -> Rows:
 def new_state(
     arrival_s: NDArray[np.float64], prompt: NDArray[np.int64], output: NDArray[np.int64], limits: Limits, *,
     replicas: int, stages: int, timeline: bool, cache: Cache, drafts: Rows, tiers: Tiers,
-    lockstep: bool = False,
+    order: Order, lockstep: bool = False,
 ) -> State:  # fmt: skip
     """An empty fleet of ``replicas`` (ranks, where they run in ``lockstep``) before the first arrival."""
     n, groups, seqs = len(arrival_s), replicas * stages, limits.max_batch_seqs
@@ -298,6 +346,7 @@ def new_state(
     # Clipped, a length that no context holds stays one, and the sum of two fits its type.
     requests.arrival_s, requests.prompt, requests.output = arrival_s, prompt.clip(max=LONGEST), output.clip(max=LONGEST)
     fleet.waiting_head = fleet.waiting_tail = fleet.open_head = fleet.oldest = fleet.newest = NONE
+    fleet.incoming_head = fleet.incoming_tail = fleet.last_client = NONE
     batches.end_s = np.inf
     batches.youngest = NONE
     longest = limits.max_num_batched_tokens
@@ -312,7 +361,7 @@ def new_state(
         histograms=np.zeros((10 if lockstep else 4, longest + seqs * (len(drafts) + 1) + 2), np.int64),
         filled=np.zeros(2, np.int64),
         itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0), cache=cache,
-        drafts=drafts, tiers=tiers,
+        drafts=drafts, tiers=tiers, order=order,
     )  # fmt: skip
 
 

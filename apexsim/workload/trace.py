@@ -36,6 +36,11 @@ class Trace:
         hash_block_tokens: tokens of a hashed block (Mooncake 512).
         classes: names of the request classes (say "API log"), ``class_code`` indexes them.
         class_code: int64[n] or None.
+        priority: int64[n] or None; a smaller number is more urgent, as in vLLM.
+        clients: names of the clients (tenants) that send the requests, ``client_code`` indexes them.
+        client_code: int64[n] or None.
+        deadline_s: seconds from arrival within which the first token is wanted; inf where a request has no
+            such limit, None where none has.
         dropped: reason -> rows of the source that are not here.
         source: file and format it was read from, or the generator and its seed.
         notes: what was done to it or assumed on the way here, in plain words.
@@ -52,6 +57,10 @@ class Trace:
     hash_block_tokens: int = 0
     classes: tuple[str, ...] = ()
     class_code: Ints | None = None
+    priority: Ints | None = None
+    clients: tuple[str, ...] = ()
+    client_code: Ints | None = None
+    deadline_s: Floats | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -101,6 +110,9 @@ class Trace:
             hash_ids=hash_ids,
             hash_offsets=hash_offsets,
             class_code=None if self.class_code is None else self.class_code[index],
+            priority=None if self.priority is None else self.priority[index],
+            client_code=None if self.client_code is None else self.client_code[index],
+            deadline_s=None if self.deadline_s is None else self.deadline_s[index],
         )
 
 
