@@ -82,16 +82,17 @@ def simulate_pool(
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
     origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
+    outside_s = limits.entry_s + limits.exit_s
     state = new_state(
         arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules, replicas=units,
         stages=tables.stages, timeline=timeline, cache=cache, lockstep=tables.group.ranks > 1,
         drafts=new_drafts(policy.acceptance, seed), tiers=_tiers(limits, cache, units),
-        order=new_order(trace, policy, units, tables.stages, limits.entry_s + limits.exit_s),
+        order=new_order(trace, policy, units, tables.stages, outside_s),
     )  # fmt: skip
     wanted = Marks(tuple(at_s - origin_s for at_s in marks))
     state = run_pool(
         state, tables, rules, router=chosen, offered=_offered(trace), replicas=units, seed=seed,
-        concurrency=concurrency, delay_s=limits.entry_s + limits.exit_s, marks=wanted,
+        concurrency=concurrency, delay_s=outside_s, marks=wanted,
     )  # fmt: skip
     return SimulationResult(
         requests=recorder.request_columns(
