@@ -13,12 +13,12 @@ import numpy as np
 
 from apexsim.cost.kvpages import uniform
 from apexsim.cost.tables import FULL, WINDOWED, StepTables
-from apexsim.engine.result import REJECTED_CONTEXT, REJECTED_KV, REJECTED_LATE, REJECTED_QUEUE, REJECTED_WAIT
+from apexsim.engine.result import REJECTED_CONTEXT, REJECTED_KV, REJECTED_QUEUE
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
 from apexsim.workload.trace import Trace
 from tests.oracle_memory import Replica, Request, Slot, blocks_of, prefix_of
-from tests.oracle_order import Line
+from tests.oracle_order import Line, demand
 from tests.oracle_pages import most, pages
 from tests.oracle_speculation import tokens_of_a_step
 from tests.oracle_tiers import Below, Tier
@@ -192,7 +192,8 @@ class Oracle:
             request = replica.line.next()
             if running >= self.in_replica or len(slot.running) >= self.in_batch:
                 break
-            if self.shed(replica, request, now):
+            self.tied |= abs(now - replica.line.last_start(request)) <= TIED * max(1.0, now)
+            if replica.line.shed(request, now):
                 continue
             units, found = replica.hit(request)
             rest = request.to_prefill - found
@@ -207,17 +208,6 @@ class Oracle:
             request.start = now if request.start is None else request.start
             slot.chunks.append((request, chunk))
             budget -= chunk
-
-    def shed(self, replica: Replica, request: Request, now: float) -> bool:
-        """True where the request's time was up, and it is turned away."""
-        last = replica.line.last_start(request)
-        self.tied |= abs(now - last) <= TIED * max(1.0, now)
-        if now <= last:
-            return False
-        replica.line.leave(request)
-        request.rejected = True
-        request.reason = REJECTED_WAIT if now > request.arrival + self.policy.max_wait_s else REJECTED_LATE
-        return True
 
     def compose(self, r: int, slot: Slot, now: float) -> None:
         """Who is in the next iteration of a slot."""
@@ -398,10 +388,7 @@ def simulate(
     for i in range(len(trace)):
         arrival = limits.entry_s if concurrency else float(trace.arrival_s[i]) + limits.entry_s
         request = Request(i, arrival, int(trace.input_tokens[i]), int(trace.output_tokens[i]))
-        request.priority = 0 if trace.priority is None else int(trace.priority[i])
-        request.client = 0 if trace.client_code is None else int(trace.client_code[i])
-        own = np.inf if trace.deadline_s is None else float(trace.deadline_s[i])
-        request.deadline = (policy.deadline_s if own == np.inf else own) - (limits.entry_s + limits.exit_s)
+        demand(request, trace, policy, limits.entry_s + limits.exit_s)
         if caching:
             request.units, request.declared = prefix_of(trace, i, limits.block_size)
         requests.append(request)

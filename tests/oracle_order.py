@@ -6,7 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from apexsim.engine.result import REJECTED_LATE, REJECTED_WAIT
 from apexsim.engine.schedulers import Policy
+from apexsim.workload.trace import Trace
 
 if TYPE_CHECKING:
     from tests.oracle_memory import Request
@@ -74,5 +76,23 @@ class Line:
         limits = [self.policy.max_wait_s] + [request.deadline] * self.policy.shed_late
         return request.arrival + min(limits)
 
+    def shed(self, request: Request, now: float) -> bool:
+        """True where the request's time was up, and it is turned away."""
+        if now <= self.last_start(request):
+            return False
+        self.leave(request)
+        request.rejected = True
+        request.reason = REJECTED_WAIT if now > request.arrival + self.policy.max_wait_s else REJECTED_LATE
+        return True
+
     def victim(self, running: list[Request]) -> Request:
         return max(running, key=self.rank) if self.policy.order == "priority" else running[-1]
+
+
+def demand(request: Request, trace: Trace, policy: Policy, outside: float) -> None:
+    """What the trace asks for a request; its deadline by the engine's clock is earlier by the way to the client."""
+    i = request.index
+    request.priority = 0 if trace.priority is None else int(trace.priority[i])
+    request.client = 0 if trace.client_code is None else int(trace.client_code[i])
+    own = float("inf") if trace.deadline_s is None else float(trace.deadline_s[i])
+    request.deadline = (policy.deadline_s if own == float("inf") else own) - outside

@@ -45,18 +45,10 @@ class ReplicaLimits:
 
 
 def simulate_pool(
-    trace: Trace,
-    tables: StepTables,
-    limits: ReplicaLimits,
-    policy: Policy,
-    *,
-    replicas: int = 1,
-    router: str | Any = "least-loaded",
-    seed: int = 0,
-    concurrency: int | None = None,
-    timeline: bool = False,
+    trace: Trace, tables: StepTables, limits: ReplicaLimits, policy: Policy, *, replicas: int = 1,
+    router: str | Any = "least-loaded", seed: int = 0, concurrency: int | None = None, timeline: bool = False,
     marks: tuple[float, ...] = (),
-) -> SimulationResult:
+) -> SimulationResult:  # fmt: skip
     """Serve ``trace`` with ``replicas`` alike replicas until the last request has ended.
 
     Where ``tables`` are of ranks in lockstep, the router chooses among the ranks of all replicas, and ``limits`` and
