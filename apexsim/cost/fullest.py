@@ -70,9 +70,9 @@ class Dealt(NamedTuple):
 def rank_load(tokens: Floats, op: GroupedGemm) -> Load:
     """Load of the rank that the others wait for; what a benchmark dealt falls on the rank that it timed."""
     count = np.asarray(tokens, dtype=np.float64)
-    load = mean_load(count, op)
     if op.ranks == 1 or not is_drawn(op.routing):
-        return load
+        return mean_load(count, op, TILES)
+    load = mean_load(count, op)
     dealt = dealt_of(op)
     most = fullest(dealt._replace(routing=between_ranks(op.routing)))
     heavier = at(count, most.rows)
@@ -81,12 +81,12 @@ def rank_load(tokens: Floats, op: GroupedGemm) -> Load:
     return Load(rows, touched, {tile: np.maximum(padded[tile], rows) for tile in TILES})
 
 
-def mean_load(tokens: Floats, op: GroupedGemm) -> Load:
-    """Load of a rank, the mean over all of them."""
+def mean_load(tokens: Floats, op: GroupedGemm, tiles: tuple[int, ...] = ()) -> Load:
+    """Load of a rank, the mean over all of them; ``tiles``: of which the padded rows are wanted."""
     count = np.asarray(tokens, dtype=np.float64)
     if is_drawn(op.routing) and (op.redundant or op.routing.startswith(PREFIX)):
-        return drawn_load(count, classes(dealt_of(op)), 1.0 / op.ranks)
-    return expert_load(count, op.experts, op.experts_per_token, op.local_experts, op.routing)
+        return drawn_load(count, classes(dealt_of(op)), 1.0 / op.ranks, tiles)
+    return expert_load(count, op.experts, op.experts_per_token, op.local_experts, op.routing, tiles)
 
 
 def dealt_of(op: GroupedGemm) -> Dealt:

@@ -76,12 +76,15 @@ class Load(NamedTuple):
     padded: dict[int, Floats]  # tile -> rows after each expert's rows were rounded up to whole tiles
 
 
-def expert_load(tokens: Floats, experts: int, per_token: int, local: int, routing: str = "uniform") -> Load:
+def expert_load(
+    tokens: Floats, experts: int, per_token: int, local: int, routing: str = "uniform", tiles: tuple[int, ...] = TILES
+) -> Load:
     """The load of a rank that holds ``local`` of ``experts`` experts.
 
     Args:
         tokens: tokens of all ranks together; each chooses ``per_token`` experts.
         routing: ``uniform``, ``zipf_`` and an exponent, or a word of ``dealt.py``.
+        tiles: of which the padded rows are wanted, where tokens are drawn.
 
     Raises:
         UsageError: an unknown routing.
@@ -89,7 +92,8 @@ def expert_load(tokens: Floats, experts: int, per_token: int, local: int, routin
     count = np.asarray(tokens, dtype=np.float64)
     drawn = _ZIPF.fullmatch(routing)
     if drawn is not None:
-        return drawn_load(count, popularity(experts, per_token, float(drawn["exponent"] or 0.0)), local / experts)
+        classes = popularity(experts, per_token, float(drawn["exponent"] or 0.0))
+        return drawn_load(count, classes, local / experts, tiles)
     dealing = parse(routing)
     if dealing is None:
         allowed = "uniform, zipf_1, balanced or power_law_1.2 (any exponent)"
