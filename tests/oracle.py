@@ -242,7 +242,7 @@ class Oracle:
             end += self.stage_seconds(p, slot.decodes, slot.chunks, replica.below, now, end)
             replica.stage_free[p] = end
             if p < stages - 1:
-                end += self.by_tokens(t.transfer_s, total)
+                end += self.by_tokens(np.atleast_2d(t.transfer_s)[p if t.transfer_s.ndim > 1 else 0], total)
         replica.below.loading = [[] for _ in replica.below.tiers]
         slot.begin, slot.end = now, end
         self.iterations.append((now, end, r, len(slot.decodes), chunks))

@@ -59,7 +59,7 @@ def make_tables(
         head_s=rising(random, seqs + 1, start=1e-4, step=1e-4),
         host_floor_s=rising(random, seqs + 1, start=1e-2, step=2e-3) if host else np.zeros(seqs + 1),
         host_serial_s=rising(random, seqs + 1, start=1e-4, step=1e-4),
-        transfer_s=rising(random, knots, start=1e-4, step=1e-4), window=window,
+        transfer_s=rising(random, *([stages - 1] if stages > 2 else []), knots, start=1e-4, step=1e-4), window=window,
     )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ from apexsim.spec.linear import LinearAttention
 from apexsim.spec.model import Attention, LayerGroup, ModelSpec, MoeMlp, Part
 from apexsim.spec.plan import Pool
 from apexsim.spec.precision import pool_word
+from apexsim.spec.tensor_parallel import fullest_rank
 
 PARTS: tuple[Part, ...] = ("attention", "mlp", "experts", "shared_experts")
 """Parts of a layer that have a weight dtype of their own, in the order of the fields of ``Cut``."""
@@ -67,6 +68,7 @@ class Cut(NamedTuple):
     router: str = "bf16"
     rules: tuple[PrecisionRule, ...] = ()  # of single layers; see ``layers_of``
     spread: Spread = Spread()
+    split: tuple[int, ...] = ()  # layers of each stage, where the plan says so
 
     @property
     def devices(self) -> int:
@@ -89,36 +91,39 @@ def cut_of(model: ModelSpec, pool: Pool, way: Way | None = None) -> Cut:
         pool.tp, pool.pp, pool.ep, **parts, lm_head=head, kv_cache=pool.kv_cache, dp=pool.dp,
         way=way or Way("none" if pool.dp == 1 else "all-gather"), router=model.dtype,
         rules=tuple(rule for rule in pool.precision if rule.part != "lm_head"), spread=spread_of(pool.experts),
+        split=pool.pp_layers,
     )  # fmt: skip
 
 
-def layers_of_stage(layers: int, pp: int, stage: int) -> range:
-    """Layers of a pipeline stage as vLLM splits them: the remainder goes to the later stages, but not the last.
+def layers_of_stage(layers: int, pp: int, stage: int, split: tuple[int, ...] = ()) -> range:
+    """Layers of a pipeline stage: ``split`` of them each, or as vLLM splits them: the remainder goes to the later
+    stages, but not the last.
 
-    Source: vllm.distributed.utils.get_pp_indices.
+    Source: vllm.distributed.utils.get_pp_indices, where VLLM_PP_LAYER_PARTITION states a split.
     """
-    sizes = [layers // pp] * pp
-    for extra in range(layers % pp):
+    sizes = list(split) or [layers // pp] * pp
+    for extra in range(0 if split else layers % pp):
         sizes[(pp - 2 - extra) % pp] += 1
     start = sum(sizes[:stage])
     return range(start, start + sizes[stage])
 
 
-def group_counts(model: ModelSpec, pp: int, stage: int) -> tuple[int, ...]:
+def group_counts(model: ModelSpec, pp: int, stage: int, split: tuple[int, ...] = ()) -> tuple[int, ...]:
     """How many layers of each group a stage has."""
     order = model.order
-    mine = [order[layer] for layer in layers_of_stage(model.layers, pp, stage)]
+    mine = [order[layer] for layer in layers_of_stage(model.layers, pp, stage, split)]
     return tuple(mine.count(g) for g in range(len(model.groups)))
 
 
 def layers_of(model: ModelSpec, cut: Cut, stage: int) -> Iterator[tuple[LayerGroup, Cut, int]]:
     """(group, cut, layers) of a stage: layers of one group that the precision rules treat alike, together."""
     if not cut.rules:
-        counts = group_counts(model, cut.pp, stage)
+        counts = group_counts(model, cut.pp, stage, cut.split)
         yield from ((group, cut, count) for group, count in zip(model.groups, counts, strict=True) if count)
         return
     order = model.order
-    kinds = Counter((order[layer], _ruled(cut, layer)) for layer in layers_of_stage(model.layers, cut.pp, stage))
+    mine = layers_of_stage(model.layers, cut.pp, stage, cut.split)
+    kinds = Counter((order[layer], _ruled(cut, layer)) for layer in mine)
     yield from ((model.groups[g], own, count) for (g, own), count in kinds.items())
 
 
@@ -223,8 +228,7 @@ def _add_block(
 
 def _add_gqa(chain: _Chain, attention: Attention, hidden: int, cut: Cut, count: int) -> int:
     """Projections and attention of a rank; returns the width of its output."""
-    heads = attention.heads // cut.tp
-    kv_heads = max(1, attention.kv_heads // cut.tp)
+    heads, kv_heads = fullest_rank(attention, cut.tp)
     qk, v = attention.head_dim, attention.v_head_dim
     width = (2 if attention.output_gate else 1) * heads * qk + kv_heads * (qk + v)
     chain.add(Gemm("qkv_proj", width, hidden, cut.attention, count))
@@ -241,7 +245,7 @@ def _add_mla(chain: _Chain, attention: Attention, hidden: int, cut: Cut, count: 
     ``kv_b_proj`` lifts the latent of a prompt to keys and values, and is absorbed into queries and outputs when
     decoding: the same weights and the same FLOP a token either way.
     """
-    heads = attention.heads // cut.tp
+    heads = fullest_rank(attention, cut.tp).heads
     latent, rope = attention.kv_lora_rank or 0, attention.rope_head_dim or 0
     qk, v = attention.head_dim, attention.v_head_dim
     q_rank, linear = attention.q_lora_rank or 0, cut.attention

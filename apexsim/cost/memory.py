@@ -88,7 +88,7 @@ def stage_weight_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
             total += op.count * op.n * op.k * weight_bytes(op.weights)
         elif isinstance(op, GroupedGemm):
             total += op.count * op.local_experts * op.expert_parameters * weight_bytes(op.weights)
-    for group, count in zip(model.groups, group_counts(model, cut.pp, stage), strict=True):
+    for group, count in zip(model.groups, group_counts(model, cut.pp, stage, cut.split), strict=True):
         total += count * group.norms * model.hidden_size * ACTIVATION_BYTES
     table = padded_vocab(model.vocab_size, cut.tp) // cut.tp * model.hidden_size * ACTIVATION_BYTES
     first, last = stage == 0, stage == cut.pp - 1

@@ -95,7 +95,7 @@ def compile_pool(
         host: host terms in place of those of the engine's version.
         serving: factors of power in place of the committed ones.
     """
-    refused = _refused(profile, model, pool)
+    refused = _refused(profile, model, pool, engine)
     if refused is not None:
         return refused
     cut = cut_of(model, pool, way_of(pool, engine, profile, cluster))
@@ -139,9 +139,10 @@ def _prices(
     return pricer(profile, engine, link, costs, clock, serving, wide)
 
 
-def _refused(profile: HardwareProfile, model: ModelSpec, pool: Pool) -> DoesNotFit | None:
+def _refused(profile: HardwareProfile, model: ModelSpec, pool: Pool, engine: str) -> DoesNotFit | None:
     """A pool that cannot be, or whose dtypes the device does not have."""
-    for resource, reason in (("shape", check_pool(model, pool)), ("dtype", check_dtypes(profile, model, pool))):
+    reasons = (("shape", check_pool(model, pool, engine)), ("dtype", check_dtypes(profile, model, pool)))
+    for resource, reason in reasons:
         if reason is not None:
             return DoesNotFit(resource, 0.0, 0.0, 0.0, reason)
     return None
@@ -159,17 +160,17 @@ def _launched(stages: list[Ledger], launches_s: Floats, together_s: Floats) -> F
 
 
 def _transfer_s(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, pool: Pool, most_tokens: int) -> Floats:
-    """[N] seconds to send the activations of an iteration to the next stage; zeros without stages.
+    """[B, N] seconds to send the activations of an iteration over each boundary between stages; zeros without stages.
 
     Each rank sends its share of them, and the ranks of the next stage gather the whole, as vLLM does.
     """
     tokens = token_knots(most_tokens).astype(np.float64)
     if pool.pp == 1:
-        return np.zeros_like(tokens)
-    link = cluster.link(profile, pool.tp * pool.pp)
+        return np.zeros((1, len(tokens)))
+    links = [cluster.stage_link(profile, pool.tp * pool.dp, pool.pp, stage) for stage in range(pool.pp - 1)]
     message = tokens * STAGE_TENSORS * model.hidden_size * ACTIVATION_BYTES
     reached = profile.efficiency
-    sent = send_s(message / pool.tp, link, efficiency=reached.link)
+    sent = np.stack([send_s(message / pool.tp, link, efficiency=reached.link) for link in links])
     if pool.tp == 1:
         return sent
     return sent + all_gather_s(

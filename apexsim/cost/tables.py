@@ -71,7 +71,7 @@ class StepTables(NamedTuple):
     head_s: NDArray[np.float64]  # [M + 1] by sequences that yield a token
     host_floor_s: NDArray[np.float64]  # [M + 1] by scheduled sequences; hidden behind the device
     host_serial_s: NDArray[np.float64]  # [M + 1] by scheduled sequences; added to the device's time
-    transfer_s: NDArray[np.float64]  # [N] activations from one stage to the next, by tokens
+    transfer_s: NDArray[np.float64]  # [P - 1, N] activations from a stage to the next by tokens; or [1, N] for all
     window: int  # tokens of the sliding window of kind WINDOWED, 0 = the model has none
     group: GroupTables = ALONE  # of the ranks in lockstep; the tables above are of one rank
 

@@ -38,7 +38,7 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
             end = max(end, state.stage_free_s[r, p]) + seconds
             state.stage_free_s[r, p] = end
             if p < stages - 1:
-                end += at_tokens(tables.transfer_s, dense, stride, tokens)
+                end += at_tokens(tables.transfer_s[min(p, tables.transfer_s.shape[0] - 1)], dense, stride, tokens)
         duration += seconds
         replicas[r].decode_attention_s += decode_s
         replicas[r].prefill_attention_s += prefill_s

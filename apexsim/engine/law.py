@@ -16,7 +16,8 @@ NEVER = 1 << 62
 
 
 def exact_tables(tables: StepTables) -> StepTables:
-    """The tables with exactly the types that the compiled kernels take."""
+    """The tables with exactly the types that the compiled kernels take; one row of transfers stands for all."""
+    tables = tables._replace(transfer_s=np.atleast_2d(tables.transfer_s))
     return tables._replace(
         **_exact({name: value for name, value in tables._asdict().items() if name != "group"}),
         group=tables.group._replace(**_exact(tables.group._asdict())),

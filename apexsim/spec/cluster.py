@@ -122,6 +122,21 @@ class Cluster(DeviceGroup):
             self.link(profile, near) if near > 1 else None, near,
         )
 
+    def stage_link(self, profile: HardwareProfile, width: int, stages: int, stage: int) -> Link:
+        """What joins the ``width`` devices of a pipeline stage to those of the next one, the slowest of them.
+
+        The stages of a replica lie on consecutive devices, from the beginning of a node on where it needs several.
+        """
+        island, whole = island_size(self, profile), width * stages
+        rack_scale = profile.scaleup is not None and profile.scaleup.rack_scale
+        box = max(self.devices, island) if rack_scale else self.devices_per_node
+        pairs = [(device, device + width) for device in range(stage * width, (stage + 1) * width)]
+        if all(a // box == b // box and a % box // island == b % box // island for a, b in pairs):
+            return self.link(profile, min(whole, island))
+        if all(a // self.devices_per_node == b // self.devices_per_node for a, b in pairs):
+            return self.link(profile, min(whole, self.devices_per_node))
+        return self.link(profile, whole)
+
     def graph(self, profiles: Mapping[str, HardwareProfile]) -> nx.Graph[str]:
         """Devices, switches, hosts, NICs, leaves and the spine, with their links.
 

@@ -11,10 +11,10 @@ from apexsim.spec.cluster import Cluster
 from apexsim.spec.experts import DIRECT, OFFERED
 from apexsim.spec.formats import block_of, weights_part
 from apexsim.spec.hardware import HardwareProfile
-from apexsim.spec.linear import LinearAttention
-from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp, Part
+from apexsim.spec.model import DenseMlp, ModelSpec, MoeMlp, Part
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.precision import check_precision, part_words
+from apexsim.spec.tensor_parallel import TP_RULES, wrong_heads
 from apexsim.spec.tier_rules import wrong_tiers
 
 
@@ -33,7 +33,7 @@ def check_plan(model: ModelSpec, plan: Plan) -> str | None:
         return f"disable_hybrid_kv_cache_manager: {plan.engine} {plan.engine_version or ''} has no such manager"
     if pool.device is not None and pool.device != plan.cluster.device:
         return f"the pool asks for device {pool.device}, the cluster holds {plan.cluster.device}"
-    return check_pool(model, pool)
+    return check_pool(model, pool, plan.engine)
 
 
 def _has_kv_manager(plan: Plan) -> bool:
@@ -88,10 +88,10 @@ def check_exchange(plan: Plan, profile: HardwareProfile) -> str | None:
     return None
 
 
-def check_pool(model: ModelSpec, pool: Pool) -> str | None:
-    """Why ``pool`` cannot run ``model``, or None."""
+def check_pool(model: ModelSpec, pool: Pool, engine: str = "vllm") -> str | None:
+    """Why ``engine`` cannot run ``model`` in ``pool``, or None."""
     return (
-        _not_simulated_yet(pool) or check_precision(model, pool) or _wrong_degrees(model, pool)
+        _not_simulated_yet(pool) or check_precision(model, pool) or _wrong_degrees(model, pool, engine)
         or _wrong_limits(model, pool) or wrong_tiers(pool)
     )
 
@@ -108,16 +108,21 @@ def _not_simulated_yet(pool: Pool) -> str | None:
     return next((f"{feature} is not simulated in this release" for feature, used in later.items() if used), None)
 
 
-def _wrong_degrees(model: ModelSpec, pool: Pool) -> str | None:
-    if pool.pp > model.layers:
-        return f"pp={pool.pp} exceeds the {model.layers} layers of {model.name}"
+def _wrong_degrees(model: ModelSpec, pool: Pool, engine: str) -> str | None:
+    reason = _wrong_stages(model, pool)
+    if reason:
+        return reason
+    rule = TP_RULES[engine]
     for index, group in enumerate(model.groups):
         blocks = Blocks(model, pool, index)
-        reason = _wrong_tp(group.attention, pool.tp) or _wrong_width(group.mlp, pool.tp, blocks)
+        reason = wrong_heads(group.attention, pool.tp, engine)
+        if reason:
+            return f"tp={pool.tp} {reason} of {model.name} ({engine} {rule.says})"
+        reason = _wrong_width(group.mlp, pool.tp, blocks, uneven=rule.uneven)
         if reason:
             return f"tp={pool.tp} {reason} of {model.name}"
         if isinstance(group.mlp, MoeMlp):
-            reason = _wrong_experts(group.mlp, pool, blocks)
+            reason = _wrong_experts(group.mlp, pool, blocks, uneven=rule.uneven)
             if reason:
                 return f"{reason} of {model.name}"
     if pool.ep > 1 and not model.is_moe:
@@ -125,6 +130,19 @@ def _wrong_degrees(model: ModelSpec, pool: Pool) -> str | None:
     if pool.dp > 1 and not model.is_moe:
         return f"dp={pool.dp}: {model.name} has no experts that its ranks could share (use replicas: {pool.dp})"
     return _wrong_exchange(pool)
+
+
+def _wrong_stages(model: ModelSpec, pool: Pool) -> str | None:
+    """Every stage needs a layer; a split that is stated needs all layers once."""
+    if pool.pp > model.layers:
+        return f"pp={pool.pp} exceeds the {model.layers} layers of {model.name}"
+    split = pool.pp_layers
+    if split and (len(split) != pool.pp or sum(split) != model.layers):
+        return (
+            f"pp_layers={list(split)} has {len(split)} stages and {sum(split)} layers, not the pp={pool.pp} stages and "
+            f"{model.layers} layers of {model.name}"
+        )
+    return None
 
 
 def _wrong_exchange(pool: Pool) -> str | None:
@@ -149,31 +167,17 @@ class Blocks:
         return max((block_of(word), weights_part(word)) for word in words)
 
 
-def _wrong_tp(attention: Attention | LinearAttention, tp: int) -> str | None:
-    """Engines give each rank whole heads; KV heads are copied where there are fewer of them than ranks."""
-    if attention.heads % tp:
-        return f"does not divide the {attention.heads} attention heads"
-    if isinstance(attention, LinearAttention):
-        if max(tp, attention.key_heads) % min(tp, attention.key_heads):
-            return f"neither divides nor is a multiple of the {attention.key_heads} groups of linear heads"
-        return None
-    larger, smaller = max(tp, attention.kv_heads), min(tp, attention.kv_heads)
-    if attention.kind == "gqa" and larger % smaller:
-        return f"neither divides nor is a multiple of the {attention.kv_heads} KV heads"
-    return None
-
-
-def _wrong_width(mlp: DenseMlp | MoeMlp | None, tp: int, blocks: Blocks) -> str | None:
-    """Each rank gets an equal share of every feed-forward matrix that all ranks hold."""
+def _wrong_width(mlp: DenseMlp | MoeMlp | None, tp: int, blocks: Blocks, *, uneven: bool) -> str | None:
+    """Each rank gets an equal share of every feed-forward matrix that all ranks hold, unless the engine is uneven."""
     if isinstance(mlp, DenseMlp):
-        return _wrong_share("feed-forward width", mlp.intermediate_size, tp, blocks.widest("mlp"))
+        return _wrong_share("feed-forward width", mlp.intermediate_size, tp, blocks.widest("mlp"), uneven=uneven)
     if mlp is not None and mlp.shared_experts:
         widest = blocks.widest("shared_experts")
-        return _wrong_share("shared experts' width", mlp.shared_intermediate_size, tp, widest)
+        return _wrong_share("shared experts' width", mlp.shared_intermediate_size, tp, widest, uneven=uneven)
     return None
 
 
-def _wrong_experts(mlp: MoeMlp, pool: Pool, blocks: Blocks) -> str | None:
+def _wrong_experts(mlp: MoeMlp, pool: Pool, blocks: Blocks, *, uneven: bool) -> str | None:
     """Whole experts over the ep ranks, each of them in equal shares over moe_tp."""
     copies = pool.experts.redundant_experts
     if copies and pool.ep == 1:
@@ -181,16 +185,17 @@ def _wrong_experts(mlp: MoeMlp, pool: Pool, blocks: Blocks) -> str | None:
     if (mlp.experts + copies) % pool.ep:
         added = f" and {copies} redundant ones" if copies else ""
         return f"ep={pool.ep} does not divide the {mlp.experts} experts{added}"
-    reason = _wrong_share("expert width", mlp.intermediate_size, pool.experts_tp, blocks.widest("experts"))
+    widest = blocks.widest("experts")
+    reason = _wrong_share("expert width", mlp.intermediate_size, pool.experts_tp, widest, uneven=uneven)
     name = "tp" if pool.ep == pool.dp == 1 else "moe_tp"
     return f"{name}={pool.experts_tp} {reason}" if reason else None
 
 
-def _wrong_share(name: str, width: int, ranks: int, widest: tuple[int, str]) -> str | None:
+def _wrong_share(name: str, width: int, ranks: int, widest: tuple[int, str], *, uneven: bool) -> str | None:
     block, weights = widest
-    if width % ranks:
+    if width % ranks and not uneven:
         return f"does not divide the {name} {width}"
-    if (width // ranks) % block:
+    if -(-width // ranks) % block:
         return f"splits the {name} {width} into shares that cut the {block}-wide blocks of {weights} weights"
     return None
 

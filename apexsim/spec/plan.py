@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from apexsim.spec.base import Strict
 from apexsim.spec.cluster import Cluster
@@ -18,7 +18,7 @@ from apexsim.spec.layer_precision import PrecisionRule
 from apexsim.spec.tiers import KvTier
 
 Role = Literal["serve", "encode", "prefill", "decode"]
-Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers"]
+Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers", "aphrodite"]
 
 
 class Scheduler(Strict):
@@ -40,6 +40,9 @@ class Pool(Strict):
     replicas: int = Field(1, ge=1, description="copies of the model behind the router")
     tp: int = Field(1, ge=1, description="tensor parallel degree")
     pp: int = Field(1, ge=1, description="pipeline stages")
+    pp_layers: tuple[PositiveInt, ...] = Field(
+        (), strict=False, description="layers of each pipeline stage; as the engine splits them where left out"
+    )
     dp: int = Field(1, ge=1, description="attention data parallelism inside one replica")
     ep: int = Field(1, ge=1, description="expert parallel degree; ep · moe_tp = tp · dp")
     moe_tp: int | None = Field(None, ge=1, description="tensor parallel degree inside an expert")
@@ -137,6 +140,7 @@ def _pool_id(pool: Pool) -> str:
     """``2xtp4-pp2-fp8-kvbf16`` and whatever else is not the default, in a fixed order."""
     scheduler = pool.scheduler
     parts = [f"{name}{getattr(pool, name)}" for name in _DEGREES if name == "tp" or getattr(pool, name) > 1]
+    parts += ["l" + ".".join(map(str, pool.pp_layers))] if pool.pp_layers else []
     parts += [pool.weights or "auto", f"kv{pool.kv_cache}"]
     parts += [word] if (word := pool.experts.id) else []
     parts += [scheduler.preset] if scheduler.preset != "vllm" else []
