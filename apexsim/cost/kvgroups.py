@@ -61,6 +61,8 @@ def gives_back(model: ModelSpec, pool: Pool, engine: str, version: str | None) -
         return Freed(False, manager.source if manager else f"it is not known how {engine} {version or ''} keeps it")
     if pool.disable_hybrid_kv_cache_manager:
         return Freed(False, "disable_hybrid_kv_cache_manager is set")
+    if any(rule.kv_cache for rule in pool.precision):
+        return Freed(False, "some layers keep KV in formats of their own")
     if pool.scheduler.prefix_caching:
         return Freed(False, "a prefix cache is simulated with blocks of all layers")
     kind = "chunked" if model.chunked else "sliding"

@@ -50,7 +50,10 @@ def priced_by(profile: HardwareProfile, weights: str) -> tuple[tuple[str, bool],
     if pair is None:
         return ((weights, True),)
     own = weights_part(weights)
-    names = ((own, True),) if profile.executes(own) == pair.compute else ()
+    wide = ("bf16", "fp16")  # one kernel runs both, at one rate
+    usual = profile.executes(own)
+    same = usual == pair.compute or (usual in wide and pair.compute in wide)
+    names = ((own, True),) if same else ()
     return (*names, *((name, False) for name in pair.borrows))
 
 

@@ -16,6 +16,7 @@ from apexsim.cost.clock import clock_of
 from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.exchange import way_of
 from apexsim.cost.expert_notes import expert_notes
+from apexsim.cost.format_notes import format_notes
 from apexsim.cost.graph import Cut, cut_of
 from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.kvgroups import kept_kv
@@ -253,6 +254,7 @@ def _confidence(
             "and extrapolated_fraction does not count it"
         )
     notes += kv
+    notes += format_notes(prices.profile, (op for operators in parts.stages for op in operators), prices.kernels)
     notes += expert_notes((op for operators in parts.stages for op in operators), prices.kernels)
     if prices.power is not None and prices.power.metered != prices.profile.name:
         notes.append(

@@ -28,7 +28,6 @@ from apexsim.cost.operators import AttentionOp, ExpertExchange, GroupedGemm
 from apexsim.cost.precision import INPUT_BYTES, compute_dtype, sixteen_bit
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Link
-from apexsim.spec.dtypes import WeightDtype
 from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 
@@ -45,7 +44,7 @@ GROWTH = 4.0
 WAVER = 0.9
 """A price may fall to this share of a smaller size's: measured kernels take other tiles there. Step tables rise."""
 
-FORMATS: tuple[WeightDtype, ...] = ("bf16", "fp8", "fp8-block", "w4a16", "int8")
+FORMATS = ("bf16", "fp8", "fp8-block", "w4a16", "int8", "w4a8", "fp8:bf16", "w4a16-g32s")
 EXAMPLES = 60
 """Random shapes that a property is tried on."""
 
@@ -100,7 +99,7 @@ class CostModelContract:
 
         @settings(max_examples=EXAMPLES, deadline=None)
         @given(m=sizes, n=widths, k=widths, weights=st.sampled_from(runs))
-        def holds(m: int, n: int, k: int, weights: WeightDtype) -> None:
+        def holds(m: int, n: int, k: int, weights: str) -> None:
             compute = compute_dtype(profile, weights)
             flops = 2.0 * m * n * k / profile.peak_flops[compute]
             cold = weight_bytes(weights) * n * k + INPUT_BYTES[compute] * m * k + 2.0 * m * n

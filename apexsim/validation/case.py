@@ -21,7 +21,7 @@ from apexsim.spec.plan import Plan
 from apexsim.validation.columns import Row
 from apexsim.validation.limits import limits_of, preset_of
 from apexsim.validation.loads import Load, load_of
-from apexsim.validation.precision import kv_dtype, weight_dtype
+from apexsim.validation.precision import activation_dtype, kv_dtype, weight_dtype
 from apexsim.validation.sets import RunTable
 from apexsim.validation.stated import CannotSimulate, Known
 
@@ -172,7 +172,8 @@ def _plan(known: Known, model: ModelSpec) -> Plan:
     preset = preset_of(known, engine, version)
     pool: dict[str, Any] = {
         **degrees, "replicas": devices // each, "weights": weight_dtype(known, model),
-        "kv_cache": kv_dtype(known, engine), "scheduler": {"preset": preset, **limits_of(known, preset, engine)},
+        "activations": activation_dtype(known), "kv_cache": kv_dtype(known, engine),
+        "scheduler": {"preset": preset, **limits_of(known, preset, engine)},
         "moe_tp": known.get("moe_tp"), "max_model_len": known.get("max_model_len"),
     }  # fmt: skip
     share = known.get("gpu_memory_utilization")

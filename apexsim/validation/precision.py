@@ -34,6 +34,12 @@ def weight_dtype(known: Known, model: ModelSpec) -> str | None:
     return None if weights == own else str(weights)
 
 
+def activation_dtype(known: Known) -> str | None:
+    """The pool's activations, where the weights do not say them: int4 weights by fp8 (else by int8)."""
+    weights, activations = known.get("weights"), known.get("activations")
+    return "fp8" if weights == "int4" and activations == "fp8" else None
+
+
 def kv_dtype(known: Known, engine: str) -> str:
     """The KV cache: as the row says it, else bf16, and fp8 for TensorRT-LLM with fp8 or nvfp4 weights."""
     default = "fp8" if engine == "tensorrt-llm" and known.row.get("weights") in FP8_KV else "bf16"
