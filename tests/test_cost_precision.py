@@ -188,6 +188,16 @@ def test_the_group_of_a_checkpoint_is_read() -> None:
     assert ours - theirs == pytest.approx(mlp * (4.5 - 4 - 20 / 128) / 8)
 
 
+def test_a_checkpoint_with_small_groups_takes_what_its_files_take() -> None:
+    """moonshotai/Kimi-K2-Thinking is 594 GB on the Hugging Face hub: experts in int4, groups of 32, the rest in bf16.
+    With groups of 128 it would come out 7 % smaller."""
+    model = catalog.model("Kimi-K2-Thinking")
+    assert (model.quantization_format, model.unquantized) == (
+        "w4a16-g32s", ("attention", "mlp", "shared_experts", "lm_head"),
+    )  # fmt: skip
+    assert stage_weight_bytes(model, cut_of(model, Pool()), 0) == pytest.approx(594e9, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("section", "word"),
     [

@@ -73,6 +73,7 @@ ACTIVE = [
     ("Qwen3-235B-A22B", 22e9, "card: 22B activated"),
     ("Llama-4-Maverick-17B-128E", 17e9, "card: 17B activated"),
     ("DeepSeek-V3", 37e9, "report: 37B activated"),
+    ("Kimi-K2-Thinking", 32.6e9, "report: Kimi K2, 32.6B activated"),
     ("Kimi-K2", 32.6e9, "report: Kimi K2, 32.6B activated"),
 ]
 

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from apexsim.errors import UsageError
 from apexsim.spec.base import Strict, load_yaml, parse
 from apexsim.spec.cluster import Cluster
-from apexsim.spec.dtypes import KvDtype, WeightDtype
+from apexsim.spec.dtypes import ActivationDtype, KvDtype, WeightDtype
 from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import ModelSpec
@@ -42,6 +42,9 @@ class Space(Strict):
     ep: tuple[int, ...] = Field((1,), strict=False, description="expert parallel degrees; each divides tp")
     replicas: tuple[int, ...] = Field(strict=False, description="copies of the model")
     weights: tuple[WeightDtype, ...] = Field(strict=False, description="dtypes of the weights")
+    activations: tuple[ActivationDtype | None, ...] = Field(
+        (None,), strict=False, description="dtypes that the weights are multiplied in; null: what follows from them"
+    )
     kv_cache: tuple[KvDtype, ...] = Field(strict=False, description="dtypes of the KV cache")
     preset: tuple[str, ...] = Field(("vllm",), strict=False, description="scheduler presets")
     max_num_batched_tokens: tuple[int, ...] = Field(
@@ -102,14 +105,16 @@ def plans(space: Space, model: str, cluster: Cluster) -> Iterator[Plan]:
 def _pools(space: Space, pool: Pool) -> Iterator[Pool]:
     """``pool`` in every precision and with every scheduler of the space."""
     limits = product(space.preset, space.max_num_batched_tokens, space.max_num_seqs)
-    for weights, kv_cache, (preset, tokens, seqs) in product(space.weights, space.kv_cache, limits):
+    formats = product(space.weights, space.activations, space.kv_cache)
+    for (weights, activations, kv_cache), (preset, tokens, seqs) in product(formats, limits):
         scheduler = Scheduler(
             preset=preset,
             max_num_batched_tokens=tokens,
             max_num_seqs=seqs,
             prefix_caching=space.prefix_caching,
         )
-        yield pool.model_copy(update={"weights": weights, "kv_cache": kv_cache, "scheduler": scheduler})
+        precision = {"weights": weights, "activations": activations, "kv_cache": kv_cache}
+        yield pool.model_copy(update={**precision, "scheduler": scheduler})
 
 
 def _degrees(devices: int) -> tuple[int, ...]:
