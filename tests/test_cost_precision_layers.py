@@ -54,6 +54,17 @@ def test_the_head_has_a_rule_of_its_own() -> None:
     assert np.array_equal(quick.decode_s, plain.decode_s)
 
 
+@pytest.mark.parametrize("name", [MODEL, "Llama-3.2-1B"])
+def test_a_head_of_few_bits_takes_fewer_bytes_and_parts_from_a_tied_embedding(name: str) -> None:
+    model = catalog.model(name)
+    sizes = [
+        stage_weight_bytes(model, cut_of(model, pool(*rules)), 0)
+        for rules in ((), ({"part": "lm_head", "weights": "fp8"},))
+    ]
+    table = model.vocab_size * model.hidden_size
+    assert sizes[1] - sizes[0] == (table if model.tied_embeddings else -table)
+
+
 def test_stages_get_their_own_layers() -> None:
     model = catalog.model(MODEL)
     cut = cut_of(model, pool({"layers": "0-3", "weights": "fp8"}, pp=4))

@@ -90,10 +90,16 @@ def stage_weight_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
             total += op.count * op.local_experts * op.expert_parameters * weight_bytes(op.weights)
     for group, count in zip(model.groups, group_counts(model, cut.pp, stage, cut.split), strict=True):
         total += count * group.norms * model.hidden_size * ACTIVATION_BYTES
-    table = padded_vocab(model.vocab_size, cut.tp) // cut.tp * model.hidden_size * ACTIVATION_BYTES
+    return total + _tables_bytes(model, cut, stage)
+
+
+def _tables_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
+    """Embedding and LM head of one rank; a tied head is the embedding, unless it has a format of its own."""
+    values = padded_vocab(model.vocab_size, cut.tp) // cut.tp * model.hidden_size
     first, last = stage == 0, stage == cut.pp - 1
-    tables = int(first) + int(last) - int(first and last and model.tied_embeddings)
-    return total + tables * table
+    same = first and last and model.tied_embeddings and cut.lm_head == model.dtype
+    head = values * weight_bytes(cut.lm_head) if last and not same else 0.0
+    return (values * ACTIVATION_BYTES if first else 0.0) + head
 
 
 def stage_kv_token_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
