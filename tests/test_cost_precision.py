@@ -259,3 +259,15 @@ def test_partners_are_those_of_the_table() -> None:
     assert partners("bf16") == ("bf16",)
     assert partners("w4a8") == ("int8", "fp8")
     assert partners("nvfp4") == ("fp4", "fp8", "bf16")
+
+
+def test_notes_say_what_was_not_measured() -> None:
+    """A borrowed fit and an expanded cache, once each; measured formats say nothing."""
+    a100 = compiled("Llama-3-8B", "a100-sxm-80gb", 2048, 64, weights="w4a8", kv_cache="int4").confidence.notes
+    assert sum("gemm of w4a8 was not measured: priced by that of int8" in note for note in a100) == 1
+    assert sum("decode attention over int4 KV was not measured" in note for note in a100) == 1
+    for pool in ({}, {"weights": "fp8", "kv_cache": "fp8"}, {"weights": "w4a16"}):
+        notes = compiled("Llama-3-8B", "h100-sxm", 2048, 64, **pool).confidence.notes
+        assert not any("was not measured: priced" in note or "KV was not measured" in note for note in notes)
+    experts = compiled("Mixtral-8x7B", "h100-sxm", 2048, 64, tp=2, weights="fp8").confidence.notes
+    assert not any("grouped gemm of fp8" in note for note in experts)  # blockwise kernels stand for them

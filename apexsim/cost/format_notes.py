@@ -29,7 +29,7 @@ def format_notes(profile: HardwareProfile, operators: Iterable[Operator], kernel
 def _borrowed(profile: HardwareProfile, op: Gemm | GroupedGemm, kernels: KernelModel) -> list[str]:
     names = priced_by(profile, op.weights)
     file = getattr(kernels, "file", None)
-    if file is None:
+    if file is None or all(own for _, own in names):
         return []
     operator = "gemm" if isinstance(op, Gemm) else "grouped_gemm"
     name, own = next(((name, own) for name, own in names if file(operator, name) is not None), ("", True))
