@@ -26,6 +26,7 @@ from apexsim.metrics.energy import Surroundings
 from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
 from apexsim.metrics.summary import Deployment, Prices, Summary, summarise
 from apexsim.spec import catalog
+from apexsim.spec.drafts import acceptance_of, drafts_of
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.legality import check_clock, check_cluster, check_exchange, check_plan
 from apexsim.spec.model import ModelSpec
@@ -65,7 +66,7 @@ class Prepared:
         nodes = -(-self.plan.devices // cluster.devices_per_node)
         return Deployment(
             self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens * self.pool.dp,
-            Surroundings(cluster.node_overhead_w * nodes, cluster.pue),
+            Surroundings(cluster.node_overhead_w * nodes, cluster.pue), len(self.policy.acceptance),
         )
 
 
@@ -165,14 +166,17 @@ def prepare(
 def _host(plan: Plan, profile: HardwareProfile, given: HostModel | None) -> HostModel:
     """Host terms of the plan's engine, with the plan's own word on asynchronous scheduling over them."""
     host = given or host_model(plan.engine, plan.engine_version, profile.folder)
-    asynchronous = plan.pools[0].scheduler.async_scheduling
+    pool = plan.pools[0]
+    asynchronous = pool.scheduler.async_scheduling
+    if drafts_of(pool) and pool.speculative and pool.speculative.method == "ngram":
+        asynchronous = False  # it looks for the tokens of the step before the next one is composed
     return host if asynchronous is None else replace(host, asynchronous=asynchronous)
 
 
 def _policy(plan: Plan, source: str) -> Policy:
     scheduler = plan.pools[0].scheduler
     try:
-        return resolve(scheduler)
+        return replace(resolve(scheduler), acceptance=acceptance_of(plan.pools[0]))
     except UsageError as problem:
         # an unknown name ends as any other unknown name does; limits that contradict each other are a bad file
         error = InputError if scheduler.preset in preset_names() else UsageError

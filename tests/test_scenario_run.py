@@ -91,7 +91,7 @@ def test_where_it_fits_is_the_smallest_tp_that_does():
     [
         ({"tp": 3}, "does not divide"),
         ({"dp": 2}, "use replicas: 2"),
-        ({"speculative": {"tokens": 3}}, "speculative"),
+        ({"speculative": {"method": "mtp", "num_speculative_tokens": 1}}, "speculative"),
         ({"role": "prefill"}, "role=prefill"),
         ({"max_model_len": 10**7}, "max_model_len"),
     ],

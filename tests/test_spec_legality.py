@@ -57,7 +57,7 @@ def test_legal_pools(model: str, pool: Pool) -> None:
         ("Mixtral-8x7B", Pool(tp=16, ep=16), "ep=16 does not divide the 8 experts"),
         ("Llama-3.1-8B", Pool(cp=2), "cp=2 (context parallelism)"),
         ("Llama-3.1-8B", Pool(role="prefill"), "role=prefill"),
-        ("Llama-3.1-8B", Pool(speculative={"tokens": 3}), "speculative decoding"),
+        ("Llama-3.1-8B", Pool(speculative={"method": "mtp", "num_speculative_tokens": 1}), "speculative: method=mtp"),
     ],
 )
 def test_illegal_pools_say_why(model: str, pool: Pool, reason: str) -> None:

@@ -6,7 +6,7 @@ nothing is accounted twice, and nothing needs a log of iterations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -52,6 +52,8 @@ class Counted(Protocol):
     @property
     def decode_kv_tokens_windowed(self) -> float: ...
     @property
+    def accepted_tokens(self) -> int: ...
+    @property
     def copy_s(self) -> float: ...
     @property
     def waited_s(self) -> float: ...
@@ -67,6 +69,10 @@ class AttentionWork:
     decode_pair_flops: float
     token_bytes: float
     prefill_token_bytes: float = 0.0  # queries, keys, values and outputs of a prompt token, once each
+
+    def times(self, queries: int) -> AttentionWork:
+        """With so many queries a decoding sequence: FLOP of them all, its KV is read once."""
+        return replace(self, decode_pair_flops=queries * self.decode_pair_flops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,7 @@ class Accounting:
     attention_dtype: ComputeDtype = "bf16"
     recurrence: RecurrenceWork = RecurrenceWork()
     together: Together = NOTHING
+    executed: tuple[AttentionWork, AttentionWork] | None = None  # with drafts: theirs, and that of rejected ones, too
 
     def account(self, counters: Counted, replicas: int, duration_s: float) -> Account:
         """Time, energy and work of ``replicas`` replicas that ran for ``duration_s``.
@@ -228,7 +235,7 @@ class Accounting:
     def _joules(
         self, power: PowerModel, ledger: NDArray[np.float64], counters: Counted, attention: float
     ) -> Joules:
-        full, windowed = self.attention
+        full, windowed = self.executed or self.attention
         work = (
             (
                 counters.prefill_attention_s,
@@ -254,7 +261,7 @@ class Accounting:
         return Joules(self.ranks * (float(ledger[JOULES]) - sending), self.ranks * drawn, self.ranks * sending)
 
     def _attention_bytes(self, counters: Counted) -> float:
-        full, windowed = self.attention
+        full, windowed = self.executed or self.attention
         return (
             full.token_bytes * counters.decode_kv_tokens
             + windowed.token_bytes * counters.decode_kv_tokens_windowed
@@ -262,17 +269,19 @@ class Accounting:
         )
 
     def _useful_flops(self, counters: Counted) -> float:
+        """Of tokens that went out: rejected drafts are no use, nor is what drafted them."""
         full, windowed = self.attention
+        yields = 1.0 + counters.accepted_tokens / max(counters.decode_tokens, 1)
         attention = (
             full.prefill_pair_flops * counters.prefill_pairs
             + windowed.prefill_pair_flops * counters.prefill_pairs_windowed
-            + full.decode_pair_flops * counters.decode_kv_tokens
-            + windowed.decode_pair_flops * counters.decode_kv_tokens_windowed
+            + yields * full.decode_pair_flops * counters.decode_kv_tokens
+            + yields * windowed.decode_pair_flops * counters.decode_kv_tokens_windowed
             + self.recurrence.prefill_flops * counters.prefill_tokens
             + self.recurrence.decode_flops * counters.decode_tokens
         )
-        sampled = float(np.arange(len(counters.sampled)) @ counters.sampled)
-        tokens = counters.prefill_tokens + counters.decode_tokens
+        sampled = float(np.arange(len(counters.sampled)) @ counters.sampled) + counters.accepted_tokens
+        tokens = counters.prefill_tokens + counters.decode_tokens + counters.accepted_tokens
         return self.token_flops * tokens + self.sampled_flops * sampled + self.ranks * attention
 
 

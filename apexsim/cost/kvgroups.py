@@ -18,6 +18,7 @@ from apexsim.cost.graph import Cut, stage_operators
 from apexsim.cost.kvpages import KvPages
 from apexsim.cost.operators import AttentionOp, Recurrence
 from apexsim.spec import catalog
+from apexsim.spec.drafts import draft_of
 from apexsim.spec.engine import KvManager
 from apexsim.spec.linear import LinearAttention
 from apexsim.spec.model import ModelSpec
@@ -65,6 +66,8 @@ def gives_back(model: ModelSpec, pool: Pool, engine: str, version: str | None) -
         return Freed(False, "some layers keep KV in formats of their own")
     if pool.scheduler.prefix_caching:
         return Freed(False, "a prefix cache is simulated with blocks of all layers")
+    if draft_of(model, pool) is not None:
+        return Freed(False, "a draft's own KV is simulated with blocks of all layers")
     kind = "chunked" if model.chunked else "sliding"
     if kind not in manager.frees and pool.disable_hybrid_kv_cache_manager is None:
         return Freed(False, f"{engine} switches its hybrid KV cache manager off for {kind} windows")

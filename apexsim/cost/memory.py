@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from apexsim.cost.graph import Cut, group_counts, padded_vocab, stage_operators
 from apexsim.cost.kvgroups import KvPool
@@ -69,6 +69,16 @@ class MemoryPlan:
         return int(self.kv_blocks * self.max_model_len // self.pages.held(self.max_model_len))
 
 
+class Beside(NamedTuple):
+    """What else stands on every device of a replica: a draft model, slots of adapters."""
+
+    weight_bytes: float = 0.0
+    kv_token_bytes: float = 0.0
+
+
+ALONE = Beside()
+
+
 @dataclass(frozen=True, slots=True)
 class DoesNotFit:
     """A pool that cannot run: what is short, by how much, in one line. A value, never raised."""
@@ -90,10 +100,10 @@ def stage_weight_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
             total += op.count * op.local_experts * op.expert_parameters * weight_bytes(op.weights)
     for group, count in zip(model.groups, group_counts(model, cut.pp, stage, cut.split), strict=True):
         total += count * group.norms * model.hidden_size * ACTIVATION_BYTES
-    return total + _tables_bytes(model, cut, stage)
+    return total + table_bytes(model, cut, stage)
 
 
-def _tables_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
+def table_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
     """Embedding and LM head of one rank; a tied head is the embedding, unless it has a format of its own."""
     values = padded_vocab(model.vocab_size, cut.tp) // cut.tp * model.hidden_size
     first, last = stage == 0, stage == cut.pp - 1
@@ -132,11 +142,12 @@ def activation_bytes(
 
 def plan_memory(
     model: ModelSpec, profile: HardwareProfile, pool: Pool, cut: Cut, max_num_batched_tokens: int, max_num_seqs: int,
-    engine_name: str = "vllm", shared: KvPool | None = None,
+    engine_name: str = "vllm", shared: KvPool | None = None, beside: Beside = ALONE,
 ) -> MemoryPlan | DoesNotFit:
     """Memory of the fullest stage, and the KV blocks that the stage with the least room leaves to all.
 
     ``shared``: the pool of pages of layers of several kinds; None where a block holds tokens of all layers.
+    ``beside``: what the model shares the devices with; its KV is in the same blocks.
     """
     share_of_free = engine_name in SHARE_OF_FREE
     budget = profile.memory_bytes * (1.0 if share_of_free else pool.gpu_memory_utilization)
@@ -144,9 +155,9 @@ def plan_memory(
     logits_bytes = GREEDY_LOGITS_BYTES if share_of_free else LOGITS_BYTES
     weights, peaks, kv = [], [], []
     for stage in range(cut.pp):
-        weights.append(stage_weight_bytes(model, cut, stage))
+        weights.append(stage_weight_bytes(model, cut, stage) + beside.weight_bytes)
         peaks.append(activation_bytes(model, cut, stage, max_num_batched_tokens, max_num_seqs, logits_bytes))
-        kv.append(stage_kv_token_bytes(model, cut, stage))
+        kv.append(stage_kv_token_bytes(model, cut, stage) + beside.kv_token_bytes)
     share = pool.gpu_memory_utilization if share_of_free else 1.0
     room = [share * (budget - w - a - engine) for w, a in zip(weights, peaks, strict=True)]
     pages = shared.page_bytes if shared else tuple(each * pool.block_size for each in kv)

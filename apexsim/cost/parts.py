@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.cost.accounting import AttentionWork
 from apexsim.cost.graph import Cut, head_operators, stage_operators
 from apexsim.cost.host import HostModel
 from apexsim.cost.ledger import LINES, Ledger
@@ -18,20 +19,26 @@ Floats = NDArray[np.float64]
 
 
 class Parts:
-    """Ledgers and attention tables of all stages."""
+    """Ledgers and attention tables of all stages.
+
+    Args:
+        each: tokens that a decoding sequence computes in an iteration: one, and its drafts.
+        more: operators of every stage that are none of the model's layers.
+    """
 
     def __init__(
         self, model: ModelSpec, cut: Cut, prices: Pricer, host: HostModel, most_tokens: int, max_num_seqs: int,
-        max_context: int,
+        max_context: int, each: int = 1, more: tuple[Operator, ...] = (),
     ) -> None:
-        self.stages = [stage_operators(model, cut, stage) for stage in range(cut.pp)]
+        self.each = each
+        self.stages = [(*more, *stage_operators(model, cut, stage)) for stage in range(cut.pp)]
         self.head_ops = head_operators(model, cut, host.logit_bytes)
-        mixed = Sizes("mixed", most_tokens, host.graphs, max_num_seqs, cut.dp)
-        decode = Sizes("decode", max_num_seqs, host.graphs, max_num_seqs, cut.dp)
+        mixed = Sizes("mixed", most_tokens, host.graphs, max_num_seqs, cut.dp, each)
+        decode = Sizes("decode", max_num_seqs, host.graphs, max_num_seqs, cut.dp, each)
         self.decode_sizes = decode
         self.mixed_launches_s = np.stack([_launches_s(operators, mixed, host) for operators in self.stages])
         self.decode_launches_s = np.stack([_launches_s(operators, decode, host) for operators in self.stages])
-        sampled = Sizes("sampled", max_num_seqs, host.graphs, max_num_seqs)
+        sampled = Sizes("sampled", max_num_seqs, host.graphs, max_num_seqs, each=each)
         self.mixed = [_sum(prices, operators, mixed) for operators in self.stages]
         self.decode = [_sum(prices, operators, decode) for operators in self.stages]
         self.head = _sum(prices, self.head_ops, sampled)
@@ -39,6 +46,25 @@ class Parts:
         self.context_knots = context_knots(max_context)
         self.attention_calibrated = [True, True]
         self._attention(prices, most_tokens, max_num_seqs)
+        # What a step executes where it is more than one query a sequence: verified drafts, and passes that draft.
+        self.executed: tuple[AttentionWork, AttentionWork] | None = None
+        if each > 1:
+            full, windowed = self.attention_work()
+            self.executed = full.times(each), windowed.times(each)
+
+    def attention_work(self) -> tuple[AttentionWork, AttentionWork]:
+        """Of full and of windowed layers, one query a sequence."""
+        kinds = [AttentionWork(0.0, 0.0, 0.0, 0.0), AttentionWork(0.0, 0.0, 0.0, 0.0)]
+        for op in (op for operators in self.stages for op in operators):
+            if isinstance(op, AttentionOp):
+                kind = WINDOWED if op.window else FULL
+                kinds[kind] = AttentionWork(
+                    kinds[kind].prefill_pair_flops + op.count * op.prefill_pair_flops,
+                    kinds[kind].decode_pair_flops + op.count * op.decode_pair_flops,
+                    kinds[kind].token_bytes + op.count * op.kv_token_bytes,
+                    kinds[kind].prefill_token_bytes + op.count * op.prefill_token_bytes,
+                )
+        return kinds[FULL], kinds[WINDOWED]
 
     def _attention(self, prices: Pricer, most_tokens: int, max_num_seqs: int) -> None:
         stages, knots = len(self.stages), self.context_knots
@@ -59,7 +85,8 @@ class Parts:
                 if not isinstance(op, AttentionOp):
                     continue
                 kind = WINDOWED if op.window else FULL
-                (prefill, past), decode = prices.prefill(op, most_tokens), prices.decode(op, max_num_seqs, knots)
+                prefill, past = prices.prefill(op, most_tokens)
+                decode = prices.decode(op, max_num_seqs, knots, self.each)
                 self.prefill_s[stage, kind] += prefill.seconds
                 self.prefill_past_s[stage, kind] += past
                 self.decode_attention_s[stage, kind] += decode.seconds

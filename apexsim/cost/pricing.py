@@ -7,6 +7,7 @@ operators again and again, with other schedulers and replicas, so each (operator
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -72,26 +73,27 @@ class Sizes(NamedTuple):
     graphs: Graphs
     max_num_seqs: int
     ranks: int = 1  # data-parallel ranks, each with as many tokens: what operators over all of them get
+    each: int = 1  # tokens of a decoding sequence: one, and its drafts
 
 
 @lru_cache(maxsize=256)
 def executed(sizes: Sizes) -> NDArray[np.int64]:
     """Rows that the device really computes at each size: padded to CUDA graphs where the engine does."""
     if sizes.kind == "sampled":
-        return np.arange(sizes.limit + 1, dtype=np.int64)
-    graphs = graph_sizes(sizes.graphs, sizes.max_num_seqs)
+        return sizes.each * np.arange(sizes.limit + 1, dtype=np.int64)
+    graphs = graph_sizes(sizes.graphs, sizes.each * sizes.max_num_seqs)
     if sizes.kind == "decode":
-        return padded(np.arange(sizes.limit + 1, dtype=np.int64), graphs)
+        return padded(sizes.each * np.arange(sizes.limit + 1, dtype=np.int64), graphs)
     knots = token_knots(sizes.limit)
     return padded(knots, graphs) if sizes.graphs.with_prefill else knots
 
 
 def eager(sizes: Sizes) -> NDArray[np.bool_]:
     """Which iterations run without a CUDA graph; size 0 does not run."""
-    graphs = graph_sizes(sizes.graphs, sizes.max_num_seqs)
+    graphs = graph_sizes(sizes.graphs, sizes.each * sizes.max_num_seqs)
     largest = int(graphs.max(initial=0))
     if sizes.kind == "decode":
-        return np.arange(sizes.limit + 1) > largest
+        return sizes.each * np.arange(sizes.limit + 1) > largest
     return token_knots(sizes.limit) > (largest if sizes.graphs.with_prefill else 0)
 
 
@@ -208,8 +210,17 @@ class Pricer:
         own[0] = past[0] = 0.0
         return Priced(op.count * own, price.calibrated, price.extrapolated), op.count * past
 
-    def _decode(self, op: AttentionOp, max_num_seqs: int, knots: tuple[float, ...]) -> Priced:
-        """[M + 1, J] price by sequences and mean context, ``count`` runs; row 0 costs nothing."""
+    def _decode(self, op: AttentionOp, max_num_seqs: int, knots: tuple[float, ...], each: int = 1) -> Priced:
+        """[M + 1, J] price by sequences and mean context, ``count`` runs; row 0 costs nothing.
+
+        With ``each`` queries a sequence, drafts among them, they share its KV as the heads of a group do: so many times
+        the heads over a context that is longer by the drafts, and never cheaper than one query.
+        """
+        if each > 1:
+            one = self.decode(op, max_num_seqs, knots)
+            longer = tuple(knot + each - 1 for knot in knots)
+            all_ = self.decode(replace(op, heads=each * op.heads), max_num_seqs, longer)
+            return all_._replace(seconds=np.maximum(one.seconds, all_.seconds))
         sequences = np.maximum(np.arange(max_num_seqs + 1.0), 1.0)[:, None]
         context = np.maximum(np.array(knots), 1.0)[None, :]
         price = (self._reached if op.window else self.kernels.decode_attention)(sequences, context, op)

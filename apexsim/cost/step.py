@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.cost.accounting import Accounting, AttentionWork, RecurrenceWork
+from apexsim.cost.accounting import Accounting, RecurrenceWork
 from apexsim.cost.clock import clock_of
 from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.exchange import way_of
@@ -22,15 +22,17 @@ from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.kvgroups import kept_kv
 from apexsim.cost.kvnotes import kv_notes
 from apexsim.cost.ledger import CALIBRATED, Ledger, seconds
-from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory
+from apexsim.cost.memory import ALONE, DoesNotFit, MemoryPlan, plan_memory
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator, Recurrence
 from apexsim.cost.parts import Parts
 from apexsim.cost.power_law import Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
 from apexsim.cost.pricing import Pricer, pricer
-from apexsim.cost.tables import FULL, TOKEN_DENSE, TOKEN_STRIDE, WINDOWED, StepTables, token_knots
+from apexsim.cost.speculation import drafting_host, drafting_notes, drafting_of, with_drafts
+from apexsim.cost.tables import TOKEN_DENSE, TOKEN_STRIDE, StepTables, token_knots
 from apexsim.cost.tiers import TierLaw, tier_laws
 from apexsim.spec.cluster import Cluster
+from apexsim.spec.drafts import drafts_of
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.legality import check_pool
 from apexsim.spec.model import ModelSpec
@@ -101,14 +103,32 @@ def compile_pool(
         return refused
     cut = cut_of(model, pool, way_of(pool, engine, profile, cluster))
     kept = kept_kv(model, pool, cut, engine, engine_version)
-    memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine, kept.pool)
+    drafting = drafting_of(model, pool)
+    beside = drafting.beside if drafting else ALONE
+    memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine, kept.pool, beside)
     if isinstance(memory, DoesNotFit):
         return memory
-    host = host or host_model(engine, engine_version, profile.folder)
+    host = drafting_host(host or host_model(engine, engine_version, profile.folder), pool)
     prices = _prices(profile, cluster, pool, engine, costs, serving)
-    most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, max_num_seqs)
-    parts = Parts(model, cut, prices, host, most_tokens, max_num_seqs, memory.max_model_len)
-    tables = StepTables(
+    each = 1 + drafts_of(pool)
+    most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, each * max_num_seqs)
+    sizes = (most_tokens, max_num_seqs, memory.max_model_len)
+    parts = Parts(model, cut, prices, host, *sizes, each)
+    if drafting is not None:
+        draft_prices = _prices(profile, cluster, drafting.draft.pool, engine, costs, serving)
+        with_drafts(parts, drafting, draft_prices, host, *sizes)
+    transfer_s = _transfer_s(model, profile, cluster, pool, most_tokens)
+    tables = _tables(parts, host, transfer_s, max_num_seqs, model.window)
+    return CompiledPool(
+        tables, memory, host.entry_s, host.exit_s,
+        _accounting(model, profile, cut, prices, parts, tables),
+        _confidence(parts, prices, host, model, drafting_notes(model, pool) + kv_notes(model, memory, kept)),
+        tier_laws(model, profile, cluster, pool),
+    )
+
+
+def _tables(parts: Parts, host: HostModel, transfer_s: Floats, max_num_seqs: int, window: int) -> StepTables:
+    return StepTables(
         token_dense=TOKEN_DENSE,
         token_stride=TOKEN_STRIDE,
         mixed_s=_launched(parts.mixed, parts.mixed_launches_s, parts.together.seconds(mixed=True)),
@@ -120,15 +140,9 @@ def compile_pool(
         head_s=seconds(parts.head),
         host_floor_s=host.floor(max_num_seqs),
         host_serial_s=host.serial(max_num_seqs),
-        transfer_s=_transfer_s(model, profile, cluster, pool, most_tokens),
-        window=model.window,
+        transfer_s=transfer_s,
+        window=window,
         group=parts.together.tables(host.graphs, max_num_seqs),
-    )
-    return CompiledPool(
-        tables, memory, host.entry_s, host.exit_s,
-        _accounting(model, profile, cut, prices, parts, tables),
-        _confidence(parts, prices, host, model, kv_notes(model, memory, kept)),
-        tier_laws(model, profile, cluster, pool),
     )
 
 
@@ -183,23 +197,13 @@ def _accounting(
     model: ModelSpec, profile: HardwareProfile, cut: Cut, prices: Pricer, parts: Parts, tables: StepTables
 ) -> Accounting:
     everything = [op for operators in parts.stages for op in operators]
-    kinds = [AttentionWork(0.0, 0.0, 0.0, 0.0), AttentionWork(0.0, 0.0, 0.0, 0.0)]
-    for op in everything:
-        if isinstance(op, AttentionOp):
-            kind = WINDOWED if op.window else FULL
-            kinds[kind] = AttentionWork(
-                kinds[kind].prefill_pair_flops + op.count * op.prefill_pair_flops,
-                kinds[kind].decode_pair_flops + op.count * op.decode_pair_flops,
-                kinds[kind].token_bytes + op.count * op.kv_token_bytes,
-                kinds[kind].prefill_token_bytes + op.count * op.prefill_token_bytes,
-            )
     return Accounting(
         mixed=np.sum(parts.mixed, axis=0), decode=np.sum(parts.decode, axis=0), head=parts.head,
         host_serial_s=tables.host_serial_s, token_dense=tables.token_dense, token_stride=tables.token_stride,
         stages=cut.pp, ranks=cut.tp, together=parts.together,
         token_flops=cut.tp * sum(_token_flops(op, cut.dp) for op in everything),
         sampled_flops=cut.tp * sum(_token_flops(op, cut.dp) for op in parts.head_ops),
-        attention=(kinds[FULL], kinds[WINDOWED]),
+        attention=parts.attention_work(), executed=parts.executed,
         attention_calibrated=(parts.attention_calibrated[0], parts.attention_calibrated[1]),
         prefill_extrapolated=parts.prefill_extrapolated, decode_extrapolated=parts.decode_extrapolated,
         context_knots=tables.context_knots,

@@ -69,6 +69,12 @@ class Policy:
     about: str = ""
     acceptance: tuple[float, ...] = ()
 
+    @property
+    def tokens_of_a_step(self) -> int:
+        """Most tokens that a decoding sequence may yield in an iteration: drafts that are never accepted end it."""
+        never = (j for j, likely in enumerate(self.acceptance) if likely == 0)
+        return 1 + next(never, len(self.acceptance))
+
     def __post_init__(self) -> None:
         each = len(self.acceptance) + 1
         counted = self.mix and not self.free_decodes

@@ -16,6 +16,7 @@ from apexsim.metrics.distribution import Distribution, distribution
 from apexsim.metrics.energy import ALONE, Carbon, Energy, Surroundings, carbon, energy
 from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.latency import counted_requests, latencies
+from apexsim.metrics.speculation import Speculation, speculation
 from apexsim.metrics.throughput import RequestCounts, Throughput, completed_tokens, count_requests, throughput
 from apexsim.metrics.usage import (
     Confidence,
@@ -36,6 +37,7 @@ class Deployment:
     weights_bytes_per_device: float
     kv_capacity_tokens: int  # of one replica
     surroundings: Surroundings = ALONE
+    drafts: int = 0  # of a sequence in each step, speculative decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,13 @@ class Summary:
     breakdown_s: Mapping[str, float]
     confidence: Confidence
     simulation: SimulationInfo
+    speculation: Speculation | None = None  # where the pool speculates
 
     def to_dict(self) -> dict[str, Any]:
         """The summary JSON: nested dicts, lists and plain numbers."""
         data = asdict(self)
+        if self.speculation is None:
+            del data["speculation"]
         data["confidence"]["notes"] = list(self.confidence.notes)
         return data
 
@@ -148,4 +153,5 @@ def summarise(
             account.calibrated_fraction, account.extrapolated_fraction, result.notes + notes
         ),
         simulation=SimulationInfo(wall_s, counters.iterations, result.seed, version),
+        speculation=speculation(counters, deployment.drafts),
     )

@@ -10,6 +10,7 @@ from apexsim.metrics.attainment import SloReport
 from apexsim.metrics.compare import Change
 from apexsim.metrics.distribution import Distribution
 from apexsim.metrics.metric import metrics
+from apexsim.metrics.speculation import Speculation
 from apexsim.metrics.summary import Summary
 from apexsim.spec.slo import SLO
 from apexsim.spec.units import format_seconds
@@ -120,9 +121,18 @@ def breakdown_table(summary: Summary) -> Table:
 def summary_tables(summary: Summary, slo: SLO | None) -> tuple[Table, ...]:
     """Everything that a person wants to see of one run."""
     kept = () if slo is None else (slo_table(summary.slo, slo),)
-    return (
-        requests_table(summary), latency_table(summary), *kept, figures_table(summary), breakdown_table(summary)
+    drafts = () if summary.speculation is None else (speculation_table(summary.speculation),)
+    figures = (figures_table(summary), *drafts, breakdown_table(summary))
+    return (requests_table(summary), latency_table(summary), *kept, *figures)
+
+
+def speculation_table(report: Speculation) -> Table:
+    """Tokens of a step, and the share of drafts that were accepted."""
+    rows = (
+        ("tokens of a step", show(report.tokens_per_step, "tokens")),
+        ("accepted drafts", show(report.acceptance_rate, "share")),
     )
+    return Table("Speculative decoding", ("", "value"), rows)
 
 
 def comparison_table(changes: Iterable[Change], before: str, after: str) -> Table:

@@ -174,6 +174,8 @@ def _least_joules(prepared: Prepared, input_tokens: float, output_tokens: float,
     within = prepared.policy.chunked and not prepared.policy.free_decodes
     mixed = least_per_token(prepared.compiled.tables, accounting.mixed[JOULES], within)
     decode_row = accounting.decode[JOULES]
-    decode = min(mixed, min(float(decode_row[n]) / n for n in range(1, len(decode_row))))
+    each = 1 + len(prepared.policy.acceptance)
+    decode = min(each * mixed, min(float(decode_row[n]) / n for n in range(1, len(decode_row))))
+    steps = (output_tokens - requests) / prepared.policy.tokens_of_a_step
     prompt = 0.0 if prepared.pool.scheduler.prefix_caching else mixed * input_tokens
-    return accounting.ranks * (prompt + decode * (output_tokens - requests))
+    return accounting.ranks * (prompt + decode * steps)

@@ -25,6 +25,7 @@ from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan, Pool, Scheduler
+from apexsim.spec.speculative import Speculative
 
 MAX_NUM_BATCHED_TOKENS = (2048, 8192)
 MAX_NUM_SEQS = (128, 512)
@@ -52,6 +53,9 @@ class Space(Strict):
     )
     max_num_seqs: tuple[int, ...] = Field(
         MAX_NUM_SEQS, strict=False, description="requests that run at once in a replica"
+    )
+    speculative: tuple[Speculative | None, ...] = Field(
+        (None,), strict=False, description="ways to speculate; null: none"
     )
     prefix_caching: bool = Field(False, description="reuse KV blocks of equal prefixes, in every plan")
     router: str = Field("least-loaded", description="how every plan spreads requests over its replicas")
@@ -105,16 +109,19 @@ def plans(space: Space, model: str, cluster: Cluster) -> Iterator[Plan]:
 def _pools(space: Space, pool: Pool) -> Iterator[Pool]:
     """``pool`` in every precision and with every scheduler of the space."""
     limits = product(space.preset, space.max_num_batched_tokens, space.max_num_seqs)
-    formats = product(space.weights, space.activations, space.kv_cache)
-    for (weights, activations, kv_cache), (preset, tokens, seqs) in product(formats, limits):
+    formats = product(space.weights, space.activations, space.kv_cache, space.speculative)
+    for (weights, activations, kv_cache, speculative), (preset, tokens, seqs) in product(formats, limits):
         scheduler = Scheduler(
             preset=preset,
             max_num_batched_tokens=tokens,
             max_num_seqs=seqs,
             prefix_caching=space.prefix_caching,
         )
-        precision = {"weights": weights, "activations": activations, "kv_cache": kv_cache}
-        yield pool.model_copy(update={**precision, "scheduler": scheduler})
+        chosen = {
+            "weights": weights, "activations": activations, "kv_cache": kv_cache, "scheduler": scheduler,
+            "speculative": speculative,
+        }
+        yield pool.model_copy(update=chosen)
 
 
 def _degrees(devices: int) -> tuple[int, ...]:

@@ -82,9 +82,10 @@ def least_work(
     """
     # without chunks, or with decodes beside the budget, an iteration may be larger than the tables cover
     within_tables = policy.chunked and not policy.free_decodes
-    rates = _cheapest(tables, within_tables, int(lengths.input_tokens.max()))
+    rates = _cheapest(tables, within_tables, int(lengths.input_tokens.max()), 1 + len(policy.acceptance))
     prompt = lengths.input_tokens.astype(np.float64)
-    steps = (lengths.output_tokens - 1).astype(np.float64)  # decode iterations; prefill yields a token
+    # Decode iterations: prefill yields a token. With drafts the fewest, each no earlier in the text than its number.
+    steps = np.ceil((lengths.output_tokens - 1) / policy.tokens_of_a_step)
     prefill = rates.sampled_s[:, None] + rates.scheduled_s[:, None]
     if not prefix_caching:
         prefill = prefill + rates.prefill_token_s[:, None] * prompt
@@ -138,7 +139,8 @@ class _Rates(NamedTuple):
     iteration_s: float  # the shortest decode iteration, through all stages
 
 
-def _cheapest(tables: StepTables, within_tables: bool, longest_prompt: int) -> _Rates:
+def _cheapest(tables: StepTables, within_tables: bool, longest_prompt: int, each: int) -> _Rates:
+    """``each``: tokens that a decoding sequence computes in an iteration: one, and its drafts."""
     mixed = np.array([least_per_token(tables, row, within_tables) for row in tables.mixed_s])
     decode = np.array([_minimum_per_unit(row) for row in tables.decode_s])
     sampled, scheduled = np.zeros(tables.stages), np.zeros(tables.stages)
@@ -148,7 +150,7 @@ def _cheapest(tables: StepTables, within_tables: bool, longest_prompt: int) -> _
     host = float((tables.host_floor_s + tables.host_serial_s)[1:].min())
     device = float(shortest.sum() + tables.head_s[1:].min() + tables.host_serial_s[1:].min())
     pair_s, kv_s = _prefill_pair_s(tables, within_tables, longest_prompt), _decode_kv_s(tables)
-    by_stage = np.column_stack([mixed, np.minimum(mixed, decode), sampled, scheduled, pair_s, kv_s])
+    by_stage = np.column_stack([mixed, np.minimum(each * mixed, decode), sampled, scheduled, pair_s, kv_s])
     by_stage = np.unique(by_stage, axis=0)  # stages in the middle of a pipeline are alike: one row for all
     mixed, decode, sampled, scheduled = by_stage.T[:4]
     return _Rates(mixed, decode, sampled, scheduled, by_stage[:, 4:6], by_stage[:, 6:8], max(host, device))

@@ -134,6 +134,8 @@ def load_plan(path: Path | str) -> Plan:
     for index, pool in enumerate(plan.pools):
         if pool.device is not None:
             _known(device, pool.device, f"{path}: pools[{index}].device")
+        if pool.speculative is not None and pool.speculative.draft_model is not None:
+            _known(model, pool.speculative.draft_model, f"{path}: pools[{index}].speculative.draft_model")
     return plan
 
 

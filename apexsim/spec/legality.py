@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
+from apexsim.spec.drafts import check_drafts
 from apexsim.spec.experts import DIRECT, OFFERED
 from apexsim.spec.formats import block_of, weights_part
 from apexsim.spec.hardware import HardwareProfile
@@ -92,7 +93,7 @@ def check_pool(model: ModelSpec, pool: Pool, engine: str = "vllm") -> str | None
     """Why ``engine`` cannot run ``model`` in ``pool``, or None."""
     return (
         _not_simulated_yet(pool) or check_precision(model, pool) or _wrong_degrees(model, pool, engine)
-        or _wrong_limits(model, pool) or wrong_tiers(pool)
+        or _wrong_limits(model, pool) or wrong_tiers(pool) or check_drafts(model, pool, check_pool)
     )
 
 
@@ -103,7 +104,6 @@ def _not_simulated_yet(pool: Pool) -> str | None:
         f"dp={pool.dp} with speculative decoding": pool.dp > 1 and pool.speculative is not None,
         f"dp={pool.dp} with kv_tiers": pool.dp > 1 and bool(pool.kv_tiers),
         f"cp={pool.cp} (context parallelism)": pool.cp > 1,
-        "speculative decoding": pool.speculative is not None,
     }
     return next((f"{feature} is not simulated in this release" for feature, used in later.items() if used), None)
 

@@ -15,6 +15,7 @@ from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import ActivationDtype, KvDtype, WeightDtype
 from apexsim.spec.experts import Experts
 from apexsim.spec.layer_precision import PrecisionRule
+from apexsim.spec.speculative import Speculative
 from apexsim.spec.tiers import KvTier
 
 Role = Literal["serve", "encode", "prefill", "decode"]
@@ -63,7 +64,7 @@ class Pool(Strict):
     disable_hybrid_kv_cache_manager: bool | None = Field(
         None, description="true: windowed layers keep the KV of the whole context; as the engine version where left out"
     )
-    speculative: dict[str, Any] | None = Field(None, description="speculative decoding; off where left out")
+    speculative: Speculative | None = Field(None, description="speculative decoding; off where left out")
     clock_mhz: float | None = Field(
         None, gt=0, description="clock that the compute units are locked to; the device's boost clock where left out"
     )
@@ -157,6 +158,7 @@ def _pool_id(pool: Pool) -> str:
         if getattr(pool, key) != Pool.model_fields[key].default
     ]
     parts += [rule.id for rule in pool.precision]
+    parts += [pool.speculative.id] if pool.speculative and pool.speculative.num_speculative_tokens else []
     parts += [tier.short for tier in pool.kv_tiers]
     role = "" if pool.role == "serve" else f"{pool.role}-"
     device = f"{pool.device}-" if pool.device else ""
