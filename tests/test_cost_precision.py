@@ -135,7 +135,9 @@ def test_every_pair_has_a_price_on_some_device_and_its_floor_holds() -> None:
 
 def test_a_borrowed_fit_is_extrapolated_and_an_own_one_is_not() -> None:
     a100, h100, b200 = (CalibratedKernels(catalog.device(name)) for name in ("a100-sxm-80gb", "h100-sxm", "b200-sxm"))
-    assert priced_by(a100.profile, "w4a8") == (("w4a8", True), ("int8", False), ("fp8", False))
+    assert priced_by(a100.profile, "w4a8") == (("w4a8", True), ("int8", False))
+    assert priced_by(h100.profile, "w4a8") == (("w4a8", True), ("int8", False), ("fp8", False))
+    assert priced_by(catalog.device("b300-sxm"), "int8") == (("int8", True),)  # 1/29 of the rate of fp8
     assert priced_by(b200.profile, "mxfp4:bf16") == (("w4a16", False),)  # its own files are of fp8 arithmetic
     for kernels, word, calibrated, extrapolated in (
         (a100, "w4a8", True, True), (a100, "int8", True, False), (h100, "int8", True, True), (h100, "fp8", True, False),

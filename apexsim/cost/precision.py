@@ -17,6 +17,10 @@ INPUT_BYTES: dict[ComputeDtype, float] = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, 
 """Bytes of an activation as the matrix units read it; fp4 with one byte of scale per 16 values."""
 
 
+SAME_RATE = 0.1
+"""Peaks that differ by less are one rate."""
+
+
 def weights_of(model: ModelSpec, pool: Pool) -> WeightDtype:
     """Weight dtype that a pool runs: its own, else the checkpoint's, else the model's 16-bit dtype."""
     return pool.weights or model.checkpoint_dtype
@@ -45,6 +49,7 @@ def priced_by(profile: HardwareProfile, weights: str) -> tuple[tuple[str, bool],
     """Names of the measured formats that price such weights on a device, best first, and whether they are its own.
 
     A device that multiplies a format in other units than these kernels do (mxfp4 by fp8 or by bf16) has no own ones.
+    Nothing is borrowed of units of another rate: the tiles of a kernel follow it (int8 on Blackwell Ultra).
     """
     pair = linear_format(weights).pair(profile.peak_flops)
     if pair is None:
@@ -54,7 +59,12 @@ def priced_by(profile: HardwareProfile, weights: str) -> tuple[tuple[str, bool],
     usual = profile.executes(own)
     same = usual == pair.compute or (usual in wide and pair.compute in wide)
     names = ((own, True),) if same else ()
-    return (*names, *((name, False) for name in pair.borrows))
+    return (*names, *((name, False) for name in pair.borrows if _as_fast(profile, name, pair.compute)))
+
+
+def _as_fast(profile: HardwareProfile, weights: str, compute: ComputeDtype) -> bool:
+    units = profile.executes(weights)
+    return units is not None and abs(profile.peak_flops[units] / profile.peak_flops[compute] - 1) < SAME_RATE
 
 
 def sixteen_bit(profile: HardwareProfile) -> ComputeDtype:
