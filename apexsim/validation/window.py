@@ -84,11 +84,12 @@ def yielded(counters: Counters) -> int:
 
 
 def between(early: Counters, late: Counters) -> Counters:
-    """What was counted from one snapshot to the other; the KV cache's size and peak stay those of the later one."""
+    """What was counted from one snapshot to the other; the KV cache and its tiers stay those of the later one."""
     changes: dict[str, Any] = {}
     for field in fields(Counters):
         value = getattr(late, field.name)
-        changes[field.name] = value if field.name.startswith("kv_") else value - getattr(early, field.name)
+        kept = field.name.startswith("kv_") or field.name == "tiers"
+        changes[field.name] = value if kept else value - getattr(early, field.name)
     return Counters(**changes)
 
 
