@@ -27,7 +27,9 @@ class Scheduler(Strict):
 
     preset: str = Field("vllm", description="name of a scheduler preset: `apexsim list schedulers`")
     max_num_batched_tokens: int | None = Field(None, ge=1, description="tokens of one iteration")
-    max_num_seqs: int | None = Field(None, ge=1, description="requests that run at once in a replica")
+    max_num_seqs: int | None = Field(
+        None, ge=1, description="requests that run at once in a replica, or in each of its dp ranks"
+    )
     async_scheduling: bool | None = Field(
         None, description="compose each iteration while the one before runs; as the engine version does where left out"
     )
@@ -44,7 +46,7 @@ class Pool(Strict):
     pp_layers: tuple[PositiveInt, ...] = Field(
         (), strict=False, description="layers of each pipeline stage; as the engine splits them where left out"
     )
-    dp: int = Field(1, ge=1, description="attention data parallelism inside one replica")
+    dp: int = Field(1, ge=1, description="ranks of a replica that run attention on requests of their own")
     ep: int = Field(1, ge=1, description="expert parallel degree; ep · moe_tp = tp · dp")
     moe_tp: int | None = Field(None, ge=1, description="tensor parallel degree inside an expert")
     cp: int = Field(1, ge=1, description="context parallel degree")
