@@ -1,0 +1,188 @@
+"""``ax.explain``: where the time of a plan's iterations goes, operator by operator, and what fills its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from apexsim import scenario
+from apexsim.cost.explain import Explained, Iteration
+from apexsim.errors import UsageError
+from apexsim.report import roofline
+from apexsim.report.console import render
+from apexsim.report.markup import tables_html
+from apexsim.report.simulation import PlanLike, prepared_plan
+from apexsim.report.tables import UNDEFINED, Table, show
+from apexsim.scenario import Prepared
+from apexsim.spec.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.console import Group
+
+BATCH, CONTEXT, PROMPT = 64, 2048, 2048
+"""Decoding sequences, tokens of each, and tokens of the prompt, where nobody asks for others and the plan has room."""
+
+WORDS = {
+    "memory": "memory bandwidth", "compute": "compute", "links": "links between devices", "latency": "kernel latency",
+    "launches": "kernel launches", "host": "the engine's host time", "nothing": "nothing",
+}  # fmt: skip
+"""What an iteration's time is spent on -> how a sentence calls it."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A decode iteration and a prefill iteration of a plan, taken apart; ``prompt`` is what the prefill is of."""
+
+    prepared: Prepared
+    decode: Explained
+    prefill: Explained
+    prompt: int
+
+    @property
+    def heading(self) -> str:
+        plan = self.prepared.plan
+        return f"{self.prepared.model.name} on {plan.devices} × {self.prepared.profile.name} ({plan.id})"
+
+    @property
+    def lines(self) -> tuple[str, str]:
+        """What decode and prefill take, and what binds each, a line each."""
+        decode, prefill = self.decode.iteration, self.prefill.iteration
+        rate = decode.decoding / self.decode.duration_s
+        chunks = "" if prefill.chunk == self.prompt else f" (the first chunk of {self.prompt:,})"
+        prompts = prefill.chunk / self.prefill.duration_s
+        return (
+            f"decode, {decode.decoding:,} sequences of {decode.context:,.0f} tokens: "
+            f"{_took(self.decode)}, {rate:,.0f} tokens/s a replica; {_binds(self.decode)}",
+            f"prefill, a prompt of {prefill.chunk:,} tokens{chunks}: "
+            f"{_took(self.prefill)}, {prompts:,.0f} tokens/s a replica; {_binds(self.prefill)}",
+        )
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        decode, prefill = self.lines
+        return (_iteration_table(decode, self.decode), _iteration_table(prefill, self.prefill), self._memory_table())
+
+    def _memory_table(self) -> Table:
+        memory, profile = self.prepared.compiled.memory, self.prepared.profile
+        cache = memory.kv_bytes_per_token_per_device * memory.kv_capacity_tokens
+        context = round(self.decode.iteration.context)
+        parts = {
+            "weights": memory.weights_bytes_per_device,
+            "activation peak": memory.activation_bytes,
+            "engine, context, buffers": memory.engine_bytes,
+            "KV cache": cache,
+        }
+        rows = [(name, format_bytes(size, 4), show(size / profile.memory_bytes, "share"))
+                for name, size in parts.items()]  # fmt: skip
+        title = (
+            f"Memory of the fullest device; the cache of a replica holds {memory.kv_capacity_tokens:,} tokens, "
+            f"{memory.kv_capacity_tokens // max(context, 1):,} sequences of {context:,}"
+        )
+        return Table(title, ("", "bytes", f"of {format_bytes(profile.memory_bytes, 4)}"), tuple(rows))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of ``apexsim explain``: SI units."""
+        return {
+            "plan": self.prepared.plan.model_dump(mode="json"),
+            "decode": _dict(self.decode),
+            "prefill": _dict(self.prefill) | {"prompt_tokens": self.prompt},
+            "memory": asdict(self.prepared.compiled.memory),
+            "notes": list(self.prepared.compiled.confidence.notes),
+        }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row an operator of either phase: seconds, FLOP, bytes, intensity, share of the roofline, bound."""
+        rows = [{"phase": phase} | row for phase in ("decode", "prefill") for row in self.to_dict()[phase]["operators"]]
+        return pd.DataFrame(rows)
+
+    def plot_roofline(self, ax: Axes | None = None) -> Axes:
+        """FLOP/s over FLOP a byte of the operators of both phases, under the device's roofline."""
+        return roofline.plot({"decode": self.decode, "prefill": self.prefill}, self.prepared.profile, ax)
+
+    def __rich__(self) -> Group:
+        return render(self.tables)
+
+    def _repr_html_(self) -> str:
+        return tables_html(self.heading, self.tables)
+
+
+def explain(
+    plan: PlanLike, *, batch: int | None = None, context: int | None = None, prompt: int | None = None
+) -> Explanation:
+    """Take one decode and one prefill iteration of ``plan`` apart.
+
+    Args:
+        batch: decoding sequences; 64, or as many as the plan has room for.
+        context: tokens of each, prompt and output so far; 2,048, or the context limit.
+        prompt: tokens of the prompt, of which one iteration computes the first chunk; 2,048, or the limit.
+
+    Raises:
+        NoFeasiblePlan: the plan does not fit. UsageError: more than the plan can hold.
+    """
+    prepared = prepared_plan(plan)
+    memory, policy = prepared.compiled.memory, prepared.policy
+    context = _within("context", context, CONTEXT, memory.max_model_len, "max_model_len")
+    prompt = _within("prompt", prompt, PROMPT, memory.max_model_len, "max_model_len")
+    batch = _within("batch", batch, BATCH, policy.max_num_seqs, "max_num_seqs")
+    chunk = min(prompt, policy.max_num_batched_tokens) if policy.chunked else prompt
+    decode, prefill = scenario.explain(
+        prepared, (Iteration(decoding=batch, context=context), Iteration(chunk=chunk))
+    )
+    return Explanation(prepared, decode, prefill, prompt)
+
+
+def _within(name: str, given: int | None, default: int, most: int, limit: str) -> int:
+    """The given value, or the default as far as the plan allows it."""
+    if given is None:
+        return min(default, most)
+    if not 1 <= given <= most:
+        raise UsageError(f"{name} {given} (allowed: 1 to {most}, the plan's {limit})")
+    return given
+
+
+def _took(explained: Explained) -> str:
+    return f"{format_seconds(explained.duration_s, 4)} an iteration"
+
+
+def _binds(explained: Explained) -> str:
+    share = explained.by_bound.get(explained.binds, 0.0) / explained.duration_s
+    return f"{WORDS[explained.binds]} binds {share:.0%} of it"
+
+
+def _iteration_table(title: str, explained: Explained) -> Table:
+    total = explained.duration_s
+    rows = [*_operator_rows(explained), *(
+        (name, "", show(seconds, "s"), show(seconds / total, "share"), "", "", "", "")
+        for name, seconds in (("launches", explained.launches_s), ("host", explained.host_s)) if seconds
+    )]  # fmt: skip
+    title += (
+        f"\nmeasured {explained.calibrated_share:.0%} of the kernels' time, estimated "
+        f"{1 - explained.calibrated_share:.0%}; outside the measured range {explained.extrapolated_share:.0%}"
+    )
+    header = ("", "runs", "time", "share", "FLOP/B", "of the roofline", "bound by", "price")
+    return Table(title, header, tuple(rows), prose=frozenset({"bound by", "price"}))
+
+
+def _operator_rows(explained: Explained) -> Iterator[tuple[str, ...]]:
+    for op in sorted(explained.operators, key=lambda op: -op.seconds):
+        intensity = UNDEFINED if op.intensity is None or not op.flops else f"{op.intensity:,.3g}"
+        price = "measured" if op.calibrated else "estimated"
+        yield (
+            op.name, f"{op.runs:,}", show(op.seconds, "s"), show(op.seconds / explained.duration_s, "share"),
+            intensity, show(op.reached, "share") if op.reached else UNDEFINED, op.bound,
+            f"{price}, extrapolated" if op.extrapolated else price,
+        )  # fmt: skip
+
+
+def _dict(explained: Explained) -> dict[str, Any]:
+    return {
+        **asdict(explained.iteration), "stage": explained.stage, "duration_s": explained.duration_s,
+        "kernels_s": explained.kernels_s, "launches_s": explained.launches_s, "host_s": explained.host_s,
+        "by_bound_s": explained.by_bound, "binds": explained.binds,
+        "calibrated_share": explained.calibrated_share, "extrapolated_share": explained.extrapolated_share,
+        "operators": [asdict(op) | {"intensity": op.intensity} for op in explained.operators],
+    }  # fmt: skip
