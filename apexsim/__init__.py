@@ -23,6 +23,7 @@ _PUBLIC = {
     "Trace": "apexsim.workload.trace:Trace",
     "compare": "apexsim.report.comparison:compare",
     "device": "apexsim.spec.catalog:device",
+    "explain": "apexsim.report.explanation:explain",
     "listing": "apexsim.report.listing:listing",
     "model": "apexsim.spec.catalog:model",
     "parse_slo": "apexsim.spec.slo:parse_slo",

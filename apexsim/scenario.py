@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass, replace
 
 from apexsim import __version__, registry
+from apexsim.cost.explain import Explained, Iteration
+from apexsim.cost.explain import explain as explain_iteration
 from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.memory import DoesNotFit
 from apexsim.cost.power_law import Serving
@@ -182,6 +184,11 @@ def _policy(plan: Plan, source: str) -> Policy:
         error = InputError if scheduler.preset in preset_names() else UsageError
         reason = str(problem).removeprefix("scheduler: ")
         raise error(f"{source}: pools[0].scheduler: {reason}") from None
+
+
+def explain(prepared: Prepared, iteration: Iteration) -> Explained:
+    """One iteration of a replica taken apart, operator by operator; see ``cost.explain``."""
+    return explain_iteration(prepared.compiled.parts, prepared.compiled.tables, iteration)
 
 
 def replay(

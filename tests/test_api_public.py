@@ -13,7 +13,7 @@ import apexsim as ax
 
 MEANT = {
     "ApexsimError", "Cluster", "HardwareProfile", "ModelSpec", "Plan", "SLO", "Trace", "__version__", "compare",
-    "device", "listing", "model", "parse_slo", "read_trace", "search", "simulate", "validate", "what_if",
+    "device", "explain", "listing", "model", "parse_slo", "read_trace", "search", "simulate", "validate", "what_if",
 }
 
 

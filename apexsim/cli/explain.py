@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from apexsim.cli.terminal import draw, print_rich, put_json, require_picture, say
+from apexsim.cli.picture import draw, require_picture
+from apexsim.cli.terminal import print_rich, put_json, say
 
 
 def explain(
@@ -42,6 +43,6 @@ def explain(
     if json is not None:
         put_json(json, report.to_dict())
     if json != "-":
-        print_rich(Text(report.heading, style="bold"), report)
+        print_rich(Text(report.heading, style="bold"), Text("\n".join(report.lines)), report)
     for note in report.prepared.compiled.confidence.notes:
         say(f"note: {note}")

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from apexsim import __version__
-from apexsim.cli import calibrate, compare, imports, listing, schema, search, simulate, trace, validate
+from apexsim.cli import calibrate, compare, explain, imports, listing, schema, search, simulate, trace, validate
 from apexsim.errors import ApexsimError
 
 INTERRUPTED = 130
@@ -96,6 +96,7 @@ def _options(
 
 app.command("search")(search.search)
 app.command("simulate")(simulate.simulate)
+app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.command("validate")(validate.validate)
 app.command("import")(imports.import_run)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apexsim.cli.picture import draw, require_picture
 from apexsim.cli.terminal import print_rich, put_json, say, say_when_compiling
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ BOUNDS = {
     "throughput": "output_tokens_per_s", "power": "power_w_per_device",
 }  # fmt: skip
 """Keys of ``--max-error`` -> the metric whose median absolute error they bound."""
-
-PICTURES = (".png", ".pdf", ".svg")
 
 
 def validate(
@@ -60,14 +59,14 @@ def validate(
     for target in (None if json == "-" else json, plot):
         if target is not None:
             require_writable(target)
-    _check_picture(plot)
+    require_picture("--plot", plot)
     say_when_compiling()
     with _progress_bar() as on_progress:
         report = run_validation(
             folder, sets=set_ or (), where=where, assume=given, workers=workers, on_progress=on_progress
         )
     if plot is not None:
-        _draw(report, plot)
+        draw(report.plot, plot)
     if json is not None:
         put_json(json, report.to_dict())
     if json != "-":
@@ -107,27 +106,6 @@ def pairs(flag: str, given: list[str] | None) -> dict[str, str]:
             raise UsageError(f"{flag} {text!r} (allowed: COLUMN=VALUE)")
         found[column.strip()] = value.strip()
     return found
-
-
-def _check_picture(path: Path | None) -> None:
-    from apexsim.errors import UsageError
-
-    if path is not None and path.suffix.lower() not in PICTURES:
-        raise UsageError(f"--plot {path}: ending {path.suffix!r} (allowed: {', '.join(PICTURES)})")
-
-
-def _draw(report: ValidationReport, path: Path) -> None:
-    import io
-
-    import matplotlib
-
-    from apexsim.spec.files import write_atomically
-
-    matplotlib.use("Agg")
-    buffer = io.BytesIO()
-    report.plot().savefig(buffer, format=path.suffix.lower().lstrip("."), dpi=150)
-    write_atomically(path, buffer.getvalue())
-    say(f"written: {path}")
 
 
 def _hold(report: ValidationReport, bounds: dict[str, float]) -> None:

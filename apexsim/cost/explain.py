@@ -4,43 +4,49 @@ The seconds are those of the step tables, taken apart: an operator's share is wh
 rows, the launches that nothing hides and the host's time give the iteration's duration again.
 
 Roofline position (Williams, Waterman & Patterson, CACM 2009): an operator that must do F FLOP and move B bytes needs at
-least max(F / peak, B / bandwidth). ``reached`` is that time over the priced one. What is reached less than half is held
-up by neither: by latency, launches, or kernels with too few rows to fill the device.
+least max(F / peak, B / bandwidth). ``reached`` is that time over the priced one. A short run that reaches less than
+half is held up by neither, but by latency: its launch, its synchronisation, its last wave.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.cost.ledger import CALIBRATED, COMMUNICATION, EXTRAPOLATED, PARTS, Ledger
-from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator
+from apexsim.cost.ledger import ATTENTION, CALIBRATED, COMMUNICATION, EXTRAPOLATED, MOVED_BYTES, PARTS, seconds
+from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator, Recurrence
+from apexsim.cost.parts import Drafts, Parts
 from apexsim.cost.precision import compute_dtype, sixteen_bit
-from apexsim.cost.pricing import Pricer, Sizes
+from apexsim.cost.pricing import Pricer, Sizes, executed
 from apexsim.cost.shapes import causal_pairs
-from apexsim.cost.step import PoolParts
-from apexsim.cost.tables import token_knots
+from apexsim.cost.tables import StepTables, token_knots
+from apexsim.spec.dtypes import ComputeDtype
 
 Bound = Literal["compute", "memory", "links", "latency"]
 
-HALF = 0.5
-"""Share of the roofline below which an operator is bound by latency."""
+HALF, SHORT_S = 0.5, 20e-6
+"""An operator that reaches less than this share of the roofline in runs shorter than this is bound by latency."""
 
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
     """One iteration of a replica: ``decoding`` sequences with ``context`` tokens each (their new one counted), and a
-    chunk of ``chunk`` tokens of one prompt of which ``past`` are cached."""
+    chunk of ``chunk`` tokens of one prompt of which ``past`` are cached; ``ends``: the prompt's last one."""
 
     decoding: int = 0
     context: float = 0.0
     chunk: int = 0
     past: int = 0
+    ends: bool = True
+
+    @property
+    def sampled(self) -> int:
+        """Sequences that yield a token."""
+        return self.decoding + (self.chunk > 0 and self.ends)
 
     @property
     def tokens(self) -> int:
@@ -101,12 +107,10 @@ class Explained:
     @property
     def by_bound(self) -> dict[str, float]:
         """Seconds by what they are spent on: the operators' bounds, launches and the host, largest first."""
-        seconds: Counter[str] = Counter()
+        spent = {"launches": self.launches_s, "host": self.host_s}
         for op in self.operators:
-            seconds[op.bound] += op.seconds
-        seconds["launches"] += self.launches_s
-        seconds["host"] += self.host_s
-        return {name: total for name, total in seconds.most_common() if total > 0}
+            spent[op.bound] = spent.get(op.bound, 0.0) + op.seconds
+        return {name: spent[name] for name in sorted(spent, key=lambda name: -spent[name]) if spent[name] > 0}
 
     @property
     def binds(self) -> str:
@@ -127,21 +131,161 @@ class Explained:
         return sum(op.seconds for op in operators) / self.kernels_s if self.kernels_s else 0.0
 
 
-def explain(parts: PoolParts, iteration: Iteration) -> Explained:
-    """One iteration taken apart, on the stage that takes longest."""
-    each = [_stage(parts, stage, iteration) for stage in range(len(parts.stages))]
+def explain(parts: Parts, tables: StepTables, iteration: Iteration) -> Explained:
+    """One iteration taken apart, on the stage that takes longest.
+
+    Attention ranks of a replica are taken as alike: each has the iteration's sequences and tokens.
+    """
+    each = [_stage(parts, tables, stage, iteration) for stage in range(tables.stages)]
     return max(each, key=lambda stage: stage.duration_s)
 
 
-def _stage(parts: PoolParts, stage: int, iteration: Iteration) -> Explained:
-    operators = tuple(_shares(parts, stage, iteration))
-    kernels_s = sum(op.seconds for op in operators)
-    launches_s = host_s = 0.0
-    if iteration.tokens:
+def _stage(parts: Parts, tables: StepTables, stage: int, iteration: Iteration) -> Explained:
+    operators = _joined(_shares(parts, stage, iteration))
+    device_s = sum(op.seconds for op in operators)
+    launches_s = _launches_s(parts, tables, stage, iteration)
+    host_s = 0.0
+    if stage == 0:
         scheduled = iteration.decoding + (iteration.chunk > 0)
-        launches_s = parts.launches_added_s(stage, _sizes(parts, iteration), iteration.tokens)
-        if stage == 0:
-            device_s = kernels_s + launches_s
-            floor_s, serial_s = (float(table[scheduled]) for table in parts.host_s)
-            host_s = max(floor_s - device_s, 0.0) + serial_s
+        floor_s, serial_s = float(tables.host_floor_s[scheduled]), float(tables.host_serial_s[scheduled])
+        host_s = max(floor_s - device_s - launches_s, 0.0) + serial_s
     return Explained(iteration, stage, operators, launches_s, host_s)
+
+
+def _launches_s(parts: Parts, tables: StepTables, stage: int, iteration: Iteration) -> float:
+    """Seconds by which launches lengthen the kernels: what the tables hold beyond the ledgers."""
+    if iteration.chunk:
+        return _at(tables.mixed_s[stage] - seconds(parts.mixed[stage]), parts.mixed_sizes, iteration.tokens)
+    return _at(tables.decode_s[stage] - seconds(parts.decode[stage]), parts.decode_sizes, iteration.tokens)
+
+
+def _shares(parts: Parts, stage: int, iteration: Iteration) -> Iterator[OperatorShare]:
+    yield from _layers(parts, stage, iteration, iteration.tokens)
+    if stage == len(parts.stages) - 1:
+        yield from _head(parts, iteration)
+    if parts.drafts is not None:
+        yield from _drafts(parts.drafts, iteration)
+
+
+def _layers(parts: Parts, stage: int, iteration: Iteration, count: int) -> Iterator[OperatorShare]:
+    """``count``: what the tables by tokens, or by sequences where there is no chunk, are read at."""
+    sizes = parts.mixed_sizes if iteration.chunk else parts.decode_sizes
+    for op in parts.stages[stage]:
+        share = _linear(parts.prices, op, sizes, count)
+        if isinstance(op, AttentionOp):
+            share = _attention(parts, op, iteration, share)
+        elif isinstance(op, Recurrence):
+            share = _recurrence(parts, op, iteration, share)
+        yield share
+
+
+def _head(parts: Parts, iteration: Iteration) -> Iterator[OperatorShare]:
+    for op in parts.head_ops:
+        yield _linear(parts.prices, op, parts.sampled_sizes, iteration.sampled)
+
+
+def _drafts(drafts: Drafts, iteration: Iteration) -> Iterator[OperatorShare]:
+    """The draft's first pass over what the model computes, k − 1 over one token a sequence, and k times its head."""
+    later = replace(iteration, chunk=0, past=0)
+    yield from _times(1, _layers(drafts.first, 0, iteration, iteration.tokens))
+    yield from _times(drafts.count - 1, _layers(drafts.later, 0, later, iteration.sampled))
+    yield from _times(drafts.count, _head(drafts.later, iteration))
+
+
+def _times(runs: int, shares: Iterable[OperatorShare]) -> Iterator[OperatorShare]:
+    for share in shares if runs else ():
+        yield replace(
+            share, name=f"draft {share.name}", runs=runs * share.runs, seconds=runs * share.seconds,
+            flops=runs * share.flops, moved_bytes=runs * share.moved_bytes,
+        )  # fmt: skip
+
+
+def _joined(shares: Iterable[OperatorShare]) -> tuple[OperatorShare, ...]:
+    """One row for all operators of a name: layers of several kinds have some in common."""
+    found: dict[str, OperatorShare] = {}
+    for share in shares:
+        found[share.name] = _sum(found[share.name], share) if share.name in found else share
+    return tuple(found.values())
+
+
+def _sum(one: OperatorShare, other: OperatorShare) -> OperatorShare:
+    spent = one.seconds + other.seconds
+    reached = (one.reached * one.seconds + other.reached * other.seconds) / spent if spent else 0.0
+    return replace(
+        max(one, other, key=lambda share: share.seconds), runs=one.runs + other.runs, seconds=spent,
+        flops=one.flops + other.flops, moved_bytes=one.moved_bytes + other.moved_bytes, reached=reached,
+        calibrated=one.calibrated and other.calibrated, extrapolated=one.extrapolated or other.extrapolated,
+    )  # fmt: skip
+
+
+def _linear(prices: Pricer, op: Operator, sizes: Sizes, tokens: int) -> OperatorShare:
+    """An operator that the tables know by tokens."""
+    ledger = np.array([_at(line, sizes, tokens) for line in prices.ledger(op, sizes)])
+    part = int(np.argmax(ledger[: len(PARTS)]))
+    spent = float(ledger[: len(PARTS)].sum())
+    flops = op.count * prices.flops(op, sizes, _at(executed(sizes).astype(np.float64), sizes, tokens))
+    compute = compute_dtype(prices.profile, op.weights) if isinstance(op, Gemm | GroupedGemm) else None
+    return _placed(
+        prices, op, PARTS[part], spent, flops, float(ledger[MOVED_BYTES]), compute,
+        bool(ledger[CALIBRATED] > 0), bool(ledger[EXTRAPOLATED] > 0),
+    )  # fmt: skip
+
+
+def _attention(parts: Parts, op: AttentionOp, iteration: Iteration, launch: OperatorShare) -> OperatorShare:
+    """Decode attention of all sequences and prefill attention of the chunk, with the launches that the tables book."""
+    spent, flops, moved = launch.seconds, 0.0, 0.0
+    calibrated, extrapolated = True, iteration.past > 0  # nothing measured has cached tokens
+    if iteration.decoding:
+        reach = min(iteration.context, op.window) if op.window else iteration.context
+        price = parts.prices.decode(op, parts.decode_sizes.limit, parts.context_knots, parts.each)
+        spent += float(np.interp(reach, parts.context_knots, price.seconds[iteration.decoding]))
+        flops += op.count * parts.each * iteration.decoding * reach * op.decode_pair_flops
+        moved += op.count * iteration.decoding * reach * op.kv_token_bytes
+        calibrated &= price.calibrated
+        extrapolated |= bool(np.interp(reach, parts.context_knots, price.extrapolated[iteration.decoding]) > 0)
+    if iteration.chunk:
+        price, per_past = parts.prices.prefill(op, parts.mixed_sizes.limit)
+        pairs = float(causal_pairs(np.array(iteration.past + iteration.chunk), op.window))
+        pairs -= float(causal_pairs(np.array(iteration.past), op.window))
+        fresh = float(causal_pairs(np.array(iteration.chunk), op.window))
+        spent += _at(price.seconds, parts.mixed_sizes, iteration.chunk)
+        spent += (pairs - fresh) / iteration.chunk * _at(per_past, parts.mixed_sizes, iteration.chunk)
+        flops += op.count * pairs * op.prefill_pair_flops
+        moved += op.count * (iteration.chunk * op.prefill_token_bytes + iteration.past * op.kv_token_bytes)
+        calibrated &= price.calibrated
+        extrapolated |= _at(price.extrapolated.astype(np.float64), parts.mixed_sizes, iteration.chunk) > 0
+    compute = sixteen_bit(parts.prices.profile)
+    return _placed(parts.prices, op, PARTS[ATTENTION], spent, flops, moved, compute, calibrated, extrapolated)
+
+
+def _recurrence(parts: Parts, op: Recurrence, iteration: Iteration, launch: OperatorShare) -> OperatorShare:
+    chunk, sequences = parts.prices.recurrence(op, parts.mixed_sizes.limit, parts.decode_sizes.limit)
+    spent = launch.seconds + float(sequences[iteration.decoding]) + _at(chunk, parts.mixed_sizes, iteration.chunk)
+    flops = iteration.decoding * op.decode_flops + iteration.chunk * op.prefill_flops
+    moved = 2.0 * op.state_bytes * (iteration.decoding + (iteration.chunk > 0)) + iteration.tokens * op.token_bytes
+    compute = sixteen_bit(parts.prices.profile)
+    return _placed(
+        parts.prices, op, PARTS[ATTENTION], spent, op.count * flops, op.count * moved, compute, False, False
+    )
+
+
+def _placed(
+    prices: Pricer, op: Operator, part: str, spent: float, flops: float, moved: float, compute: ComputeDtype | None,
+    calibrated: bool, extrapolated: bool,
+) -> OperatorShare:  # fmt: skip
+    """The share with its place on the roofline of memory and of the dtype that executes; links have none of theirs."""
+    if part == PARTS[COMMUNICATION]:
+        return OperatorShare(op.name, part, op.count, spent, flops, moved, 0.0, "links", calibrated, extrapolated)
+    peak = prices.profile.peak_flops[compute] * prices.clock.fraction if compute else float("inf")
+    needs: dict[Bound, float] = {"compute": flops / peak, "memory": moved / prices.profile.memory_bandwidth}
+    bound: Bound = max(needs, key=lambda name: needs[name])
+    reached = needs[bound] / spent if spent else 0.0
+    if reached < HALF and spent < SHORT_S * op.count:
+        bound = "latency"
+    return OperatorShare(op.name, part, op.count, spent, flops, moved, reached, bound, calibrated, extrapolated)
+
+
+def _at(table: NDArray[np.float64], sizes: Sizes, count: int) -> float:
+    """The value of a table over ``sizes`` at a count, as the engine reads it."""
+    knots = token_knots(sizes.limit) if sizes.kind == "mixed" else np.arange(len(table))
+    return float(np.interp(count, knots, table))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +20,16 @@ from apexsim.spec.model import ModelSpec
 Floats = NDArray[np.float64]
 
 
+class Drafts(NamedTuple):
+    """Parts of a draft model: its first pass over what the model computes, and ``count`` − 1 of a token a sequence."""
+
+    first: Parts
+    later: Parts
+    count: int
+
+
 class Parts:
-    """Ledgers and attention tables of all stages.
+    """Ledgers and attention tables of all stages, the operators that they are of, and who priced them.
 
     Args:
         each: tokens that a decoding sequence computes in an iteration: one, and its drafts.
@@ -31,16 +41,18 @@ class Parts:
         max_context: int, each: int = 1, more: tuple[Operator, ...] = (),
     ) -> None:
         self.each = each
+        self.drafts: Drafts | None = None
         self.stages = [(*more, *stage_operators(model, cut, stage)) for stage in range(cut.pp)]
         self.head_ops = head_operators(model, cut, host.logit_bytes)
         mixed = Sizes("mixed", most_tokens, host.graphs, max_num_seqs, cut.dp, each)
         decode = Sizes("decode", max_num_seqs, host.graphs, max_num_seqs, cut.dp, each)
-        self.decode_sizes = decode
+        self.prices, self.mixed_sizes, self.decode_sizes = prices, mixed, decode
         self.mixed_launches_s = np.stack([_launches_s(operators, mixed, host) for operators in self.stages])
         self.decode_launches_s = np.stack([_launches_s(operators, decode, host) for operators in self.stages])
         sampled = Sizes("sampled", max_num_seqs, host.graphs, max_num_seqs, each=each)
         self.mixed = [_sum(prices, operators, mixed) for operators in self.stages]
         self.decode = [_sum(prices, operators, decode) for operators in self.stages]
+        self.sampled_sizes = sampled
         self.head = _sum(prices, self.head_ops, sampled)
         self.together = together(prices, self.stages[0], cut.dp, (mixed, decode))
         self.context_knots = context_knots(max_context)

@@ -132,6 +132,11 @@ class Pricer:
         table[:, unique == 0] = 0.0
         return np.asarray(op.count * table[:, where])
 
+    def flops(self, op: Operator, sizes: Sizes, tokens: float) -> float:
+        """FLOP of one run of an operator at ``tokens`` executed tokens of each rank; 0 for attention."""
+        rows = tokens * (sizes.ranks if op.rows.tokens == "all" else 1) / op.rows.over
+        return float(self._run(op, np.maximum(np.array([rows]), 1.0), sizes.kind == "decode")[2][0])
+
     def attention_power(self, operators: Iterable[Operator]) -> tuple[PowerLaw, PowerLaw] | None:
         """Laws of prefill and decode attention of a model; None where the device's power is unknown.
 

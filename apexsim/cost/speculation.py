@@ -24,7 +24,7 @@ from apexsim.cost.host import HostModel
 from apexsim.cost.ledger import JOULES, MOVED_BYTES, Ledger
 from apexsim.cost.memory import Beside, stage_kv_token_bytes, stage_weight_bytes, table_bytes
 from apexsim.cost.operators import Gemm
-from apexsim.cost.parts import Parts
+from apexsim.cost.parts import Drafts, Parts
 from apexsim.cost.pricing import Pricer
 from apexsim.spec.drafts import Draft, draft_of, drafts_of
 from apexsim.spec.formats import weight_bytes
@@ -92,6 +92,8 @@ def with_drafts(
         )
         for each in (parts.each, 1)
     )  # fmt: skip
+
+    parts.drafts = Drafts(first, later, k)
 
     def ranks(ledger: Ledger) -> Ledger:
         """Bytes and joules are of a mean rank; the seconds pass on all of them."""

@@ -69,6 +69,7 @@ class CompiledPool:
     exit_s: float  # and after its last iteration
     accounting: Accounting
     confidence: Confidence
+    parts: Parts  # what the tables were added up from
     tiers: tuple[TierLaw, ...] = ()  # beyond the device's memory
 
 
@@ -123,7 +124,7 @@ def compile_pool(
         tables, memory, host.entry_s, host.exit_s,
         _accounting(model, profile, cut, prices, parts, tables),
         _confidence(parts, prices, host, model, drafting_notes(model, pool) + kv_notes(model, memory, kept)),
-        tier_laws(model, profile, cluster, pool),
+        parts, tier_laws(model, profile, cluster, pool),
     )
 
 

@@ -48,41 +48,39 @@ class Explanation:
         return f"{self.prepared.model.name} on {plan.devices} × {self.prepared.profile.name} ({plan.id})"
 
     @property
-    def lines(self) -> tuple[str, str]:
-        """What decode and prefill take, and what binds each, a line each."""
-        decode, prefill = self.decode.iteration, self.prefill.iteration
-        rate = decode.decoding / self.decode.duration_s
-        chunks = "" if prefill.chunk == self.prompt else f" (the first chunk of {self.prompt:,})"
-        prompts = prefill.chunk / self.prefill.duration_s
+    def lines(self) -> tuple[str, ...]:
+        """What decode and prefill take and what binds them, and what the cache holds: a line each."""
+        decode, memory = self.decode.iteration, self.prepared.compiled.memory
+        context = round(decode.context)
         return (
-            f"decode, {decode.decoding:,} sequences of {decode.context:,.0f} tokens: "
-            f"{_took(self.decode)}, {rate:,.0f} tokens/s a replica; {_binds(self.decode)}",
-            f"prefill, a prompt of {prefill.chunk:,} tokens{chunks}: "
-            f"{_took(self.prefill)}, {prompts:,.0f} tokens/s a replica; {_binds(self.prefill)}",
+            f"decode: {_took(self.decode, decode.decoding)}",
+            f"prefill: {_took(self.prefill, self.prefill.iteration.chunk)}",
+            f"KV cache: {memory.kv_capacity_tokens:,} tokens a replica, "
+            f"{memory.kv_capacity_tokens // context:,} sequences of {context:,}",
         )
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        decode, prefill = self.lines
-        return (_iteration_table(decode, self.decode), _iteration_table(prefill, self.prefill), self._memory_table())
+        decode, chunk = self.decode.iteration, self.prefill.iteration.chunk
+        part = "" if chunk == self.prompt else f", the first chunk of {self.prompt:,}"
+        return (
+            _iteration_table(f"Decode: {decode.decoding:,} sequences of {decode.context:,.0f} tokens", self.decode),
+            _iteration_table(f"Prefill: a prompt of {chunk:,} tokens{part}", self.prefill),
+            self._memory_table(),
+        )
 
     def _memory_table(self) -> Table:
         memory, profile = self.prepared.compiled.memory, self.prepared.profile
-        cache = memory.kv_bytes_per_token_per_device * memory.kv_capacity_tokens
-        context = round(self.decode.iteration.context)
         parts = {
             "weights": memory.weights_bytes_per_device,
             "activation peak": memory.activation_bytes,
             "engine, context, buffers": memory.engine_bytes,
-            "KV cache": cache,
+            "KV cache": memory.kv_bytes_per_token_per_device * memory.kv_capacity_tokens,
         }
-        rows = [(name, format_bytes(size, 4), show(size / profile.memory_bytes, "share"))
-                for name, size in parts.items()]  # fmt: skip
-        title = (
-            f"Memory of the fullest device; the cache of a replica holds {memory.kv_capacity_tokens:,} tokens, "
-            f"{memory.kv_capacity_tokens // max(context, 1):,} sequences of {context:,}"
+        rows = tuple(
+            (name, format_bytes(size, 4), show(size / profile.memory_bytes, "share")) for name, size in parts.items()
         )
-        return Table(title, ("", "bytes", f"of {format_bytes(profile.memory_bytes, 4)}"), tuple(rows))
+        return Table("Memory of the fullest device", ("", "bytes", f"of {format_bytes(profile.memory_bytes, 4)}"), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of ``apexsim explain``: SI units."""
@@ -107,7 +105,7 @@ class Explanation:
         return render(self.tables)
 
     def _repr_html_(self) -> str:
-        return tables_html(self.heading, self.tables)
+        return tables_html("; ".join((self.heading, *self.lines)), self.tables)
 
 
 def explain(
@@ -129,10 +127,8 @@ def explain(
     prompt = _within("prompt", prompt, PROMPT, memory.max_model_len, "max_model_len")
     batch = _within("batch", batch, BATCH, policy.max_num_seqs, "max_num_seqs")
     chunk = min(prompt, policy.max_num_batched_tokens) if policy.chunked else prompt
-    decode, prefill = scenario.explain(
-        prepared, (Iteration(decoding=batch, context=context), Iteration(chunk=chunk))
-    )
-    return Explanation(prepared, decode, prefill, prompt)
+    decode = scenario.explain(prepared, Iteration(decoding=batch, context=context))
+    return Explanation(prepared, decode, scenario.explain(prepared, Iteration(chunk=chunk, ends=chunk == prompt)), prompt)
 
 
 def _within(name: str, given: int | None, default: int, most: int, limit: str) -> int:
@@ -144,13 +140,14 @@ def _within(name: str, given: int | None, default: int, most: int, limit: str) -
     return given
 
 
-def _took(explained: Explained) -> str:
-    return f"{format_seconds(explained.duration_s, 4)} an iteration"
-
-
-def _binds(explained: Explained) -> str:
-    share = explained.by_bound.get(explained.binds, 0.0) / explained.duration_s
-    return f"{WORDS[explained.binds]} binds {share:.0%} of it"
+def _took(explained: Explained, tokens: int) -> str:
+    duration_s = explained.duration_s
+    share = explained.by_bound.get(explained.binds, 0.0) / duration_s
+    return (
+        f"{format_seconds(duration_s, 4)} an iteration, {tokens / duration_s:,.0f} tokens/s; "
+        f"{WORDS[explained.binds]} takes {share:.0%}; {explained.calibrated_share:.0%} of the kernels' time rests on "
+        f"measurements, {explained.extrapolated_share:.0%} lies outside their range"
+    )
 
 
 def _iteration_table(title: str, explained: Explained) -> Table:
@@ -159,10 +156,6 @@ def _iteration_table(title: str, explained: Explained) -> Table:
         (name, "", show(seconds, "s"), show(seconds / total, "share"), "", "", "", "")
         for name, seconds in (("launches", explained.launches_s), ("host", explained.host_s)) if seconds
     )]  # fmt: skip
-    title += (
-        f"\nmeasured {explained.calibrated_share:.0%} of the kernels' time, estimated "
-        f"{1 - explained.calibrated_share:.0%}; outside the measured range {explained.extrapolated_share:.0%}"
-    )
     header = ("", "runs", "time", "share", "FLOP/B", "of the roofline", "bound by", "price")
     return Table(title, header, tuple(rows), prose=frozenset({"bound by", "price"}))
 

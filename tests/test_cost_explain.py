@@ -1,0 +1,123 @@
+"""``explain`` takes apart what the engine adds up: the rows of an iteration are its duration, no more and no less."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import apexsim as ax
+from apexsim import scenario
+from apexsim.cost.explain import Iteration
+from apexsim.errors import UsageError
+from apexsim.spec.base import parse
+from apexsim.spec.plan import Plan
+from apexsim.workload.trace import Trace
+
+PROMPT, BATCH = 96, 5
+
+POOLS = {
+    "dense": ("Llama-3.1-8B", {"tp": 2, "weights": "fp8", "kv_cache": "fp8"}),
+    "experts": ("Mixtral-8x7B", {"tp": 4, "ep": 4}),
+    "latent": ("DeepSeek-V2-Lite", {"tp": 1}),
+    "windows": ("Gemma-3-12B", {"tp": 1}),
+    "slow clock": ("Llama-3.1-8B", {"tp": 1, "clock_mhz": 1200}),
+    "pages of several kinds": ("Nemotron-H-8B", {"tp": 1}),
+    "eager": ("Llama-3.1-8B", {"tp": 1, "scheduler": {"async_scheduling": False}}),
+}
+
+
+def prepared(name: str) -> scenario.Prepared:
+    model, pool = POOLS[name]
+    data = {"model": model, "cluster": "8xh100-sxm", "pools": [pool]}
+    found = scenario.prepare(parse(Plan, data, source="test"))
+    assert isinstance(found, scenario.Prepared)
+    return found
+
+
+def iterations(plan: scenario.Prepared, requests: int) -> list[tuple[int, float]]:
+    """(iterations, seconds) of what the engine ran for so many equal requests that come at once."""
+    lengths = np.full(requests, PROMPT)
+    trace = Trace("at once", np.zeros(requests), lengths, np.full(requests, 3))
+    timeline = scenario.replay(plan, trace, timeline=True).timeline
+    assert timeline is not None
+    return list(zip(timeline.steps.tolist(), (timeline.end_s - timeline.begin_s).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_the_rows_of_a_prefill_are_the_engines_iteration(name):
+    plan = prepared(name)
+    steps, duration_s = iterations(plan, 1)[0]
+    found = scenario.explain(plan, Iteration(chunk=PROMPT))
+    assert steps == 1
+    assert found.duration_s == pytest.approx(duration_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_the_rows_of_decodes_are_the_engines_iterations(name):
+    plan = prepared(name)
+    steps, duration_s = iterations(plan, BATCH)[-1]
+    assert steps == 2
+    each = [scenario.explain(plan, Iteration(BATCH, PROMPT + 1.0 + i)) for i in range(2)]
+    assert sum(one.duration_s for one in each) == pytest.approx(duration_s, rel=1e-9)
+
+
+def test_later_chunks_pay_for_what_is_cached():
+    plan = prepared("dense")
+    first, later = (scenario.explain(plan, Iteration(chunk=512, past=past)) for past in (0, 8192))
+    assert {op.name for op in first.operators} == {op.name for op in later.operators}
+    attention = [next(op for op in each.operators if op.name == "attention") for each in (first, later)]
+    assert attention[1].seconds > 5 * attention[0].seconds
+    assert [each.extrapolated for each in attention] == [False, True]
+    assert first.duration_s - attention[0].seconds == pytest.approx(later.duration_s - attention[1].seconds)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_no_operator_beats_its_roofline(name):
+    plan = prepared(name)
+    for iteration in (Iteration(64, 2048.0), Iteration(chunk=4096)):
+        for op in scenario.explain(plan, iteration).operators:
+            assert op.reached <= 1 / 0.95 + 1e-9, op
+            assert op.seconds > 0, op
+
+
+def test_a_large_batch_moves_gemms_from_memory_to_compute():
+    plan = prepared("dense")
+    bounds = {
+        chunk: next(op for op in scenario.explain(plan, Iteration(chunk=chunk)).operators if op.name == "gate_up_proj")
+        for chunk in (64, 8192)
+    }
+    assert (bounds[64].bound, bounds[8192].bound) == ("memory", "compute")
+    assert bounds[8192].intensity > 5 * bounds[64].intensity
+
+
+def test_stages_of_a_pipeline_the_slowest_is_shown():
+    data = {"model": "Llama-3.1-8B", "cluster": "8xh100-sxm", "pools": [{"pp": 2, "weights": "bf16"}]}
+    plan = scenario.prepare(parse(Plan, data, source="test"))
+    assert isinstance(plan, scenario.Prepared)
+    found = scenario.explain(plan, Iteration(256, 128.0))
+    assert found.stage == 1  # it has the LM head and the sampler
+    assert "lm_head" in {op.name for op in found.operators}
+
+
+def test_the_report_says_what_binds_and_what_is_measured():
+    report = ax.explain({"model": "Llama-3.1-8B", "cluster": "1xh100-sxm", "pools": [{}]}, batch=4, context=500)
+    data = report.to_dict()
+    assert data["decode"]["binds"] == "memory"
+    assert data["decode"]["duration_s"] == pytest.approx(sum(data["decode"]["by_bound_s"].values()))
+    assert 0.5 < data["decode"]["calibrated_share"] <= 1
+    assert "memory bandwidth takes" in report.lines[0]
+    assert report.to_pandas().groupby("phase")["seconds"].sum()["decode"] == pytest.approx(data["decode"]["kernels_s"])
+    assert "FLOP/B" in report._repr_html_()
+    assert report.plot_roofline().get_xscale() == "log"
+
+
+def test_what_was_never_measured_is_said():
+    report = ax.explain({"model": "Llama-3.1-8B", "cluster": "1xmi300x", "pools": [{}]})
+    assert report.decode.calibrated_share == 0
+    assert "0% of the kernels' time rests on measurements" in report.lines[0]
+
+
+@pytest.mark.parametrize("flags", [{"batch": 0}, {"batch": 257}, {"context": 131073}, {"prompt": -1}])
+def test_more_than_the_plan_can_hold_is_refused_in_one_line(flags):
+    with pytest.raises(UsageError, match=rf"{next(iter(flags))} -?\d+ \(allowed: 1 to "):
+        ax.explain({"model": "Llama-3.1-8B", "cluster": "1xh100-sxm", "pools": [{}]}, **flags)
