@@ -22,6 +22,10 @@ POOLS = {
     "windows": ("Gemma-3-12B", {"tp": 1}),
     "slow clock": ("Llama-3.1-8B", {"tp": 1, "clock_mhz": 1200}),
     "pages of several kinds": ("Nemotron-H-8B", {"tp": 1}),
+    "ranks in lockstep": ("DeepSeek-V2-Lite", {"tp": 1, "dp": 2, "ep": 2}),
+    "drafts": ("Llama-3.1-8B", {"tp": 1, "speculative": {
+        "method": "draft-model", "draft_model": "Llama-3.2-1B", "num_speculative_tokens": 3, "acceptance": 0.0,
+    }}),
     "eager": ("Llama-3.1-8B", {"tp": 1, "scheduler": {"async_scheduling": False}}),
 }
 
@@ -35,12 +39,13 @@ def prepared(name: str) -> scenario.Prepared:
 
 
 def iterations(plan: scenario.Prepared, requests: int) -> list[tuple[int, float]]:
-    """(iterations, seconds) of what the engine ran for so many equal requests that come at once."""
-    lengths = np.full(requests, PROMPT)
-    trace = Trace("at once", np.zeros(requests), lengths, np.full(requests, 3))
+    """(iterations, seconds) of what the engine ran for so many equal requests a rank that come at once."""
+    count = requests * plan.pool.dp
+    trace = Trace("at once", np.zeros(count), np.full(count, PROMPT), np.full(count, 3))
     timeline = scenario.replay(plan, trace, timeline=True).timeline
     assert timeline is not None
-    return list(zip(timeline.steps.tolist(), (timeline.end_s - timeline.begin_s).tolist(), strict=True))
+    mine = timeline.replica == 0
+    return list(zip(timeline.steps[mine].tolist(), (timeline.end_s - timeline.begin_s)[mine].tolist(), strict=True))
 
 
 @pytest.mark.parametrize("name", POOLS)
@@ -55,10 +60,10 @@ def test_the_rows_of_a_prefill_are_the_engines_iteration(name):
 @pytest.mark.parametrize("name", POOLS)
 def test_the_rows_of_decodes_are_the_engines_iterations(name):
     plan = prepared(name)
-    steps, duration_s = iterations(plan, BATCH)[-1]
-    assert steps == 2
+    decodes = iterations(plan, BATCH)[1:]
+    assert sum(steps for steps, _ in decodes) == 2
     each = [scenario.explain(plan, Iteration(BATCH, PROMPT + 1.0 + i)) for i in range(2)]
-    assert sum(one.duration_s for one in each) == pytest.approx(duration_s, rel=1e-9)
+    assert sum(one.duration_s for one in each) == pytest.approx(sum(seconds for _, seconds in decodes), rel=1e-9)
 
 
 def test_later_chunks_pay_for_what_is_cached():

@@ -188,8 +188,8 @@ def _drafts(drafts: Drafts, iteration: Iteration) -> Iterator[OperatorShare]:
     """The draft's first pass over what the model computes, k − 1 over one token a sequence, and k times its head."""
     later = replace(iteration, chunk=0, past=0)
     yield from _times(1, _layers(drafts.first, 0, iteration, iteration.tokens))
-    yield from _times(drafts.count - 1, _layers(drafts.later, 0, later, iteration.sampled))
-    yield from _times(drafts.count, _head(drafts.later, iteration))
+    yield from _times(drafts.passes - 1, _layers(drafts.later, 0, later, iteration.sampled))
+    yield from _times(drafts.passes, _head(drafts.later, iteration))
 
 
 def _times(runs: int, shares: Iterable[OperatorShare]) -> Iterator[OperatorShare]:

@@ -21,11 +21,11 @@ Floats = NDArray[np.float64]
 
 
 class Drafts(NamedTuple):
-    """Parts of a draft model: its first pass over what the model computes, and ``count`` − 1 of a token a sequence."""
+    """Parts of a draft model: its first pass over what the model computes, and ``passes`` − 1 of a token a sequence."""
 
     first: Parts
     later: Parts
-    count: int
+    passes: int
 
 
 class Parts:

@@ -128,7 +128,8 @@ def explain(
     batch = _within("batch", batch, BATCH, policy.max_num_seqs, "max_num_seqs")
     chunk = min(prompt, policy.max_num_batched_tokens) if policy.chunked else prompt
     decode = scenario.explain(prepared, Iteration(decoding=batch, context=context))
-    return Explanation(prepared, decode, scenario.explain(prepared, Iteration(chunk=chunk, ends=chunk == prompt)), prompt)
+    prefill = scenario.explain(prepared, Iteration(chunk=chunk, ends=chunk == prompt))
+    return Explanation(prepared, decode, prefill, prompt)
 
 
 def _within(name: str, given: int | None, default: int, most: int, limit: str) -> int:
