@@ -200,7 +200,7 @@ class Oracle:
             chunk = min(rest, budget) if policy.chunked else rest
             first = not any(not r.decoding for r in slot.running)
             whole = self.most_blocks(request.prompt + request.output - 1 + len(policy.acceptance))
-            blocks = min(whole, self.limits.kv_blocks) if policy.reserve else self.blocks_for(0, found + chunk)
+            blocks = min(whole, self.limits.kv_blocks) if policy.reserve else self.blocks_for(found, found + chunk)
             need = blocks - blocks_of([unit for unit in units if unit in replica.held])
             if (chunk > budget and not first) or need > replica.free:
                 break

@@ -83,7 +83,8 @@ def test_no_capacity_is_lost_where_no_layer_is_padding(name: str, length: int) -
 
 
 def test_who_frees_what_has_left_the_window() -> None:
-    gemma, scout, llama = (catalog.model(n) for n in ("Gemma-3-27B", "Llama-4-Scout-17B-16E", "Llama-3.1-8B"))
+    names = "Gemma-3-27B", "Llama-4-Scout-17B-16E", "Llama-3.1-8B", "Mistral-7B-v0.1"
+    gemma, scout, llama, mistral = map(catalog.model, names)
     assert gives_back(gemma, Pool(), "vllm", None).yes
     assert gives_back(gemma, Pool(), "vllm", "0.10.1").yes
     assert not gives_back(gemma, Pool(), "vllm", "0.9.2").yes
@@ -91,7 +92,8 @@ def test_who_frees_what_has_left_the_window() -> None:
     assert not gives_back(gemma, Pool(), "tensorrt-llm", None).yes
     assert not gives_back(gemma, Pool(), "transformers", None).yes
     assert not gives_back(gemma, Pool(disable_hybrid_kv_cache_manager=True), "vllm", None).yes
-    assert not gives_back(gemma, Pool(scheduler=Scheduler(prefix_caching=True)), "vllm", None).yes
+    assert gives_back(gemma, Pool(scheduler=Scheduler(prefix_caching=True)), "vllm", None).yes
+    assert not gives_back(mistral, Pool(scheduler=Scheduler(prefix_caching=True)), "vllm", None).yes
     assert not gives_back(llama, Pool(), "vllm", None).yes
     assert not gives_back(scout, Pool(), "vllm", None).yes
     assert gives_back(scout, Pool(disable_hybrid_kv_cache_manager=False), "vllm", None).yes
@@ -105,4 +107,4 @@ def test_notes_say_how_windowed_layers_are_kept() -> None:
     assert "6 the window, room of 8 layers is padding; 131072 tokens hold 8576 pages" in note()
     assert "understated by up to 6.0x" in note(engine="sglang")
     assert "swa_full_tokens_ratio" in note(engine="sglang")
-    assert "prefix cache" in note(scheduler=Scheduler(prefix_caching=True))
+    assert "found with the layers that keep the whole context" in note(scheduler=Scheduler(prefix_caching=True))

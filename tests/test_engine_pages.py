@@ -15,6 +15,7 @@ from apexsim.engine import fleet
 from apexsim.engine.result import COMPLETED, REJECTED
 from apexsim.engine.state import DECODING, PREFILLING, RUNNING, Limits, State
 from apexsim.errors import UsageError
+from tests.oracle_memory import blocks_of
 from tests.oracle_pages import most, pages
 from tests.paged_worlds import paged_worlds
 from tests.test_engine_differential import BUILT_IN, EXACT, gaps_of, iterations_of, run_both
@@ -24,7 +25,7 @@ from tests.test_engine_routers import ShortestQueueInPython
 from tests.worlds import World, drawn, worlds
 
 
-@given(paged_worlds(routers=BUILT_IN))
+@given(paged_worlds(routers=BUILT_IN) | paged_worlds(routers=BUILT_IN, sharing=True))
 @drawn
 def test_engine_agrees_with_the_oracle_on_pages(world: World) -> None:
     result, expected = run_both(world)
@@ -32,6 +33,7 @@ def test_engine_agrees_with_the_oracle_on_pages(world: World) -> None:
     columns, exit_s = result.requests, world.limits.exit_s
     for i, request in enumerate(expected.requests):
         assert columns.preemptions[i] == request.preemptions
+        assert columns.cached_tokens[i] == (request.hit or 0)
         assert columns.status[i] == (REJECTED if request.rejected else COMPLETED)
         if not request.rejected:
             np.testing.assert_allclose(columns.start_s[i], request.start, **EXACT)
@@ -39,6 +41,7 @@ def test_engine_agrees_with_the_oracle_on_pages(world: World) -> None:
             np.testing.assert_allclose(columns.finish_s[i] - exit_s, request.tokens[-1], **EXACT)
     gaps = np.sort(np.concatenate([np.diff(r.tokens) for r in expected.requests] or [np.zeros(0)]))
     np.testing.assert_allclose(gaps_of(result), gaps, rtol=1e-9, atol=1e-11)
+    assert result.pools[0].evicted_blocks == sum(blocks_of(replica.evicted) for replica in expected.replicas)
     ordered = sorted(expected.iterations, key=lambda row: (row[2], row[0]))
     assert iterations_of(result) == [(r, decoding, prefill) for _, _, r, decoding, prefill in ordered]
 
@@ -135,11 +138,11 @@ def test_pages_by_hand() -> None:
 
 @given(paged_worlds())
 @drawn
-def test_a_prefix_cache_and_several_kinds_exclude_each_other(world: World) -> None:
+def test_a_prefix_cache_takes_one_group_that_keeps_the_whole_context(world: World) -> None:
     law = world.limits.pages
     assert law is not None
-    assume(law != uniform(law.block_size))
+    assume(law.full_groups != 1 or law.state_pages > 0)
     policy = replace(world.policy, prefix_caching=True)
     trace = world.trace.with_columns(shared_prefix_tokens=np.ones(len(world.trace), np.int64))
-    with pytest.raises(UsageError, match="several kinds"):
+    with pytest.raises(UsageError, match="one group of layers"):
         run(replace(world, policy=policy, trace=trace))

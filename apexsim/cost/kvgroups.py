@@ -64,10 +64,12 @@ def gives_back(model: ModelSpec, pool: Pool, engine: str, version: str | None) -
         return Freed(False, "disable_hybrid_kv_cache_manager is set")
     if any(rule.kv_cache for rule in pool.precision):
         return Freed(False, "some layers keep KV in formats of their own")
-    if pool.scheduler.prefix_caching:
-        return Freed(False, "a prefix cache is simulated with blocks of all layers")
+    if pool.kv_tiers:
+        return Freed(False, "KV tiers are simulated with blocks of all layers")
     if draft_of(model, pool) is not None:
         return Freed(False, "a draft's own KV is simulated with blocks of all layers")
+    if pool.scheduler.prefix_caching and _groups(_layers(model))["full"] != 1:
+        return Freed(False, "a prefix cache is simulated with one group of layers that keep the whole context")
     kind = "chunked" if model.chunked else "sliding"
     if kind not in manager.frees and pool.disable_hybrid_kv_cache_manager is None:
         return Freed(False, f"{engine} switches its hybrid KV cache manager off for {kind} windows")
@@ -92,8 +94,7 @@ def kept_kv(model: ModelSpec, pool: Pool, cut: Cut, engine: str, version: str | 
 def kv_pool(model: ModelSpec, cut: Cut, block_size: int) -> KvPool | None:
     """The shared pool of a model with windowed layers; None where their pages cannot be made equally large."""
     layers = _layers(model)
-    size = _group_size([count for count in layers.values() if count])
-    groups: dict[Kind, int] = {kind: ceil(count / size) for kind, count in layers.items()}
+    groups = _groups(layers)
     blocks = _blocks(_token_bytes(model, cut), block_size)
     if blocks is None:
         return None
@@ -103,21 +104,20 @@ def kv_pool(model: ModelSpec, cut: Cut, block_size: int) -> KvPool | None:
         block_size=blocks.get("full", block_size), window_block=blocks.get("windowed", block_size),
         window=model.window,
     )
-    padding = sum(groups.values()) * size - sum(layers.values())
+    padding = sum(groups.values()) * _group_size(layers) - sum(layers.values())
     return KvPool(pages, tuple(_depth(model, cut, stage, groups) * per_layer for stage in range(cut.pp)), padding)
 
 
 def state_pool(model: ModelSpec, cut: Cut, block_size: int) -> KvPool:
     """The shared pool of a model with layers of constant state, which hold one page of a running sequence each."""
     layers = _layers(model)
-    size = _group_size([count for count in layers.values() if count])
-    groups: dict[Kind, int] = {kind: ceil(count / size) for kind, count in layers.items()}
+    groups = _groups(layers)
     token = _token_bytes(model, cut)["full"]
     state = max(op.state_bytes for stage in range(cut.pp) for op in _recurrences(model, cut, stage))
     block = max(block_size, STATE_STEP * ceil(state / (STATE_STEP * token)))
     pages = KvPages(groups["full"], 0, groups["linear"], block, block, 0)
     depths = tuple(_depth(model, cut, stage, groups) for stage in range(cut.pp))
-    padding = sum(groups.values()) * size - sum(layers.values())
+    padding = sum(groups.values()) * _group_size(layers) - sum(layers.values())
     return KvPool(pages, tuple(depth * block * token for depth in depths), padding)
 
 
@@ -127,8 +127,15 @@ def _layers(model: ModelSpec) -> dict[Kind, int]:
     return {"full": model.layers - windowed - linear, "windowed": windowed, "linear": linear}
 
 
-def _group_size(counts: list[int]) -> int:
+def _groups(layers: dict[Kind, int]) -> dict[Kind, int]:
+    """Groups of each kind."""
+    size = _group_size(layers)
+    return {kind: ceil(count / size) for kind, count in layers.items()}
+
+
+def _group_size(layers: dict[Kind, int]) -> int:
     """Layers of a group."""
+    counts = [count for count in layers.values() if count]
     return max(counts) if max(counts) < FEW_MORE * min(counts) else min(counts)
 
 

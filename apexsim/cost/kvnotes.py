@@ -29,7 +29,8 @@ def kv_notes(model: ModelSpec, memory: MemoryPlan, kept: Kept) -> list[str]:
     return [
         f"{layers} free what has left it: {pages.full_groups} groups of layers keep the whole context, "
         f"{pages.windowed_groups} the window{padding}; {memory.max_model_len} tokens hold {held} pages "
-        f"({freed.because})"
+        f"({freed.because}); a prefix that is cached is found with the layers that keep the whole context, and its "
+        "window is each request's own"
     ]
 
 

@@ -90,7 +90,7 @@ def could_join(state: State, limits: Limits, r: int, i: int) -> bool:
     # A unit evicted within the series may change what it finds, and so what it needs; windows may give pages back.
     if limits.windowed_groups > 0:
         return True
-    need = admission_blocks(state, limits, i, found + chunk) - shared
+    need = admission_blocks(state, limits, i, found, found + chunk) - shared
     return need <= limits.kv_blocks - replicas[r].used_blocks or replicas[r].oldest != NONE
 
 

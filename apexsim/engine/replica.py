@@ -43,12 +43,12 @@ THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
 
 
 @kernel
-def admission_blocks(state: State, limits: Limits, i: int, tokens: int) -> int:
-    """KV blocks that waiting request i needs to begin, its first chunk ending at ``tokens``."""
+def admission_blocks(state: State, limits: Limits, i: int, found: int, tokens: int) -> int:
+    """KV blocks that waiting request i needs to begin, its first chunk going from ``found`` to ``tokens``."""
     if limits.reserve:
         whole = state.requests[i].prompt + state.requests[i].output - 1 + state.drafts.size
         return min(most_pages(limits, whole), limits.kv_blocks)
-    return pages_of(limits, 0, tokens)
+    return pages_of(limits, found, tokens)
 
 
 @kernel
@@ -132,7 +132,7 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
             continue
         units, found, shared = find(state, limits, r, i, target(requests, i), limits.tiers)
         chunk = first_chunk(state, limits, i, found, budget, groups[g].prefills == 0)
-        blocks = admission_blocks(state, limits, i, found + chunk)
+        blocks = admission_blocks(state, limits, i, found, found + chunk)
         if chunk == 0 or blocks - shared > limits.kv_blocks - replicas[r].used_blocks:
             break
         take_next(state, limits, r, True)

@@ -134,9 +134,14 @@ def take_for_series(state: State, limits: Limits, g: int, steps: int) -> None:
 
 @kernel
 def blocks_after_first(state: State, limits: Limits, g: int, steps: int) -> int:
-    """KV blocks that the iterations 2 to ``steps`` of the series take; those of the first were taken with it."""
+    """KV blocks that the iterations 2 to ``steps`` of the series take; those of the first were taken with it.
+
+    Where some are given back meanwhile, the most that they take at a time.
+    """
     if limits.reserve or steps == 1:
         return 0
+    if limits.hybrid:
+        return hybrid_taken(state, limits, g, steps)[1]
     size = limits.block_size
     taken = (steps - 1) // size * state.groups[g].decoding
     for j in range(1 + (steps - 1) // size * size, steps):

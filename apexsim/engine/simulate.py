@@ -147,8 +147,8 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
     """What the compiled scheduler reads, in exactly its types."""
     pages = limits.pages or uniform(limits.block_size)
     hybrid = pages != uniform(pages.block_size)
-    if hybrid and prefix_caching:
-        raise UsageError("prefix_caching: not where layers of several kinds share a pool of pages")
+    if prefix_caching and (pages.full_groups != 1 or pages.state_pages > 0):
+        raise UsageError("prefix_caching: only where one group of layers keeps the whole context, and none a state")
     running, in_batch = policy.seqs(stages)
     return Limits(
         max_num_batched_tokens=int(policy.max_num_batched_tokens),
