@@ -51,6 +51,7 @@ PUBLISHED = [
     ("Qwen3-32B", 32_762_123_264, "hub: Qwen/Qwen3-32B"),
     ("Qwen3-30B-A3B", 30_532_122_624, "hub: Qwen/Qwen3-30B-A3B"),
     ("Qwen3-235B-A22B", 235_093_634_560, "hub: Qwen/Qwen3-235B-A22B"),
+    ("Gemma-2B", 2_506_172_416, "hub: google/gemma-2b"),
     ("Gemma-2-9B", 9_241_705_984, "hub: google/gemma-2-9b"),
     ("Gemma-2-27B", 27_227_128_320, "hub: google/gemma-2-27b"),
     ("Gemma-3-4B", 0.675e9 + 3.209e9, "report: Gemma 3, table 1, embedding + others, without the vision encoder"),

@@ -203,6 +203,8 @@ def _wrong_share(name: str, width: int, ranks: int, widest: tuple[int, str], *, 
 def _wrong_limits(model: ModelSpec, pool: Pool) -> str | None:
     if model.linear is not None and pool.scheduler.prefix_caching:
         return f"prefix_caching: {model.name} has layers with a constant state, of which no prefix can be shared"
+    if model.linear is not None and pool.speculative is not None:
+        return f"speculative: {model.name} has layers with a constant state, which cannot take back a rejected draft"
     if model.linear is not None and pool.kv_tiers:
         return f"kv_tiers: {model.name} has layers with a constant state, which is not kept there"
     if pool.max_model_len is not None and pool.max_model_len > model.max_context:
