@@ -105,7 +105,7 @@ class Oracle:
     ) -> float:  # fmt: skip
         """``begin`` of the iteration, since when blocks are on their way to all stages; ``start`` of this stage."""
         t = self.tables
-        total = len(decodes) * self.each + sum(c for _, c in chunks)
+        total = len(decodes) * self.each + sum(-(-c // t.cp) for _, c in chunks)
         sampled = len(decodes) + sum(r.computed + c == r.to_prefill for r, c in chunks)
         seconds = self.by_tokens(t.mixed_s[stage], total) if chunks else float(t.decode_s[stage, len(decodes)])
         seconds += self.attention(stage, decodes, chunks)
@@ -235,7 +235,7 @@ class Oracle:
         replica, t = self.replicas[r], self.tables
         stages = len(t.mixed_s)
         chunks = sum(c for _, c in slot.chunks)
-        total = len(slot.decodes) * self.each + chunks
+        total = len(slot.decodes) * self.each + sum(-(-c // t.cp) for _, c in slot.chunks)
         end = now
         for p in range(stages):
             end = max(end, replica.stage_free[p])

@@ -71,7 +71,7 @@ def random_trace(rng: np.random.Generator, n: int) -> Trace:
 def random_world(seed: int, n: int = 300) -> World:
     """A pool and a trace; presets with and without chunking, KV caches that bind and such that do not.
 
-    In every third one layers of several kinds share the pages.
+    In every third one layers of several kinds share the pages, in every fourth two ranks share each context.
     """
     rng = np.random.default_rng(seed)
     max_tokens, max_seqs = int(rng.choice([256, 1024])), int(rng.choice([8, 64]))
@@ -79,7 +79,7 @@ def random_world(seed: int, n: int = 300) -> World:
     policy = Policy("drawn", max_tokens, max_seqs, mix=mix, chunked=chunked, free_decodes=not chunked)
     kv_blocks, replicas = int(rng.choice([60, 120, 2000])), int(rng.integers(1, 4))
     limits = ReplicaLimits(kv_blocks, 16, max_model_len=1500, entry_s=0.002, exit_s=0.001)
-    tables = random_tables(rng, max_tokens, max_seqs)
+    tables = random_tables(rng, max_tokens, max_seqs)._replace(cp=1 + seed % 4 // 3)
     if seed % 3 == 0:
         groups = 2 if tables.window else 0
         pages = KvPages(1, groups, seed % 2, 16, 16, tables.window)

@@ -161,7 +161,7 @@ def worlds(
         trace=trace,
         tables=make_tables(
             random, stages=stages, seqs=seqs, max_tokens=budget + seqs + 80, window=window, host=draw(st.booleans())
-        ),
+        )._replace(cp=draw(st.sampled_from([1, 1, 1, 2, 3]))),
         limits=ReplicaLimits(
             kv_blocks=draw(st.integers(max(1, longest - 2), 2 * longest + 4)), block_size=block_size,
             max_model_len=draw(st.sampled_from([40, 1000])), entry_s=1e-3, exit_s=2e-3,

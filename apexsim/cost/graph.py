@@ -68,6 +68,7 @@ class Cut(NamedTuple):
     router: str = "bf16"
     rules: tuple[PrecisionRule, ...] = ()  # of single layers; see ``layers_of``
     spread: Spread = Spread()
+    cp: int = 1
     split: tuple[int, ...] = ()  # layers of each stage, where the plan says so
 
     @property
@@ -91,7 +92,7 @@ def cut_of(model: ModelSpec, pool: Pool, way: Way | None = None) -> Cut:
         pool.tp, pool.pp, pool.ep, **parts, lm_head=head, kv_cache=pool.kv_cache, dp=pool.dp,
         way=way or Way("none" if pool.dp == 1 else "all-gather"), router=model.dtype,
         rules=tuple(rule for rule in pool.precision if rule.part != "lm_head"), spread=spread_of(pool.experts),
-        split=pool.pp_layers,
+        cp=pool.cp, split=pool.pp_layers,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ token, unless the engine frees what has left the window (``kvgroups.py``): then 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor
 from typing import TYPE_CHECKING, NamedTuple
 
 from apexsim.cost.graph import Cut, group_counts, padded_vocab, stage_operators
@@ -151,12 +151,13 @@ def plan_memory(
     """
     share_of_free = engine_name in SHARE_OF_FREE
     budget = profile.memory_bytes * (1.0 if share_of_free else pool.gpu_memory_utilization)
-    engine = CONTEXT_BYTES + (COMMUNICATION_BYTES if cut.devices * cut.pp > 1 else 0.0)
+    engine = CONTEXT_BYTES + (COMMUNICATION_BYTES if cut.devices * cut.pp * cut.cp > 1 else 0.0)
     logits_bytes = GREEDY_LOGITS_BYTES if share_of_free else LOGITS_BYTES
+    tokens = ceil(max_num_batched_tokens / cut.cp)
     weights, peaks, kv = [], [], []
     for stage in range(cut.pp):
         weights.append(stage_weight_bytes(model, cut, stage) + beside.weight_bytes)
-        peaks.append(activation_bytes(model, cut, stage, max_num_batched_tokens, max_num_seqs, logits_bytes))
+        peaks.append(activation_bytes(model, cut, stage, tokens, max_num_seqs, logits_bytes))
         kv.append(stage_kv_token_bytes(model, cut, stage) + beside.kv_token_bytes)
     share = pool.gpu_memory_utilization if share_of_free else 1.0
     room = [share * (budget - w - a - engine) for w, a in zip(weights, peaks, strict=True)]
@@ -169,8 +170,9 @@ def plan_memory(
         reason = _short(model, profile, cut, weights[tightest], needed, budget)
         return DoesNotFit("memory", needed, budget, needed - budget, reason)
     return MemoryPlan(
-        weights[tightest], peaks[tightest], engine, kv[tightest], blocks,
-        shared.pages.block_size if shared else pool.block_size,
+        weights[tightest], peaks[tightest], engine, kv[tightest] / cut.cp, blocks,
+        # Tokens are dealt to the cp ranks one by one: a block of each holds that many more of them.
+        shared.pages.block_size if shared else pool.block_size * cut.cp,
         min(pool.max_model_len or model.max_context, model.max_context), shared.pages if shared else None,
     )
 

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.accounting import AttentionWork
+from apexsim.cost.context import Ring
 from apexsim.cost.graph import Cut, head_operators, stage_operators
 from apexsim.cost.host import HostModel
 from apexsim.cost.ledger import LINES, Ledger
 from apexsim.cost.operators import AttentionOp, Operator, Recurrence
 from apexsim.cost.pricing import Pricer, Sizes, eager
-from apexsim.cost.tables import FULL, WINDOWED
+from apexsim.cost.tables import FULL, WINDOWED, token_knots
 from apexsim.cost.together import together
 from apexsim.spec.model import ModelSpec
 
@@ -38,10 +39,11 @@ class Parts:
 
     def __init__(
         self, model: ModelSpec, cut: Cut, prices: Pricer, host: HostModel, most_tokens: int, max_num_seqs: int,
-        max_context: int, each: int = 1, more: tuple[Operator, ...] = (),
+        max_context: int, each: int = 1, more: tuple[Operator, ...] = (), ring: Ring | None = None,
     ) -> None:
         self.each = each
         self.drafts: Drafts | None = None
+        self.ring = ring
         self.stages = [(*more, *stage_operators(model, cut, stage)) for stage in range(cut.pp)]
         self.head_ops = head_operators(model, cut, host.logit_bytes)
         mixed = Sizes("mixed", most_tokens, host.graphs, max_num_seqs, cut.dp, each)
@@ -58,6 +60,9 @@ class Parts:
         self.context_knots = context_knots(max_context)
         self.attention_calibrated = [True, True]
         self._attention(prices, most_tokens, max_num_seqs)
+        if ring is not None:
+            for ledger, operators in zip(self.mixed, self.stages, strict=True):
+                ring.book_starts(ledger, operators)
         # What a step executes where it is more than one query a sequence: verified drafts, and passes that draft.
         self.executed: tuple[AttentionWork, AttentionWork] | None = None
         if each > 1:
@@ -70,16 +75,19 @@ class Parts:
         for op in (op for operators in self.stages for op in operators):
             if isinstance(op, AttentionOp):
                 kind = WINDOWED if op.window else FULL
+                share = op.count / (self.ring.ranks if self.ring else 1)
                 kinds[kind] = AttentionWork(
-                    kinds[kind].prefill_pair_flops + op.count * op.prefill_pair_flops,
-                    kinds[kind].decode_pair_flops + op.count * op.decode_pair_flops,
-                    kinds[kind].token_bytes + op.count * op.kv_token_bytes,
-                    kinds[kind].prefill_token_bytes + op.count * op.prefill_token_bytes,
+                    kinds[kind].prefill_pair_flops + share * op.prefill_pair_flops,
+                    kinds[kind].decode_pair_flops + share * op.decode_pair_flops,
+                    kinds[kind].token_bytes + share * op.kv_token_bytes,
+                    kinds[kind].prefill_token_bytes + share * op.prefill_token_bytes,
                 )
         return kinds[FULL], kinds[WINDOWED]
 
     def _attention(self, prices: Pricer, most_tokens: int, max_num_seqs: int) -> None:
-        stages, knots = len(self.stages), self.context_knots
+        stages, knots, ring = len(self.stages), self.context_knots, self.ring
+        if ring is not None:
+            knots = tuple(knot / ring.ranks for knot in knots)
         tokens = self.mixed[0].shape[1]
         self.decode_attention_s = np.zeros((stages, 2, max_num_seqs + 1, len(knots)))
         self.prefill_s = np.zeros((stages, 2, tokens))
@@ -99,7 +107,11 @@ class Parts:
                 kind = WINDOWED if op.window else FULL
                 prefill, past = prices.prefill(op, most_tokens)
                 decode = prices.decode(op, max_num_seqs, knots, self.each)
-                self.prefill_s[stage, kind] += prefill.seconds
+                own = prefill.seconds
+                if ring is not None:
+                    own, past = ring.prefill(op, own, past, token_knots(most_tokens).astype(np.float64))
+                    self.decode_attention_s[stage, kind] += ring.merge_s(op, max_num_seqs)[:, None]
+                self.prefill_s[stage, kind] += own
                 self.prefill_past_s[stage, kind] += past
                 self.decode_attention_s[stage, kind] += decode.seconds
                 self.prefill_extrapolated |= prefill.extrapolated

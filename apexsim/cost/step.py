@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from apexsim.cost.accounting import Accounting, RecurrenceWork
 from apexsim.cost.clock import clock_of
 from apexsim.cost.collectives import all_gather_s, send_s
+from apexsim.cost.context import Ring
 from apexsim.cost.exchange import way_of
 from apexsim.cost.expert_notes import expert_notes
 from apexsim.cost.format_notes import format_notes
@@ -114,7 +115,8 @@ def compile_pool(
     each = 1 + drafts_of(pool)
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, each * max_num_seqs)
     sizes = (most_tokens, max_num_seqs, memory.max_model_len)
-    parts = Parts(model, cut, prices, host, *sizes, each)
+    ring = Ring(pool.cp, cluster.strided_link(profile, pool.cp, pool.tp), prices) if pool.cp > 1 else None
+    parts = Parts(model, cut, prices, host, *sizes, each, ring=ring)
     if drafting is not None:
         draft_prices = _prices(profile, cluster, drafting.draft.pool, engine, costs, serving)
         with_drafts(parts, drafting, draft_prices, host, *sizes)
@@ -144,6 +146,7 @@ def _tables(parts: Parts, host: HostModel, transfer_s: Floats, max_num_seqs: int
         transfer_s=transfer_s,
         window=window,
         group=parts.together.tables(host.graphs, max_num_seqs),
+        cp=parts.ring.ranks if parts.ring else 1,
     )
 
 
@@ -183,7 +186,7 @@ def _transfer_s(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, po
     tokens = token_knots(most_tokens).astype(np.float64)
     if pool.pp == 1:
         return np.zeros((1, len(tokens)))
-    links = [cluster.stage_link(profile, pool.tp * pool.dp, pool.pp, stage) for stage in range(pool.pp - 1)]
+    links = [cluster.stage_link(profile, pool.tp * pool.dp * pool.cp, pool.pp, stage) for stage in range(pool.pp - 1)]
     message = tokens * STAGE_TENSORS * model.hidden_size * ACTIVATION_BYTES
     reached = profile.efficiency
     sent = np.stack([send_s(message / pool.tp, link, efficiency=reached.link) for link in links])
@@ -201,7 +204,7 @@ def _accounting(
     return Accounting(
         mixed=np.sum(parts.mixed, axis=0), decode=np.sum(parts.decode, axis=0), head=parts.head,
         host_serial_s=tables.host_serial_s, token_dense=tables.token_dense, token_stride=tables.token_stride,
-        stages=cut.pp, ranks=cut.tp, together=parts.together,
+        stages=cut.pp, ranks=cut.tp * cut.cp, together=parts.together,
         token_flops=cut.tp * sum(_token_flops(op, cut.dp) for op in everything),
         sampled_flops=cut.tp * sum(_token_flops(op, cut.dp) for op in parts.head_ops),
         attention=parts.attention_work(), executed=parts.executed,

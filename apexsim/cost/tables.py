@@ -3,7 +3,7 @@
 The law of one iteration on pipeline stage p. ``nd`` sequences decode, S_k = Σ min(kv, window_k) over them (kv counts
 the new token), chunks (c, past) prefill, ``n_sampled`` sequences yield a token, ``n_sched`` are scheduled:
 
-    device_p = linear_p(T)                                 T = nd + Σ c, GEMMs, norms, collectives
+    device_p = linear_p(T)                                 T = nd + Σ ceil(c / cp), GEMMs, norms, collectives
              + Σ_k decode_k,p(nd, S_k)                     piecewise affine in S_k for each nd
              + Σ_chunks Σ_k prefill_k,p(c, past)           each prompt is priced by itself
              + head(n_sampled)                             last stage only: LM head and sampling
@@ -74,6 +74,7 @@ class StepTables(NamedTuple):
     transfer_s: NDArray[np.float64]  # [P - 1, N] activations from a stage to the next by tokens; or [1, N] for all
     window: int  # tokens of the sliding window of kind WINDOWED, 0 = the model has none
     group: GroupTables = ALONE  # of the ranks in lockstep; the tables above are of one rank
+    cp: int = 1  # ranks that share the tokens of each chunk
 
     @property
     def stages(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apexsim.cost.tables import FULL, WINDOWED, StepTables
 from apexsim.engine.batch import target
-from apexsim.engine.jit import kernel
+from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.law import at_tokens, decode_attention, pairs, prefill_attention
 from apexsim.engine.state import DECODE, MIXED, SAMPLED, SCHEDULED, State
 from apexsim.engine.tiers import beside_copies, end_copies
@@ -18,12 +18,13 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
     r = g // stages
     dense, stride = tables.token_dense, tables.token_stride
     decoding, tokens, sampled = size_of_batch(state, tables, g)
+    rows = tokens if tables.cp == 1 else tokens_on_a_rank(state, tables, g, tokens)
     scheduled = decoding + prefills
     end, duration = groups[g].begin_s, 0.0
     for p in range(stages):
         decode_s, prefill_s = attention_of_stage(state, tables, g, p, decoding)
         if prefills > 0:
-            seconds = at_tokens(tables.mixed_s[p], dense, stride, tokens)
+            seconds = at_tokens(tables.mixed_s[p], dense, stride, rows)
         else:
             seconds = tables.decode_s[p, decoding]
         seconds += decode_s + prefill_s
@@ -38,7 +39,7 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
             end = max(end, state.stage_free_s[r, p]) + seconds
             state.stage_free_s[r, p] = end
             if p < stages - 1:
-                end += at_tokens(tables.transfer_s[min(p, tables.transfer_s.shape[0] - 1)], dense, stride, tokens)
+                end += at_tokens(tables.transfer_s[min(p, tables.transfer_s.shape[0] - 1)], dense, stride, rows)
         duration += seconds
         replicas[r].decode_attention_s += decode_s
         replicas[r].prefill_attention_s += prefill_s
@@ -49,7 +50,7 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
     groups[g].end_s = end
     groups[g].duration_s = end - groups[g].begin_s if stages > 1 else duration
     replicas[r].busy_s += duration / stages
-    count_iterations(state, g, 1, decoding, tokens - decoding * (state.drafts.size + 1), sampled, scheduled)
+    count_iterations(state, g, 1, decoding, tokens - decoding * (state.drafts.size + 1), rows, sampled, scheduled)
     note_decode_work(state, g, decoding, 1)
 
 
@@ -72,6 +73,15 @@ def size_of_batch(state: State, tables: StepTables, g: int) -> tuple[int, int, i
     return decoding, tokens, sampled
 
 
+@rare_kernel
+def tokens_on_a_rank(state: State, tables: StepTables, g: int, tokens: int) -> int:
+    """Of ``tokens`` in all: ranks that share a context deal each chunk among them, and compute all decodes."""
+    for j in range(state.groups[g].prefills):
+        chunk = state.begun[g, j].tokens
+        tokens += (chunk + tables.cp - 1) // tables.cp - chunk
+    return tokens
+
+
 @kernel
 def attention_of_stage(state: State, tables: StepTables, g: int, p: int, decoding: int) -> tuple[float, float]:
     """Seconds of attention on pipeline stage p in the iteration being set off: (decode, prefill)."""
@@ -91,13 +101,16 @@ def attention_of_stage(state: State, tables: StepTables, g: int, p: int, decodin
 
 @kernel
 def count_iterations(
-    state: State, g: int, steps: int, decoding: int, prefill_tokens: int, sampled: int, scheduled: int
+    state: State, g: int, steps: int, decoding: int, prefill_tokens: int, rows: int, sampled: int, scheduled: int
 ) -> None:
-    """Book ``steps`` iterations of one size, from which time, energy and work are accounted; timeline on demand."""
+    """Book ``steps`` iterations of one size, from which time, energy and work are accounted; timeline on demand.
+
+    ``rows``: tokens that a rank computes.
+    """
     histograms, replicas = state.histograms, state.replicas
     r = g // state.stage_free_s.shape[1]
     if prefill_tokens > 0:
-        histograms[MIXED, decoding * (state.drafts.size + 1) + prefill_tokens] += steps
+        histograms[MIXED, rows] += steps
     else:
         histograms[DECODE, decoding] += steps
     histograms[SAMPLED, sampled] += steps

@@ -38,7 +38,7 @@ def borrow_tables(tables: StepTables) -> StepTables:
         tables.token_dense, tables.token_stride, borrow(tables.mixed_s), borrow(tables.decode_s),
         borrow(tables.context_knots), borrow(tables.decode_attention_s), borrow(tables.prefill_s),
         borrow(tables.prefill_past_s), borrow(tables.head_s), borrow(tables.host_floor_s), borrow(tables.host_serial_s),
-        borrow(tables.transfer_s), tables.window, borrow_group(tables.group),
+        borrow(tables.transfer_s), tables.window, borrow_group(tables.group), tables.cp,
     )  # fmt: skip
 
 

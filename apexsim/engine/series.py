@@ -116,7 +116,7 @@ def close_series(state: State, tables: StepTables, limits: Limits, g: int) -> No
         groups[g].seen_s = groups[g].end_s - last
     push_gap(state, g, state.cohorts[g, 0].gap, longest)
     merge_cohorts(state, g, groups[g].end_s)
-    count_iterations(state, g, steps, decoding, 0, decoding, decoding)
+    count_iterations(state, g, steps, decoding, 0, decoding, decoding, decoding)
     note_decode_work(state, g, decoding, steps)
     take_for_series(state, limits, g, steps)
 

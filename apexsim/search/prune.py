@@ -177,5 +177,5 @@ def _least_joules(prepared: Prepared, input_tokens: float, output_tokens: float,
     each = 1 + len(prepared.policy.acceptance)
     decode = min(each * mixed, min(float(decode_row[n]) / n for n in range(1, len(decode_row))))
     steps = (output_tokens - requests) / prepared.policy.tokens_of_a_step
-    prompt = 0.0 if prepared.pool.scheduler.prefix_caching else mixed * input_tokens
+    prompt = 0.0 if prepared.pool.scheduler.prefix_caching else mixed * input_tokens / prepared.pool.cp
     return accounting.ranks * (prompt + decode * steps)

@@ -88,7 +88,7 @@ def least_work(
     steps = np.ceil((lengths.output_tokens - 1) / policy.tokens_of_a_step)
     prefill = rates.sampled_s[:, None] + rates.scheduled_s[:, None]
     if not prefix_caching:
-        prefill = prefill + rates.prefill_token_s[:, None] * prompt
+        prefill = prefill + rates.prefill_token_s[:, None] * prompt / tables.cp
         for kind, window in _kinds(tables):
             prefill = prefill + rates.prefill_pair_s[:, kind, None] * _pairs(prompt, window)
     decode = (rates.decode_token_s + rates.sampled_s + rates.scheduled_s)[:, None] * steps

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import networkx as nx
@@ -121,6 +121,14 @@ class Cluster(DeviceGroup):
             "nic", self.node_link or profile.node_link_bandwidth, profile.node_link_latency_s, False,
             self.link(profile, near) if near > 1 else None, near,
         )
+
+    def strided_link(self, profile: HardwareProfile, ranks: int, stride: int) -> Link:
+        """The link of ``ranks`` devices that lie ``stride`` apart, such as equal ranks of neighbouring groups."""
+        link = self.link(profile, ranks * stride)
+        if link.link_class != "nic":
+            return link
+        in_a_node = max(link.near_ranks // stride, 1)
+        return replace(link, near=link.near if in_a_node > 1 else None, near_ranks=in_a_node)
 
     def stage_link(self, profile: HardwareProfile, width: int, stages: int, stage: int) -> Link:
         """What joins the ``width`` devices of a pipeline stage to those of the next one, the slowest of them.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
+from apexsim.spec.context_rules import wrong_context
 from apexsim.spec.drafts import check_drafts
 from apexsim.spec.experts import DIRECT, OFFERED
 from apexsim.spec.formats import block_of, weights_part
@@ -94,6 +95,7 @@ def check_pool(model: ModelSpec, pool: Pool, engine: str = "vllm") -> str | None
     return (
         _not_simulated_yet(pool) or check_precision(model, pool) or _wrong_degrees(model, pool, engine)
         or _wrong_limits(model, pool) or wrong_tiers(pool) or check_drafts(model, pool, check_pool)
+        or wrong_context(model, pool, engine)
     )
 
 
@@ -103,7 +105,10 @@ def _not_simulated_yet(pool: Pool) -> str | None:
         f"dp={pool.dp} with pp={pool.pp} (ranks in lockstep over several stages)": pool.dp > 1 and pool.pp > 1,
         f"dp={pool.dp} with speculative decoding": pool.dp > 1 and pool.speculative is not None,
         f"dp={pool.dp} with kv_tiers": pool.dp > 1 and bool(pool.kv_tiers),
-        f"cp={pool.cp} (context parallelism)": pool.cp > 1,
+        f"cp={pool.cp} with dp={pool.dp}": pool.cp > 1 and pool.dp > 1,
+        f"cp={pool.cp} with ep={pool.ep}": pool.cp > 1 and pool.ep > 1,
+        f"cp={pool.cp} with speculative decoding": pool.cp > 1 and pool.speculative is not None,
+        f"cp={pool.cp} with kv_tiers": pool.cp > 1 and bool(pool.kv_tiers),
     }
     return next((f"{feature} is not simulated in this release" for feature, used in later.items() if used), None)
 

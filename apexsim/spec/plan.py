@@ -49,7 +49,7 @@ class Pool(Strict):
     dp: int = Field(1, ge=1, description="ranks of a replica that run attention on requests of their own")
     ep: int = Field(1, ge=1, description="expert parallel degree; ep · moe_tp = tp · dp")
     moe_tp: int | None = Field(None, ge=1, description="tensor parallel degree inside an expert")
-    cp: int = Field(1, ge=1, description="context parallel degree")
+    cp: int = Field(1, ge=1, description="context parallel degree: ranks that share each prompt and its KV")
     experts: Experts = Field(Experts(), description="routed experts: how tokens travel to them")
     device: str | None = Field(None, description="device of this pool; the cluster's own where left out")
     weights: WeightDtype | None = Field(None, description="dtype of the weights; the checkpoint's own where left out")
