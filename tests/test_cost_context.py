@@ -129,8 +129,9 @@ def test_work_is_booked_once_and_seconds_on_every_device() -> None:
 
 
 def test_a_million_tokens_on_128_devices() -> None:
-    """Context Parallelism for Scalable Million-Token Inference (arXiv 2411.01783, abstract): Llama-3-405B on 16 nodes of
-    eight H100 (here tp 8 in a node, cp 16 over them): 77 s for 1M tokens, at 93 % parallel efficiency; 3.8 s for 128K.
+    """Context Parallelism for Scalable Million-Token Inference (arXiv 2411.01783, abstract): Llama-3-405B on 16 nodes
+    of eight H100 (here tp 8 in a node, cp 16 over them): 77 s for 1M tokens, at 93 % parallel efficiency; 3.8 s for
+    128K.
 
     Wide bounds: the abstract says nothing of clocks, nor of the precision of each layer.
     """
