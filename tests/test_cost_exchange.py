@@ -10,10 +10,11 @@ import pytest
 from apexsim.cost.exchange import Way, way_of
 from apexsim.cost.graph import Cut, cut_of, stage_operators
 from apexsim.cost.host import Graphs
-from apexsim.cost.ledger import CALIBRATED, COMMUNICATION
+from apexsim.cost.ledger import CALIBRATED, COMMUNICATION, GEMM, JOULES, MOVED_BYTES
 from apexsim.cost.memory import stage_weight_bytes
 from apexsim.cost.operators import Collective, Exchange, Gemm, GroupedGemm, Operator
 from apexsim.cost.pricing import Pricer, Sizes, pricer
+from apexsim.cost.step import CompiledPool, compile_pool
 from apexsim.cost.tables import TOKEN_DENSE
 from apexsim.spec import catalog
 from apexsim.spec.base import parse
@@ -22,7 +23,7 @@ from apexsim.spec.legality import check_exchange, check_pool
 from apexsim.spec.plan import Plan, Pool
 
 DEEPSEEK = catalog.model("DeepSeek-V3")
-H100 = catalog.device("h100-sxm")
+H100, H200 = catalog.device("h100-sxm"), catalog.device("h200-sxm")
 NODES = Cluster.model_validate("4x8xh100-sxm")
 
 
@@ -168,6 +169,9 @@ def test_exchanges_that_cannot_be_are_refused_with_the_reason() -> None:
     assert "no NVLinks beyond a node" in reason("nvlink", "tensorrt-llm", dp=8, ep=8)
     assert "NVIDIA" in reason("deepep", "sglang", "4x8xmi300x", dp=8, ep=8)
     assert "equally many" in reason("deepep", dp=12, ep=12)
+    assert "splits them" in reason("deepep", dp=8, ep=4)
+    alone = pool_of(tp=8, ep=8, experts={"overlap_shared": True})
+    assert "no exchange that shared experts could run beside" in (check_pool(DEEPSEEK, alone) or "")
 
 
 @pytest.mark.parametrize("degrees", [{"dp": 32, "ep": 32}, {"tp": 2, "dp": 16, "ep": 32}])
@@ -178,3 +182,42 @@ def test_an_exchange_grows_with_the_tokens(degrees: dict[str, int]) -> None:
             if isinstance(op, Exchange) or (isinstance(op, Collective) and op.wide):
                 ledger = _prices(ranks).ledger(op, Sizes("mixed", 4096, Graphs(0, False), 64))
                 assert (np.diff(ledger[COMMUNICATION]) >= 0).all()
+
+
+def compiled(**experts: object) -> CompiledPool:
+    pool = pool_of(dp=8, ep=8, experts=experts)
+    found = compile_pool(
+        DEEPSEEK, H200, Cluster.model_validate("8xh200-sxm"), pool, engine="sglang", max_num_batched_tokens=2048,
+        max_num_seqs=64,
+    )
+    assert isinstance(found, CompiledPool)
+    return found
+
+
+def test_shared_experts_hide_behind_the_exchange_but_not_longer_than_it_lasts() -> None:
+    apart, beside = compiled(exchange="deepep"), compiled(exchange="deepep", overlap_shared=True)
+    saved = apart.accounting.mixed - beside.accounting.mixed
+    assert (apart.tables.decode_s >= beside.tables.decode_s - 1e-12).all()
+    assert saved[GEMM, 1:].min() > 0
+    assert (saved[GEMM] <= apart.tables.group.exchange_mixed_s + 1e-12).all()
+    assert np.abs(saved[[MOVED_BYTES, JOULES]]).max() == 0  # the work is done all the same
+    assert (apart.accounting.together.fullest[0] == beside.accounting.together.fullest[0]).all()
+
+
+def test_notes_say_which_exchange_is_measured_and_which_is_estimated() -> None:
+    def notes(device: str, exchange: str, engine: str = "sglang") -> str:
+        pool = pool_of(dp=16, ep=16, experts={"exchange": exchange})
+        found = compile_pool(
+            DEEPSEEK, catalog.device(device), Cluster.model_validate(f"2x8x{device}"), pool, engine=engine,
+            max_num_batched_tokens=1024, max_num_seqs=16,
+        )
+        assert isinstance(found, CompiledPool)
+        return " | ".join(found.confidence.notes)
+
+    measured, estimated = notes("h200-sxm", "deepep"), notes("b200-sxm", "deepep-low-latency", "vllm")
+    assert "deepep_normal, 16 ranks on 2 nodes): fitted on measurements of this device" in measured
+    assert "deepep_low_latency, 16 ranks on 2 nodes): fitted" in measured
+    assert "deepep_low_latency, 16 ranks on 2 nodes): estimated from its links" in estimated
+    assert "collectives between nodes" not in measured
+    assert "collectives between nodes are estimated" in notes("h200-sxm", "all-gather")
+    assert "the fullest of 16 expert-parallel ranks decides" in measured

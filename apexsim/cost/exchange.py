@@ -63,6 +63,7 @@ class Way(NamedTuple):
     name: str = "none"  # of WAYS; none: every device has all tokens
     nodes: int = 1  # that the group spans
     network: float = 0.0  # B/s of a device's NIC; 0 = its profile's
+    overlap_shared: bool = False  # shared experts run beside the exchange
 
 
 def way_of(pool: Pool, engine: str, profile: HardwareProfile, cluster: Cluster) -> Way:
@@ -74,7 +75,7 @@ def way_of(pool: Pool, engine: str, profile: HardwareProfile, cluster: Cluster) 
     if name == "auto":
         rack = profile.scaleup is not None and profile.scaleup.rack_scale
         name = "nvlink" if engine == "tensorrt-llm" and rack and pool.experts_tp == 1 else "all-gather"
-    return Way(name, nodes, cluster.node_link or 0.0)
+    return Way(name, nodes, cluster.node_link or 0.0, pool.experts.overlap_shared)
 
 
 def carriers(

@@ -19,6 +19,7 @@ import networkx as nx
 from apexsim.cost.exchange import LOGIT_BYTES, Way, carriers, prepared
 from apexsim.cost.operators import (
     OWN,
+    SHARED,
     AttentionOp,
     Collective,
     Elementwise,
@@ -299,7 +300,7 @@ def _add_experts(
         chain.last = norm
         width = ceil(mlp.shared_intermediate_size / (1 if together else cut.tp))
         rows = Rows("own", cut.tp) if together else OWN
-        _add_dense(chain, "shared_", width, mlp.gated, hidden, cut.shared_experts, count, rows)
+        _add_dense(chain, SHARED, width, mlp.gated, hidden, cut.shared_experts, count, rows)
         chain.last = ends + chain.last
 
 

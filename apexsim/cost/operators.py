@@ -21,6 +21,10 @@ Phase = Literal["dispatch", "combine", "prepare"]
 """Of an exchange of tokens between the ranks of an expert-parallel group; ``prepare``: who gets how many."""
 
 
+SHARED = "shared_"
+"""What the names of the shared experts' operators begin with."""
+
+
 class Rows(NamedTuple):
     """Which tokens price an operator. They differ only where attention is data parallel (dp > 1).
 

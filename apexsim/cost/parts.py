@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.accounting import AttentionWork
+from apexsim.cost.beside import hidden
 from apexsim.cost.context import Ring
 from apexsim.cost.graph import Cut, head_operators, stage_operators
 from apexsim.cost.host import HostModel
@@ -52,10 +53,10 @@ class Parts:
         self.mixed_launches_s = np.stack([_launches_s(operators, mixed, host) for operators in self.stages])
         self.decode_launches_s = np.stack([_launches_s(operators, decode, host) for operators in self.stages])
         sampled = Sizes("sampled", max_num_seqs, host.graphs, max_num_seqs, each=each)
-        self.mixed = [_sum(prices, operators, mixed) for operators in self.stages]
-        self.decode = [_sum(prices, operators, decode) for operators in self.stages]
+        self.mixed = [_sum(prices, operators, mixed, cut) for operators in self.stages]
+        self.decode = [_sum(prices, operators, decode, cut) for operators in self.stages]
         self.sampled_sizes = sampled
-        self.head = _sum(prices, self.head_ops, sampled)
+        self.head = _sum(prices, self.head_ops, sampled, cut)
         self.together = together(prices, self.stages[0], cut.dp, (mixed, decode))
         self.context_knots = context_knots(max_context)
         self.attention_calibrated = [True, True]
@@ -128,13 +129,13 @@ def context_knots(max_context: int) -> tuple[float, ...]:
     return tuple(knots)
 
 
-def _sum(prices: Pricer, operators: tuple[Operator, ...], sizes: Sizes) -> Ledger:
-    """Of a rank's own operators."""
+def _sum(prices: Pricer, operators: tuple[Operator, ...], sizes: Sizes, cut: Cut) -> Ledger:
+    """Of a rank's own operators, less what runs beside an exchange."""
     total: Ledger = np.zeros((LINES, 1))
     for op in operators:
         if op.rows.tokens == "own":
             total = total + prices.ledger(op, sizes)
-    return total
+    return total - hidden(prices, operators, sizes) if cut.way.overlap_shared else total
 
 
 def _launches_s(operators: tuple[Operator, ...], sizes: Sizes, host: HostModel) -> Floats:

@@ -24,7 +24,7 @@ from apexsim.cost.kvgroups import kept_kv
 from apexsim.cost.kvnotes import kv_notes
 from apexsim.cost.ledger import CALIBRATED, Ledger, seconds
 from apexsim.cost.memory import ALONE, DoesNotFit, MemoryPlan, plan_memory
-from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator, Recurrence
+from apexsim.cost.operators import AttentionOp, Collective, Gemm, GroupedGemm, Operator, Recurrence
 from apexsim.cost.parts import Parts
 from apexsim.cost.power_law import Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
@@ -269,6 +269,7 @@ def _confidence(
             f"power: kernels of {prices.profile.name} were not metered; laws of {prices.power.metered}, scaled by "
             f"{'the limit, at equal joules a FLOP and a byte' if rates else 'TDP and idle power'}"
         )
-    if "nic" in (prices.link.link_class, prices.wide.link_class):
+    between = (op for operators in parts.stages for op in operators if isinstance(op, Collective))
+    if any((prices.wide if op.wide else prices.link).link_class == "nic" for op in between):
         notes.append("collectives between nodes are estimated: a ring in each node and one between them, by datasheet")
     return Confidence(calibrated, analytic, tuple(notes))

@@ -45,6 +45,9 @@ class Experts(Strict):
         description="how tokens reach the ranks of their experts where dp > 1: all-gather (and reduce-scatter), deepep "
         "(normal kernels in iterations with prefill, low-latency ones in decode; or only one kind), nvlink",
     )
+    overlap_shared: bool = Field(
+        False, description="shared experts run beside the exchange of tokens, as far as it lasts (dp > 1)"
+    )
     routing: str | Zipf = Field(
         "serving-default",
         description="popularity of the experts: serving-default, balanced (all alike), {zipf: 0.7}, or a file with the "
@@ -73,5 +76,6 @@ class Experts(Strict):
         elif self.routing != "serving-default":
             parts.append("evenly" if self.routing == "balanced" else Path(self.routing).stem)
         parts += [f"r{self.redundant_experts}"] if self.redundant_experts else []
+        parts += ["beside"] if self.overlap_shared else []
         parts += ["eplb"] if self.placement == "balanced" else []
         return "-".join(parts)
