@@ -18,6 +18,7 @@ from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.memory import DoesNotFit
 from apexsim.cost.power_law import Serving
 from apexsim.cost.step import CompiledPool, compile_pool
+from apexsim.engine.places import order_notes
 from apexsim.engine.prefixes import declares_prefixes, shares_prefixes
 from apexsim.engine.result import SimulationResult
 from apexsim.engine.schedulers import Policy, preset_names, resolve
@@ -282,6 +283,7 @@ def notes(prepared: Prepared, trace: Trace) -> tuple[str, ...]:
     found += trace.notes
     if prepared.policy.prefix_caching and not shares_prefixes(trace):
         found.append(NO_PREFIXES)
+    found += order_notes(prepared.policy, trace)
     if prepared.policy.prefix_caching and declares_prefixes(trace):
         found.append(DECLARED_PREFIXES)
     return (*found, *prepared.compiled.confidence.notes)

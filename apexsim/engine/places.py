@@ -42,3 +42,15 @@ def _deadlines(trace: Trace, policy: Policy) -> np.ndarray:
     """The trace's own, and the policy's where it has none."""
     assert trace.deadline_s is not None
     return np.where(np.isfinite(trace.deadline_s), trace.deadline_s, policy.deadline_s)
+
+
+def order_notes(policy: Policy, trace: Trace) -> list[str]:
+    """What the policy asks for and the trace does not say."""
+    missing = {
+        "priority": (trace.priority is None, "priority", "one class"),
+        "fair": (trace.client_code is None, "client", "one client"),
+        "deadline": (trace.deadline_s is None and policy.deadline_s == np.inf, "deadline_s", "no deadline"),
+    }  # fmt: skip
+    lacks, column, so = missing.get(policy.order, (False, "", ""))
+    served = f"policy is {policy.order}, but the trace has no column {column}"
+    return [f"{served}: {so}, so requests are served first come first served"] if lacks else []

@@ -130,6 +130,13 @@ def resolve(scheduler: Scheduler) -> Policy:
         max_num_batched_tokens=scheduler.max_num_batched_tokens or preset.max_num_batched_tokens,
         max_num_seqs=scheduler.max_num_seqs or preset.max_num_seqs,
         prefix_caching=scheduler.prefix_caching,
+        order=scheduler.policy,
+        input_weight=scheduler.input_weight,
+        output_weight=scheduler.output_weight,
+        deadline_s=math.inf if scheduler.deadline is None else scheduler.deadline,
+        max_waiting=scheduler.max_waiting or 0,
+        max_wait_s=math.inf if scheduler.max_wait is None else scheduler.max_wait,
+        shed_late=scheduler.shed_late,
     )
 
 

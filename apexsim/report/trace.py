@@ -34,6 +34,15 @@ def _overview(described: dict[str, Any]) -> Table:
             ("sessions", show(sessions["sessions"], "count")),
             ("requests a session (mean, p50, max)", "{turns_mean:.2f}, {turns_p50:g}, {turns_max}".format(**sessions)),
         ]
+    if len(priorities := described["priorities"]) > 1:
+        rows.append(("requests by priority", ", ".join(f"{name}: {count:,}" for name, count in priorities.items())))
+    if clients := described["clients"]:
+        rows += [
+            ("clients", show(clients["clients"], "count")),
+            ("requests of the largest client", show(clients["largest_share"], "share")),
+        ]
+    if deadlines := described["deadlines"]:
+        rows.append(("deadlines (requests, median)", "{requests:,}, {p50_s:g} s".format(**deadlines)))
     if prefix := described["prefix"]:
         if "ideal_reuse" in prefix:
             rows += [

@@ -17,9 +17,11 @@ from apexsim.spec.experts import Experts
 from apexsim.spec.layer_precision import PrecisionRule
 from apexsim.spec.speculative import Speculative
 from apexsim.spec.tiers import KvTier
+from apexsim.spec.units import Seconds
 
 Role = Literal["serve", "encode", "prefill", "decode"]
 Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers", "aphrodite"]
+WaitingOrder = Literal["fcfs", "priority", "shortest-first", "fair", "deadline"]
 
 
 class Scheduler(Strict):
@@ -34,6 +36,36 @@ class Scheduler(Strict):
         None, description="compose each iteration while the one before runs; as the engine version does where left out"
     )
     prefix_caching: bool = Field(False, description="reuse the KV blocks of equal prompt prefixes")
+    policy: WaitingOrder = Field("fcfs", description="who of those that wait is admitted next")
+    input_weight: int = Field(1, ge=1, description="of a prompt token in a client's counter under policy: fair")
+    output_weight: int = Field(2, ge=1, description="of a generated token in a client's counter under policy: fair")
+    deadline: Seconds | None = Field(
+        None, gt=0, description="time to the first token that is wanted where the trace has no deadline_s"
+    )
+    shed_late: bool = Field(False, description="reject who can no longer have its first token by its deadline")
+    max_waiting: int | None = Field(
+        None, ge=1, description="requests that may wait at a replica before arrivals are rejected"
+    )
+    max_wait: Seconds | None = Field(None, gt=0, description="reject who has waited longer when its turn comes")
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> Scheduler:
+        if self.deadline is not None and self.policy != "deadline" and not self.shed_late:
+            raise ValueError("deadline has an effect under policy: deadline or with shed_late: true only")
+        if self.policy != "fair" and (self.input_weight, self.output_weight) != (1, 2):
+            raise ValueError("input_weight and output_weight have an effect under policy: fair only")
+        return self
+
+    @property
+    def id(self) -> list[str]:
+        """What tells the waiting list from the default one, for the plan's id."""
+        parts: list[str] = [] if self.policy == "fcfs" else [self.policy]
+        weights = (self.input_weight, self.output_weight)
+        parts += [f"w{weights[0]}:{weights[1]}"] if weights != (1, 2) else []
+        parts += [f"dl{self.deadline:g}"] if self.deadline is not None else []
+        parts += ["shed"] if self.shed_late else []
+        parts += [f"queue{self.max_waiting}"] if self.max_waiting is not None else []
+        return parts + ([f"wait{self.max_wait:g}"] if self.max_wait is not None else [])
 
 
 class Pool(Strict):
@@ -150,6 +182,7 @@ def _pool_id(pool: Pool) -> str:
     parts += [f"t{scheduler.max_num_batched_tokens}"] if scheduler.max_num_batched_tokens else []
     parts += [f"s{scheduler.max_num_seqs}"] if scheduler.max_num_seqs else []
     parts += ["prefix"] if scheduler.prefix_caching else []
+    parts += scheduler.id
     if scheduler.async_scheduling is not None:
         parts.append("async" if scheduler.async_scheduling else "sync")
     if pool.disable_hybrid_kv_cache_manager is not None:

@@ -40,6 +40,9 @@ def describe(trace: Trace) -> dict[str, Any]:
         "output_tokens_per_s": float(trace.output_tokens.sum()) / trace.span_s if online else None,
         "classes": _classes(trace),
         "sessions": _sessions(trace.session),
+        "priorities": _priorities(trace.priority),
+        "clients": _clients(trace.client_code),
+        "deadlines": _deadlines(trace.deadline_s),
         "prefix": _prefix(trace),
         "notes": list(trace.notes),
     }
@@ -124,6 +127,32 @@ def _sessions(session: Ints | None) -> dict[str, Any] | None:
         "turns_max": int(turns.max()),
         "single_turn_share": float((turns == 1).mean()),
     }
+
+
+def _priorities(priority: Ints | None) -> dict[str, int]:
+    """Requests of each priority class, the most urgent first."""
+    if priority is None:
+        return {}
+    found, counts = np.unique(priority, return_counts=True)
+    return {str(number): count for number, count in zip(found.tolist(), counts.tolist(), strict=True)}
+
+
+def _clients(code: Ints | None) -> dict[str, Any] | None:
+    if code is None:
+        return None
+    requests = np.unique(code, return_counts=True)[1]
+    return {
+        "clients": len(requests),
+        "requests_p50": float(np.median(requests)),
+        "largest_share": float(requests.max() / len(code)),
+    }
+
+
+def _deadlines(deadline_s: Floats | None) -> dict[str, Any] | None:
+    if deadline_s is None or not np.isfinite(deadline_s).any():
+        return None
+    known = deadline_s[np.isfinite(deadline_s)]
+    return {"requests": len(known), "p50_s": float(np.median(known)), "min_s": float(known.min())}
 
 
 def _prefix(trace: Trace) -> dict[str, Any] | None:

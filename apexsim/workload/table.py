@@ -16,7 +16,7 @@ METADATA_KEY = b"apexsim"
 
 
 def to_table(trace: Trace) -> pa.Table:
-    """Our own columns (see ``formats/own.py``); lists for ``block_hashes``, a dictionary for ``class``."""
+    """Our own columns (see ``formats/own.py``); ``block_hashes`` are lists, ``class`` and ``client`` dictionaries."""
     columns: dict[str, pa.Array] = {
         "arrival_s": pa.array(trace.arrival_s),
         "input_tokens": pa.array(trace.input_tokens),
@@ -32,6 +32,13 @@ def to_table(trace: Trace) -> pa.Table:
     if trace.class_code is not None:
         code = pa.array(trace.class_code.astype(np.int32))
         columns["class"] = pa.DictionaryArray.from_arrays(code, pa.array(trace.classes, pa.string()))
+    if trace.priority is not None:
+        columns["priority"] = pa.array(trace.priority)
+    if trace.client_code is not None:
+        code = pa.array(trace.client_code.astype(np.int32))
+        columns["client"] = pa.DictionaryArray.from_arrays(code, pa.array(trace.clients, pa.string()))
+    if trace.deadline_s is not None:
+        columns["deadline_s"] = pa.array(trace.deadline_s)
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(_metadata(trace)).encode()})
 
 
@@ -57,7 +64,11 @@ def from_table(table: pa.Table) -> Trace:
         hash_offsets=None if hashes is None else hashes.offsets.to_numpy() - hashes.offsets[0].as_py(),
         hash_block_tokens=metadata["hash_block_tokens"],
         classes=tuple(metadata["classes"]),
-        class_code=_codes(table, metadata["classes"]) if "class" in present else None,
+        class_code=_codes(table, "class", metadata["classes"]) if "class" in present else None,
+        priority=_numpy(table, "priority") if "priority" in present else None,
+        clients=tuple(metadata["clients"]),
+        client_code=_codes(table, "client", metadata["clients"]) if "client" in present else None,
+        deadline_s=_numpy(table, "deadline_s") if "deadline_s" in present else None,
         dropped=metadata["dropped"],
         source=metadata["source"],
         notes=tuple(metadata["notes"]),
@@ -69,6 +80,7 @@ def _metadata(trace: Trace) -> dict[str, object]:
         "name": trace.name,
         "hash_block_tokens": trace.hash_block_tokens,
         "classes": list(trace.classes),
+        "clients": list(trace.clients),
         "dropped": dict(trace.dropped),
         "source": trace.source,
         "notes": list(trace.notes),
@@ -79,6 +91,6 @@ def _numpy(table: pa.Table, column: str) -> NDArray[Any]:
     return np.asarray(table.column(column).to_numpy())
 
 
-def _codes(table: pa.Table, classes: list[str]) -> Ints:
-    index = pc.index_in(table.column("class").cast(pa.string()), pa.array(classes, pa.string()))
+def _codes(table: pa.Table, column: str, names: list[str]) -> Ints:
+    index = pc.index_in(table.column(column).cast(pa.string()), pa.array(names, pa.string()))
     return np.asarray(index.to_numpy(), np.int64)

@@ -66,8 +66,11 @@ def _csv(trace: Trace) -> bytes:
         elif name == "session":
             # -1 stands for none in memory; a cell that is empty says so to everyone.
             column = pc.if_else(pc.less(column, 0), pa.scalar(None, pa.int64()), column)
-        elif name == "class":
+        elif name in ("class", "client"):
             column = column.cast(pa.string())
+        elif name == "deadline_s":
+            # None is inf in memory, and an empty cell here.
+            column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
         table = table.set_column(table.column_names.index(name), name, column)
     out = io.BytesIO()
     # Our own header line: Arrow would put quotes around every name.

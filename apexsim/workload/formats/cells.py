@@ -70,6 +70,13 @@ def tokens(path: Path, table: pa.Table, column: str, least: int) -> Ints:
     return values.astype(np.int64)
 
 
+def whole(path: Path, table: pa.Table, column: str) -> Ints:
+    """int64[n], every one a whole number."""
+    values = numbers(path, table, column, "a whole number")
+    refuse(path, column, values, (values != np.floor(values)) | (abs(values) > MOST_TOKENS), "a whole number")
+    return values.astype(np.int64)
+
+
 def seconds(path: Path, table: pa.Table, column: str, unit_s: float = 1.0) -> Floats:
     """float64[n] seconds from a column in units of ``unit_s``, every one finite and not negative."""
     allowed = "0 or more"

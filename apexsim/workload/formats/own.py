@@ -2,8 +2,10 @@
 
 Optional columns: ``session`` (number or text; empty = none), ``shared_prefix_tokens``, ``block_hashes``
 (numbers separated by spaces, one a block of the prompt; in Parquet a list), ``hash_block_tokens`` (tokens of
-such a block, one value for the whole file), ``class`` (``log_type`` where there is no class), ``failed``
-(true = no request: dropped and counted). Any other column is not read, and a note says so.
+such a block, one value for the whole file), ``class`` (``log_type`` where there is no class), ``priority`` (whole
+number, smaller is more urgent), ``client`` (text or number: who sent it), ``deadline_s`` (seconds from arrival to the
+first token that is wanted; empty = none), ``failed`` (true = no request: dropped and counted). Any other column is not
+read, and a note says so.
 
 This is our own format, so it is held to its word: arrivals that go back, or an output of 0 tokens, are
 errors.
@@ -33,9 +35,10 @@ from apexsim.workload.formats.cells import (
     sessions,
     tokens,
     trace_name,
+    whole,
 )
 from apexsim.workload.formats.source import NUMBER, TEXT, header, read_table
-from apexsim.workload.trace import Ints, Trace
+from apexsim.workload.trace import Floats, Ints, Trace
 
 COLUMNS = {
     "arrival_s": NUMBER,
@@ -47,6 +50,9 @@ COLUMNS = {
     "hash_block_tokens": NUMBER,
     "class": TEXT,
     "log_type": TEXT,
+    "priority": NUMBER,
+    "client": TEXT,
+    "deadline_s": NUMBER,
     "failed": TEXT,
 }
 KNOWN_UNREAD = {"model", "elapsed_s"}
@@ -60,7 +66,9 @@ class Own:
     """apexsim's own CSV or Parquet; the file's clock stays."""
 
     name = "apexsim"
-    header = "arrival_s,input_tokens,output_tokens[,session,shared_prefix_tokens,block_hashes,class]"
+    header = (
+        "arrival_s,input_tokens,output_tokens[,session,shared_prefix_tokens,block_hashes,class,priority,client,deadline_s]"
+    )
     is_log = True
 
     def matches(self, header: str, path: Path) -> bool:
@@ -85,6 +93,7 @@ class Own:
         )
         class_column = next((name for name in ("class", "log_type") if name in present), None)
         classes, class_code = codes(table, class_column) if class_column else ((), None)
+        clients, client_code = codes(table, "client") if "client" in present else ((), None)
         trace = Trace(
             name=trace_name(path),
             arrival_s=arrival_s,
@@ -94,6 +103,10 @@ class Own:
             shared_prefix_tokens=_shared_prefix(path, table, inputs) if "shared_prefix_tokens" in present else None,
             classes=classes,
             class_code=class_code,
+            priority=whole(path, table, "priority") if "priority" in present else None,
+            clients=clients,
+            client_code=client_code,
+            deadline_s=_deadlines(path, table) if "deadline_s" in present else None,
             source=f"{path} ({self.name})",
             notes=_unread(path),
         )
@@ -104,11 +117,12 @@ class Own:
     def example(self) -> Mapping[str, str]:
         return {
             "own.csv": (
-                "arrival_s,input_tokens,output_tokens,session,shared_prefix_tokens,block_hashes,class,failed\n"
-                "0.0,40,5,a,0,0 1,chat,false\n"
-                "0.5,33,1,,0,7 8,code,false\n"
-                "0.5,0,0,,0,,code,true\n"
-                "2.25,64,12,a,32,0 1 2 3,chat,false\n"
+                "arrival_s,input_tokens,output_tokens,session,shared_prefix_tokens,block_hashes,class,priority,"
+                "client,deadline_s,failed\n"
+                "0.0,40,5,a,0,0 1,chat,0,x,1.5,false\n"
+                "0.5,33,1,,0,7 8,code,-1,y,,false\n"
+                "0.5,0,0,,0,,code,0,,,true\n"
+                "2.25,64,12,a,32,0 1 2 3,chat,2,x,0.25,false\n"
             )
         }
 
@@ -129,6 +143,14 @@ def _shared_prefix(path: Path, table: pa.Table, inputs: Ints) -> Ints:
     shared = tokens(path, table, "shared_prefix_tokens", least=0)
     refuse(path, "shared_prefix_tokens", shared, shared > inputs, "no more than input_tokens")
     return shared
+
+
+def _deadlines(path: Path, table: pa.Table) -> Floats:
+    """float64[n], more than 0; an empty cell is inf."""
+    column = pc.fill_null(table.column("deadline_s").cast(pa.float64()), np.inf)
+    values = np.asarray(column.to_numpy(), np.float64)
+    refuse(path, "deadline_s", values, ~(values > 0), "more than 0, or an empty cell")
+    return values
 
 
 def _with_hashes(path: Path, trace: Trace, table: pa.Table) -> Trace:
