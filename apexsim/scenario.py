@@ -240,6 +240,7 @@ def run(
         result, account, prepared.deployment, slo=slo,
         prices=prices or Prices(prepared.profile.price_usd_per_hour), warmup=warmup, with_itl=with_itl,
         notes=notes(prepared, trace), wall_s=wall_s, version=__version__,
+        senders=trace,
     )
     return Run(result, summary)
 

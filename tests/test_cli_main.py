@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from apexsim import __version__, registry
 from apexsim.cli.main import app
+from apexsim.engine.order import ORDERS
 from apexsim.engine.schedulers import preset_names
 from apexsim.spec import catalog
 
@@ -58,7 +59,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     [
         ("models", catalog.model_names()),
         ("devices", catalog.device_names()),
-        ("schedulers", preset_names()),
+        ("schedulers", (*preset_names(), *ORDERS)),
         ("techniques", registry.names("techniques")),
         ("formats", registry.names("formats")),
         ("routers", registry.names("routers")),

@@ -24,6 +24,14 @@ FCFS, PRIORITY, SHORTEST, FAIR, DEADLINE = 0, 1, 2, 3, 4
 ORDERS = {"fcfs": FCFS, "priority": PRIORITY, "shortest-first": SHORTEST, "fair": FAIR, "deadline": DEADLINE}
 """``scheduler.policy`` of a plan."""
 
+ABOUT = {
+    "fcfs": "first come, first served",
+    "priority": "the smallest priority number first; on a KV shortage the largest is preempted (vLLM)",
+    "shortest-first": "the shortest prompt first; nobody looks at how long the answer will be",
+    "fair": "the client with the fewest weighted tokens served first (VTC)",
+    "deadline": "the earliest deadline of a first token first",
+}
+
 
 @kernel
 def wait_last(replicas: Rows, requests: Rows, r: int, i: int) -> None:

@@ -14,6 +14,7 @@ from apexsim.metrics.attainment import SloReport, attainment
 from apexsim.metrics.cost import Cost, cost
 from apexsim.metrics.distribution import Distribution, distribution
 from apexsim.metrics.energy import ALONE, Carbon, Energy, Surroundings, carbon, energy
+from apexsim.metrics.groups import NOBODY, Group, Senders, by_group
 from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.latency import counted_requests, latencies
 from apexsim.metrics.speculation import Speculation, speculation
@@ -87,6 +88,8 @@ class Summary:
     confidence: Confidence
     simulation: SimulationInfo
     speculation: Speculation | None = None  # where the pool speculates
+    by_priority: Mapping[str, Group] | None = None  # where the trace has two classes or more
+    by_client: Mapping[str, Group] | None = None  # where it has two clients or more
 
     def to_dict(self) -> dict[str, Any]:
         """The summary JSON: nested dicts, lists and plain numbers."""
@@ -94,6 +97,9 @@ class Summary:
         if self.speculation is None:
             del data["speculation"]
         data["confidence"]["notes"] = list(self.confidence.notes)
+        for part, key in ((data["requests"], "shed"), (data, "by_priority"), (data, "by_client")):
+            if not part[key]:
+                del part[key]
         return data
 
 
@@ -109,6 +115,7 @@ def summarise(
     notes: tuple[str, ...] = (),
     wall_s: float = 0.0,
     version: str = "",
+    senders: Senders = NOBODY,
 ) -> Summary:
     """Everything that one run of one pool says.
 
@@ -119,6 +126,7 @@ def summarise(
             whole run.
         with_itl: False leaves ``itl_s`` empty; the one part of a summary that costs time on a large run.
         wall_s: seconds that the simulation took.
+        senders: classes and clients of the requests: the trace.
     """
     counters = result.pools[0]
     counted = counted_requests(result.requests.arrival_s, warmup)
@@ -154,4 +162,6 @@ def summarise(
         ),
         simulation=SimulationInfo(wall_s, counters.iterations, result.seed, version),
         speculation=speculation(counters, deployment.drafts),
+        by_priority=by_group(result.requests, senders.priority, (), counted),
+        by_client=by_group(result.requests, senders.client_code, senders.clients, counted),
     )

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from apexsim.engine.result import COMPLETED, FAILED, IN_FLIGHT, REJECTED, RequestColumns
+from apexsim.engine.result import (
+    COMPLETED,
+    FAILED,
+    IN_FLIGHT,
+    REJECTED,
+    REJECTED_LATE,
+    REJECTED_QUEUE,
+    REJECTED_WAIT,
+    RequestColumns,
+)
 from apexsim.metrics.metric import Metric
+
+SHED = {REJECTED_QUEUE: "queue_full", REJECTED_WAIT: "waited_too_long", REJECTED_LATE: "deadline_passed"}
+"""Reasons for which admission control turns a request away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +32,8 @@ class RequestCounts:
     rejected: int
     failed: int
     in_flight: int
+    shed: Mapping[str, int] = field(default_factory=dict)
+    """Rejected ones that admission control turned away, by reason; not in the JSON where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +49,14 @@ class Throughput:
 def count_requests(requests: RequestColumns) -> RequestCounts:
     """How many requests ended in each way; the counts sum to ``total``."""
     by_status = np.bincount(requests.status, minlength=4)
+    by_reason = np.bincount(requests.reason, minlength=max(SHED) + 1)
     return RequestCounts(
         total=len(requests.status),
         completed=int(by_status[COMPLETED]),
         rejected=int(by_status[REJECTED]),
         failed=int(by_status[FAILED]),
         in_flight=int(by_status[IN_FLIGHT]),
+        shed={name: int(by_reason[code]) for code, name in SHED.items() if by_reason[code]},
     )
 
 

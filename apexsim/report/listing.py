@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from apexsim import registry
+from apexsim.engine.order import ABOUT
 from apexsim.engine.schedulers import PRESETS
 from apexsim.errors import UsageError, unknown_name
 from apexsim.report.tables import UNDEFINED, Table
@@ -40,7 +41,7 @@ def table_of(kind: str, entries: list[Entry]) -> Table:
     header = tuple(entries[0])
     rows = tuple(tuple(_cell(key, entry[key]) for key in header) for entry in entries)
     titles = tuple(_TITLES.get(key, key) for key in header)
-    return Table(kind.capitalize(), titles, rows, prose=frozenset({"rules", "about", "costs", "weights"}))
+    return Table(kind.capitalize(), titles, rows, prose=frozenset({"kind", "rules", "about", "costs", "weights"}))
 
 
 def _models() -> list[Entry]:
@@ -73,11 +74,14 @@ def _devices() -> list[Entry]:
 def _schedulers() -> list[Entry]:
     return [
         {
-            "name": name, "max_num_batched_tokens": policy.max_num_batched_tokens,
+            "name": name, "kind": "preset", "max_num_batched_tokens": policy.max_num_batched_tokens,
             "max_num_seqs": policy.max_num_seqs, "rules": policy.about,
         }
         for name, policy in sorted(PRESETS.items())
-    ]
+    ] + [
+        {"name": name, "kind": "policy", "max_num_batched_tokens": None, "max_num_seqs": None, "rules": about}
+        for name, about in ABOUT.items()
+    ]  # fmt: skip
 
 
 def _seam(seam: str) -> list[Entry]:

@@ -11,7 +11,14 @@ import pandas as pd
 
 from apexsim import scenario
 from apexsim.cost.memory import DoesNotFit
-from apexsim.engine.result import REJECTED_CONTEXT, REJECTED_KV, SimulationResult
+from apexsim.engine.result import (
+    REJECTED_CONTEXT,
+    REJECTED_KV,
+    REJECTED_LATE,
+    REJECTED_QUEUE,
+    REJECTED_WAIT,
+    SimulationResult,
+)
 from apexsim.errors import NoFeasiblePlan
 from apexsim.metrics.goodput import WARMUP
 from apexsim.metrics.latency import latencies
@@ -37,7 +44,11 @@ PlanLike = Plan | Mapping[str, Any] | str | Path
 """A plan, a mapping as in a plan file, or the path of one."""
 
 STATUS = ("completed", "rejected", "failed", "in_flight")
-REASON = {REJECTED_CONTEXT: "longer than the context window", REJECTED_KV: "longer than the KV cache"}
+REASON = {
+    REJECTED_CONTEXT: "longer than the context window", REJECTED_KV: "longer than the KV cache",
+    REJECTED_QUEUE: "too many were waiting", REJECTED_WAIT: "waited too long",
+    REJECTED_LATE: "too late for its deadline",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ class Table:
         """Whether a column is aligned to the right."""
         return column > 0 and self.header[column] not in self.prose
 
+MOST_ROWS = 20
+"""Of classes or clients in a table; the JSON has more."""
+
 
 def show(value: float | None, unit: str) -> str:
     """A value as a person reads it, with its unit, four digits; shares in percent."""
@@ -118,12 +121,32 @@ def breakdown_table(summary: Summary) -> Table:
     return Table("Time of the replicas", ("", "seconds", "share"), rows)
 
 
+def group_tables(summary: Summary) -> tuple[Table, ...]:
+    """What each priority class and client got, where there are several, and why requests were turned away."""
+    tables = []
+    if summary.requests.shed:
+        reasons = ((name.replace("_", " "), show(count, "count")) for name, count in summary.requests.shed.items())
+        tables.append(Table("Turned away", ("reason", "requests"), tuple(reasons)))
+    for title, groups in (("Priority classes", summary.by_priority), ("Clients", summary.by_client)):
+        rows = tuple(
+            (
+                name, show(group.requests, "count"), show(group.completed, "count"), show(group.rejected, "count"),
+                show(group.output_tokens, "count"), show(group.ttft_s.mean, "s"), show(group.ttft_s.p99, "s"),
+                show(group.e2e_s.mean, "s"),
+            )
+            for name, group in list((groups or {}).items())[:MOST_ROWS]
+        )  # fmt: skip
+        columns = ("", "requests", "completed", "rejected", "output tokens", "TTFT mean", "TTFT p99", "E2E mean")
+        tables += [Table(title, columns, rows)] if rows else []
+    return tuple(tables)
+
+
 def summary_tables(summary: Summary, slo: SLO | None) -> tuple[Table, ...]:
     """Everything that a person wants to see of one run."""
     kept = () if slo is None else (slo_table(summary.slo, slo),)
     drafts = () if summary.speculation is None else (speculation_table(summary.speculation),)
     figures = (figures_table(summary), *drafts, breakdown_table(summary))
-    return (requests_table(summary), latency_table(summary), *kept, *figures)
+    return (requests_table(summary), *group_tables(summary), latency_table(summary), *kept, *figures)
 
 
 def speculation_table(report: Speculation) -> Table:
