@@ -140,7 +140,7 @@ def prepare(
     model = model or catalog.model(plan.model)
     profile = profile or catalog.device(plan.pools[0].device or plan.cluster.device)
     host = _host(plan, profile, host)
-    policy = replace(_policy(plan, source), ahead=host.asynchronous)
+    policy = replace(_policy(plan, source), ahead=host.asynchronous, role=plan.pools[0].role)
     if plan.router not in registry.names("routers"):
         raise UsageError(f"{source}: router: {unknown_name('router', plan.router, registry.names('routers'))}")
     missing = plan.devices - plan.cluster.devices

@@ -74,6 +74,7 @@ class Oracle:
         self.copy_s = 0.0  # that stages waited for copies
         self.tied = False
         self.follows = policy.follow and stages > 1
+        self.longest = policy.long_prefill_token_threshold or 1 << 62
         most = policy.max_num_seqs
         self.in_replica = most * stages if policy.seqs_of == "batch" else most
         self.in_batch = max(1, most // stages) if policy.seqs_of == "share" else most
@@ -180,7 +181,7 @@ class Oracle:
         policy = self.policy
         for request in list(slot.running):
             if request in slot.running and not request.decoding and budget > 0:
-                chunk = min(request.to_prefill - request.computed, budget)
+                chunk = min(request.to_prefill - request.computed, budget, self.longest)
                 self.let_go(request)
                 if self.grow(replica, slot, request, request.computed + chunk):
                     slot.chunks.append((request, chunk))
@@ -195,9 +196,10 @@ class Oracle:
             self.tied |= abs(now - replica.line.last_start(request)) <= TIED * max(1.0, now)
             if replica.line.shed(request, now):
                 continue
-            units, found = replica.hit(request)
+            in_place = self.policy.role == "decode" and request.preemptions == 0
+            units, found = ([], request.prompt - 1) if in_place else replica.hit(request)
             rest = request.to_prefill - found
-            chunk = min(rest, budget) if policy.chunked else rest
+            chunk = min(rest, budget, self.longest) if policy.chunked else rest
             first = not any(not r.decoding for r in slot.running)
             whole = self.most_blocks(request.prompt + request.output - 1 + len(policy.acceptance))
             blocks = min(whole, self.limits.kv_blocks) if policy.reserve else self.blocks_for(found, found + chunk)
@@ -205,6 +207,7 @@ class Oracle:
             if (chunk > budget and not first) or need > replica.free:
                 break
             replica.admit(slot, request, units, found, blocks)
+            request.hit = 0 if in_place else request.hit
             request.start = now if request.start is None else request.start
             slot.chunks.append((request, chunk))
             budget -= chunk

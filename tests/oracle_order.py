@@ -92,6 +92,7 @@ class Line:
 def demand(request: Request, trace: Trace, policy: Policy, outside: float) -> None:
     """What the trace asks for a request; its deadline by the engine's clock is earlier by the way to the client."""
     i = request.index
+    request.output = 1 if policy.role == "prefill" else request.output
     request.priority = 0 if trace.priority is None else int(trace.priority[i])
     request.client = 0 if trace.client_code is None else int(trace.client_code[i])
     own = float("inf") if trace.deadline_s is None else float(trace.deadline_s[i])

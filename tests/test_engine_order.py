@@ -21,3 +21,10 @@ def test_engine_agrees_with_the_oracle_in_every_order(world: World) -> None:
 def test_ranks_in_lockstep_agree_with_the_oracle_in_every_order(world: World) -> None:
     check_requests(world)
     check_iterations(world)
+
+
+@given(worlds(routers=BUILT_IN, phased=True) | worlds(routers=BUILT_IN, phased=True, ordered=True, drafting=True))
+@drawn
+def test_engine_agrees_with_the_oracle_in_every_role(world: World) -> None:
+    check_requests(world)
+    check_iterations(world)

@@ -96,6 +96,16 @@ def orders(draw: st.DrawFn) -> dict[str, object]:
     }  # fmt: skip
 
 
+def phases(draw: st.DrawFn, policy: Policy) -> dict[str, object]:
+    """A limit on chunks where prompts are cut, and a role; a decode-only replica has no prefix cache."""
+    changes: dict[str, object] = {"role": draw(st.sampled_from(["serve", "prefill", "decode", "decode"]))}
+    if changes["role"] == "decode":
+        changes["prefix_caching"] = False
+    if policy.chunked:
+        changes["long_prefill_token_threshold"] = draw(st.sampled_from([0, 1, 3, 7]))
+    return changes
+
+
 def demands(random: np.random.Generator, n: int) -> dict[str, object]:
     """Classes, clients and deadlines of n requests; some have no deadline of their own."""
     deadline_s = np.where(random.random(n) < 0.3, np.inf, 0.01 + random.random(n))
@@ -115,12 +125,13 @@ def declared_by(random: np.random.Generator, prompts: np.ndarray) -> dict[str, o
 def worlds(
     draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, sharing: bool = False,
     pipelines: bool = False, alone: bool = False, drafting: bool = False, ordered: bool = False,
+    phased: bool = False,
 ) -> World:
     """Worlds small enough for the oracle and tight enough for preemption, rejection and every scheduler rule.
 
     With ``pipelines`` all have several stages. With ``sharing`` every one of them has a prefix cache and a trace that
     says what prompts share. With ``drafting`` every one speculates. With ``ordered`` waiting lists are in any order, or
-    turn requests away.
+    turn requests away. With ``phased`` replicas may serve one phase only, and chunks may be limited.
     """
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     seqs = draw(st.integers(1, 6))
@@ -140,6 +151,8 @@ def worlds(
     )  # fmt: skip
     if ordered:
         policy = replace(policy, **orders(draw))
+    if phased:
+        policy = replace(policy, **phases(draw, policy))
     n = draw(st.integers(1, 24))
     prompts = random.integers(1, draw(st.sampled_from([3, 12, 30])), n)
     outputs = random.integers(1, draw(st.sampled_from([2, 8, 40])), n)

@@ -9,7 +9,7 @@ from apexsim.engine.fair import charge, count_decoding
 from apexsim.engine.gaps import forget_old_gaps, join_cohort, largest_gap, leave_cohort, record_run
 from apexsim.engine.heap import heap_pop, heap_push
 from apexsim.engine.jit import kernel, rare_kernel
-from apexsim.engine.kvcache import release
+from apexsim.engine.kvcache import find, release
 from apexsim.engine.order import FAIR, PRIORITY, least_urgent, wait_again
 from apexsim.engine.pages import count_pages, count_past_window, pages_held
 from apexsim.engine.result import COMPLETED
@@ -29,6 +29,16 @@ def tokens_held(requests: Rows, groups: Rows, i: int) -> int:
     if requests[i].phase == DECODING:
         return requests[i].computed + groups[requests[i].group].step - requests[i].entry_step
     return requests[i].computed
+
+
+@kernel
+def known(state: State, limits: Limits, r: int, i: int) -> tuple[int, int, int]:
+    """What of waiting request i need not be computed, as ``find`` says it; a decode-only replica has all of its prompt
+    in place but for the last token, until it is preempted.
+    """
+    if limits.in_place and state.requests[i].preemptions == 0:
+        return 0, state.requests[i].prompt - 1, 0
+    return find(state, limits, r, i, target(state.requests, i), limits.tiers)
 
 
 @kernel

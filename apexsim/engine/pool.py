@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
-from apexsim.engine.batch import target
+from apexsim.engine.batch import known
 from apexsim.engine.jit import entry_kernel, kernel
-from apexsim.engine.kvcache import find, resident_tokens
+from apexsim.engine.kvcache import resident_tokens
 from apexsim.engine.law import borrow_tables
 from apexsim.engine.order import arrive, may_lead
 from apexsim.engine.pages import most_pages
@@ -83,7 +83,7 @@ def could_join(state: State, limits: Limits, r: int, i: int) -> bool:
         budget -= groups[r].decoding
     if limits.own_tiers < limits.tiers:
         return True  # what it finds may change with every store of another replica
-    _, found, shared = find(state, limits, r, i, target(state.requests, i), limits.tiers)
+    _, found, shared = known(state, limits, r, i)
     chunk = first_chunk(state, limits, i, found, budget, True)
     if chunk == 0:
         return False

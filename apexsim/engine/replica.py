@@ -19,6 +19,7 @@ from apexsim.engine.batch import (
     end_prefill,
     fill_windows,
     finish,
+    known,
     make_room_for_gaps,
     preempt,
     start_running,
@@ -29,7 +30,7 @@ from apexsim.engine.gaps import close_gaps
 from apexsim.engine.heap import heap_pop
 from apexsim.engine.iteration import run_stages
 from apexsim.engine.jit import kernel
-from apexsim.engine.kvcache import by_admission, find, hold, settle, take_blocks
+from apexsim.engine.kvcache import by_admission, hold, settle, take_blocks
 from apexsim.engine.order import FCFS, join_seen, take_next
 from apexsim.engine.pages import most_pages, pages_of, step_pages
 from apexsim.engine.pipeline import is_full, leave_open, take_open
@@ -56,7 +57,7 @@ def first_chunk(state: State, limits: Limits, i: int, found: int, budget: int, b
     """Tokens of waiting request i, after ``found``, that the next iteration could compute; 0 where it has to wait."""
     tokens = target(state.requests, i) - found
     if limits.chunked:
-        return min(tokens, budget)
+        return min(tokens, budget, limits.longest_chunk)
     # Uncut prompts longer than the budget could never run, so the first of an iteration always may.
     return tokens if tokens <= budget or batch_is_empty else 0
 
@@ -97,7 +98,7 @@ def continue_prefills(
     j = 0
     while j < groups[g].prefills:
         i = state.begun[g, j].request
-        chunk = min(target(requests, i) - requests[i].computed, budget)
+        chunk = min(target(requests, i) - requests[i].computed, budget, limits.longest_chunk)
         state.begun[g, j].tokens = 0
         if chunk > 0:
             past = requests[i].computed
@@ -130,7 +131,7 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
         if is_hopeless(state, limits, i, now):
             drop(state, limits, r, now)
             continue
-        units, found, shared = find(state, limits, r, i, target(requests, i), limits.tiers)
+        units, found, shared = known(state, limits, r, i)
         chunk = first_chunk(state, limits, i, found, budget, groups[g].prefills == 0)
         blocks = admission_blocks(state, limits, i, found, found + chunk)
         if chunk == 0 or blocks - shared > limits.kv_blocks - replicas[r].used_blocks:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from apexsim.errors import UsageError, unknown_name
-from apexsim.spec.plan import Scheduler
+from apexsim.spec.plan import Role, Scheduler
 
 SeqsOf = Literal["replica", "batch", "share"]
 
@@ -42,6 +42,8 @@ class Policy:
         deadline_s: by when, from the client's arrival, a first token is wanted where the trace does not say it.
         max_waiting: requests that may wait at a replica; where so many do, an arrival is rejected. 0 = any number.
         max_wait_s: who has waited longer when its turn comes is rejected.
+        long_prefill_token_threshold: tokens of a prompt in one iteration at most; 0 = no limit.
+        role: ``prefill``: a request ends with its first token; ``decode``: it comes with the KV of its prompt.
         shed_late: so is who could not have its first token by its deadline any more.
 
     ``reserve`` admits by the request's whole length. Traces have no declared limit on the output, so there the
@@ -66,6 +68,8 @@ class Policy:
     max_waiting: int = 0
     max_wait_s: float = math.inf
     shed_late: bool = False
+    long_prefill_token_threshold: int = 0
+    role: Role = "serve"
     about: str = ""
     acceptance: tuple[float, ...] = ()
 
@@ -76,6 +80,11 @@ class Policy:
         return 1 + next(never, len(self.acceptance))
 
     def __post_init__(self) -> None:
+        if self.long_prefill_token_threshold > 0 and not self.chunked:
+            raise UsageError(
+                f"scheduler: long_prefill_token_threshold {self.long_prefill_token_threshold}: "
+                f"preset {self.preset} does not cut prompts"
+            )
         each = len(self.acceptance) + 1
         counted = self.mix and not self.free_decodes
         if each > 1 and counted and self.max_num_batched_tokens < self.max_num_seqs * each:
@@ -137,6 +146,7 @@ def resolve(scheduler: Scheduler) -> Policy:
         max_waiting=scheduler.max_waiting or 0,
         max_wait_s=math.inf if scheduler.max_wait is None else scheduler.max_wait,
         shed_late=scheduler.shed_late,
+        long_prefill_token_threshold=scheduler.long_prefill_token_threshold,
     )
 
 

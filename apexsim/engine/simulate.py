@@ -19,7 +19,7 @@ from apexsim.engine.result import SimulationResult, Snapshot
 from apexsim.engine.routers import Offered, PlugInRouter
 from apexsim.engine.routers import router as named_router
 from apexsim.engine.schedulers import Policy
-from apexsim.engine.state import Cache, Limits, new_drafts, new_state
+from apexsim.engine.state import LONGEST, Cache, Limits, new_drafts, new_state
 from apexsim.engine.tier_state import Tiers, new_tiers
 from apexsim.errors import UsageError
 from apexsim.workload.trace import Trace
@@ -68,6 +68,7 @@ def simulate_pool(
     """
     chosen = named_router(router) if isinstance(router, str) else router
     _check_load(chosen, router, concurrency, seed, marks, limits.tiers)
+    trace = _phase(trace, policy)
     units = replicas * tables.group.ranks
     cache = new_cache(trace, limits.block_size, units, wanted=policy.prefix_caching)
     rules = _rules(policy, limits, tables.stages, prefix_caching=len(cache.prefixes) > 0)
@@ -98,6 +99,13 @@ def simulate_pool(
         timeline=recorder.timeline(state, origin_s) if timeline else None,
         snapshots=tuple(Snapshot(at.at_s + origin_s, at.counters) for at in wanted.reached),
     )  # fmt: skip
+
+
+def _phase(trace: Trace, policy: Policy) -> Trace:
+    """The requests as a pool of this role serves them: prefill ends with the first token."""
+    if policy.role != "prefill":
+        return trace
+    return trace.with_columns(output_tokens=np.ones_like(trace.output_tokens))
 
 
 def _tiers(limits: ReplicaLimits, cache: Cache, replicas: int) -> Tiers:
@@ -178,5 +186,7 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
         output_weight=int(policy.output_weight),
         max_waiting=int(policy.max_waiting),
         max_wait_s=float(policy.max_wait_s),
+        longest_chunk=int(policy.long_prefill_token_threshold or LONGEST),
+        in_place=policy.role == "decode",
         shed_late=bool(policy.shed_late),
     )

@@ -245,6 +245,8 @@ class Limits(NamedTuple):
     output_weight: int
     max_waiting: int  # requests beyond which an arrival is rejected; 0 = any number may wait
     max_wait_s: float  # who has waited longer is rejected when its turn comes; inf = never
+    longest_chunk: int  # tokens of a prompt in one iteration at most
+    in_place: bool  # requests come with the KV of their prompt
     shed_late: bool  # so is who can no longer have its first token by its deadline
 
 

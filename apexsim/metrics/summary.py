@@ -115,7 +115,7 @@ def summarise(
     notes: tuple[str, ...] = (),
     wall_s: float = 0.0,
     version: str = "",
-    senders: Senders = NOBODY,
+    senders: Senders = NOBODY,  # whose classes and clients the requests are of: the trace
 ) -> Summary:
     """Everything that one run of one pool says.
 
@@ -126,7 +126,6 @@ def summarise(
             whole run.
         with_itl: False leaves ``itl_s`` empty; the one part of a summary that costs time on a large run.
         wall_s: seconds that the simulation took.
-        senders: classes and clients of the requests: the trace.
     """
     counters = result.pools[0]
     counted = counted_requests(result.requests.arrival_s, warmup)

@@ -48,6 +48,22 @@ class Scheduler(Strict):
     )
     max_wait: Seconds | None = Field(None, gt=0, description="reject who has waited longer when its turn comes")
 
+    long_prefill_token_threshold: int = Field(
+        0, ge=0, description="tokens of a prompt in one iteration at most; 0 = no limit"
+    )
+    max_num_partial_prefills: int = Field(1, ge=1, description="a rule of vLLM v0 that v1 refuses: 1 only")
+    max_long_partial_prefills: int = Field(1, ge=1, description="a rule of vLLM v0 that v1 refuses: 1 only")
+
+    @model_validator(mode="after")
+    def _as_vllm_v1(self) -> Scheduler:
+        for key in ("max_num_partial_prefills", "max_long_partial_prefills"):
+            if getattr(self, key) != 1:
+                raise ValueError(
+                    f"{key} = {getattr(self, key)}: vLLM v1 has no concurrent partial prefills to limit "
+                    "(allowed: 1; long_prefill_token_threshold caps the chunks of long prompts)"
+                )
+        return self
+
     @model_validator(mode="after")
     def _has_an_effect(self) -> Scheduler:
         if self.deadline is not None and self.policy != "deadline" and not self.shed_late:
@@ -64,6 +80,7 @@ class Scheduler(Strict):
         parts += [f"w{weights[0]}:{weights[1]}"] if weights != (1, 2) else []
         parts += [f"dl{self.deadline:g}"] if self.deadline is not None else []
         parts += ["shed"] if self.shed_late else []
+        parts += [f"long{self.long_prefill_token_threshold}"] if self.long_prefill_token_threshold else []
         parts += [f"queue{self.max_waiting}"] if self.max_waiting is not None else []
         return parts + ([f"wait{self.max_wait:g}"] if self.max_wait is not None else [])
 
