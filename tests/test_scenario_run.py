@@ -92,7 +92,7 @@ def test_where_it_fits_is_the_smallest_tp_that_does():
         ({"tp": 3}, "does not divide"),
         ({"dp": 2}, "use replicas: 2"),
         ({"speculative": {"method": "mtp", "num_speculative_tokens": 1}}, "speculative"),
-        ({"role": "prefill"}, "role=prefill"),
+        ({"role": "encode"}, "role=encode"),
         ({"max_model_len": 10**7}, "max_model_len"),
     ],
 )

@@ -56,7 +56,7 @@ def test_legal_pools(model: str, pool: Pool) -> None:
         ("Qwen3-30B-A3B", Pool(tp=3, ep=3), "tp=3 does not divide the 32 attention heads"),
         ("Mixtral-8x7B", Pool(tp=16, ep=16), "ep=16 does not divide the 8 experts"),
         ("Llama-3.1-8B", Pool(cp=2, kv_cache="fp8", dp=2), "cp=2 with dp=2"),
-        ("Llama-3.1-8B", Pool(role="prefill"), "role=prefill"),
+        ("Llama-3.1-8B", Pool(role="encode"), "role=encode"),
         ("Llama-3.1-8B", Pool(speculative={"method": "mtp", "num_speculative_tokens": 1}), "speculative: method=mtp"),
     ],
 )

@@ -56,6 +56,17 @@ class Group:
     queue_s: Distribution
 
 
+def groups_of(
+    requests: RequestColumns, senders: Senders, counted: NDArray[np.bool_]
+) -> Mapping[str, Mapping[str, Group]]:
+    """``by_priority`` and ``by_client``, each where there are two or more of them."""
+    found = {
+        "by_priority": by_group(requests, senders.priority, (), counted),
+        "by_client": by_group(requests, senders.client_code, senders.clients, counted),
+    }
+    return {name: groups for name, groups in found.items() if groups is not None}
+
+
 def by_group(
     requests: RequestColumns, code: NDArray[np.int64] | None, names: tuple[str, ...], counted: NDArray[np.bool_]
 ) -> Mapping[str, Group] | None:

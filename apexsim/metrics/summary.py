@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from apexsim.cost.accounting import Account
@@ -14,7 +14,7 @@ from apexsim.metrics.attainment import SloReport, attainment
 from apexsim.metrics.cost import Cost, cost
 from apexsim.metrics.distribution import Distribution, distribution
 from apexsim.metrics.energy import ALONE, Carbon, Energy, Surroundings, carbon, energy
-from apexsim.metrics.groups import NOBODY, Group, Senders, by_group
+from apexsim.metrics.groups import NOBODY, Group, Senders, groups_of
 from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.latency import counted_requests, latencies
 from apexsim.metrics.speculation import Speculation, speculation
@@ -88,8 +88,7 @@ class Summary:
     confidence: Confidence
     simulation: SimulationInfo
     speculation: Speculation | None = None  # where the pool speculates
-    by_priority: Mapping[str, Group] | None = None  # where the trace has two classes or more
-    by_client: Mapping[str, Group] | None = None  # where it has two clients or more
+    groups: Mapping[str, Mapping[str, Group]] = field(default_factory=dict)  # ``by_priority``, ``by_client``
 
     def to_dict(self) -> dict[str, Any]:
         """The summary JSON: nested dicts, lists and plain numbers."""
@@ -97,10 +96,10 @@ class Summary:
         if self.speculation is None:
             del data["speculation"]
         data["confidence"]["notes"] = list(self.confidence.notes)
-        for part, key in ((data["requests"], "shed"), (data, "by_priority"), (data, "by_client")):
-            if not part[key]:
-                del part[key]
-        return data
+        if not data["requests"]["shed"]:
+            del data["requests"]["shed"]
+        groups: dict[str, Any] = data.pop("groups")
+        return data | groups
 
 
 def summarise(
@@ -161,6 +160,5 @@ def summarise(
         ),
         simulation=SimulationInfo(wall_s, counters.iterations, result.seed, version),
         speculation=speculation(counters, deployment.drafts),
-        by_priority=by_group(result.requests, senders.priority, (), counted),
-        by_client=by_group(result.requests, senders.client_code, senders.clients, counted),
+        groups=groups_of(result.requests, senders, counted),
     )

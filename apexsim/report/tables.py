@@ -127,14 +127,14 @@ def group_tables(summary: Summary) -> tuple[Table, ...]:
     if summary.requests.shed:
         reasons = ((name.replace("_", " "), show(count, "count")) for name, count in summary.requests.shed.items())
         tables.append(Table("Turned away", ("reason", "requests"), tuple(reasons)))
-    for title, groups in (("Priority classes", summary.by_priority), ("Clients", summary.by_client)):
+    for title, key in (("Priority classes", "by_priority"), ("Clients", "by_client")):
         rows = tuple(
             (
                 name, show(group.requests, "count"), show(group.completed, "count"), show(group.rejected, "count"),
                 show(group.output_tokens, "count"), show(group.ttft_s.mean, "s"), show(group.ttft_s.p99, "s"),
                 show(group.e2e_s.mean, "s"),
             )
-            for name, group in list((groups or {}).items())[:MOST_ROWS]
+            for name, group in list(summary.groups.get(key, {}).items())[:MOST_ROWS]
         )  # fmt: skip
         columns = ("", "requests", "completed", "rejected", "output tokens", "TTFT mean", "TTFT p99", "E2E mean")
         tables += [Table(title, columns, rows)] if rows else []
