@@ -22,7 +22,7 @@ from apexsim.engine.places import order_notes
 from apexsim.engine.prefixes import declares_prefixes, shares_prefixes
 from apexsim.engine.result import SimulationResult
 from apexsim.engine.schedulers import Policy, preset_names, resolve
-from apexsim.engine.simulate import ReplicaLimits, simulate_pool
+from apexsim.engine.simulate import MIXED_PAGES, ReplicaLimits, simulate_pool
 from apexsim.errors import InputError, UsageError, unknown_name
 from apexsim.metrics.attainment import attainment
 from apexsim.metrics.energy import Surroundings
@@ -70,6 +70,7 @@ class Prepared:
         return Deployment(
             self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens * self.pool.dp,
             Surroundings(cluster.node_overhead_w * nodes, cluster.pue), len(self.policy.acceptance),
+            self.compiled.tiers, self.compiled.swap,
         )
 
 
@@ -163,6 +164,8 @@ def prepare(
     )
     if isinstance(compiled, DoesNotFit):
         return compiled
+    if compiled.memory.pages is not None and (compiled.tiers or compiled.swap):
+        raise InputError(f"{source}: pools[0]: {MIXED_PAGES}")
     return Prepared(plan, model, profile, policy, compiled)
 
 
@@ -205,7 +208,7 @@ def replay(
     compiled, memory = prepared.compiled, prepared.compiled.memory
     limits = ReplicaLimits(
         memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s, memory.pages,
-        compiled.tiers,
+        compiled.tiers, compiled.swap,
     )  # fmt: skip
     return simulate_pool(
         trace, compiled.tables, limits, prepared.policy, replicas=prepared.pool.replicas,

@@ -4,7 +4,8 @@
 
 Llama-3.1-8B on one H100 a replica; the Mooncake conversation trace, its 3-second batches spread, eight times over,
 with hashes of their own each time. Figures are the best of three, per second of CPU time as in ``replay.py``, the
-numbering of the hashes included. Each stands beside the same run with the cache switched off.
+numbering of the hashes included. Each stands beside the same run with the cache switched off. The last cache of each
+block size is the first with a tier in host memory, whose loads the iterations wait for.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from apexsim.cost.tiers import TierLaw, tier_laws
 from apexsim.engine.result import SimulationResult
 from apexsim.engine.simulate import ReplicaLimits, simulate_pool
 from apexsim.scenario import Prepared, prepare
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.plan import Plan, Pool
+from apexsim.spec.tiers import KvTier
+from apexsim.spec.units import parse_bytes
 from apexsim.workload.read import read_trace
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate, head, jitter, repeat
@@ -31,6 +35,7 @@ MOONCAKE = Path(__file__).parents[2] / "shared/data/traces/mooncake_conversation
 COPIES = 8
 RUNS = 3
 ENDLESS = 1 << 40
+HOST = "1TB"
 
 
 def prepared_plan() -> Prepared:
@@ -38,6 +43,12 @@ def prepared_plan() -> Prepared:
     prepared = prepare(plan)
     assert isinstance(prepared, Prepared), prepared
     return prepared
+
+
+def host_tier(prepared: Prepared, block_size: int) -> tuple[TierLaw, ...]:
+    """Host memory beside the device, at the share of PCIe that copies reach."""
+    pool = Pool(block_size=block_size, kv_tiers=(KvTier(tier="host", capacity=parse_bytes(HOST)),))
+    return tier_laws(prepared.model, prepared.profile, prepared.plan.cluster, pool)
 
 
 def replay(
@@ -73,8 +84,12 @@ def main() -> None:
     )  # fmt: skip
     row(*["---"] * 9)
     for block_size in (512, 16):
-        for blocks, name in ((tokens // block_size, f"{tokens:,} tokens"), (ENDLESS, "endless")):
-            limits = ReplicaLimits(blocks, block_size, memory.max_model_len)
+        host = host_tier(prepared, block_size)
+        for blocks, name, tiers in (
+            (tokens // block_size, f"{tokens:,} tokens", ()), (ENDLESS, "endless", ()),
+            (tokens // block_size, f"{tokens:,} tokens, {HOST} of host memory", host),
+        ):  # fmt: skip
+            limits = ReplicaLimits(blocks, block_size, memory.max_model_len, tiers=tiers)
             for replicas, router, rate in ((1, "round-robin", 1.0), (8, "least-loaded", 8.0), (8, "prefix-aware", 8.0)):
                 load = at_rate(trace, rate)
                 off_s, _ = replay(prepared, load, limits, replicas, router, caching=False)

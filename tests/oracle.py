@@ -21,6 +21,7 @@ from tests.oracle_memory import Replica, Request, Slot, blocks_of, prefix_of
 from tests.oracle_order import Line, demand
 from tests.oracle_pages import most, pages
 from tests.oracle_speculation import tokens_of_a_step
+from tests.oracle_swap import SwapSpace
 from tests.oracle_tiers import Below, Tier
 
 TIED = 1e-9
@@ -61,8 +62,7 @@ class Oracle:
         self.replicas = [
             Replica(
                 limits.kv_blocks, limits.block_size, caching, [Slot() for _ in range(stages)], [-np.inf] * stages,
-                Below([shared.get(law.name) or Tier(law) for law in laws]),
-                Line(policy),
+                Below([shared.get(law.name) or Tier(law) for law in laws]), SwapSpace(limits.swap), Line(policy),
             )
             for _ in range(replicas)
         ]  # fmt: skip
@@ -101,7 +101,7 @@ class Oracle:
         return seconds
 
     def stage_seconds(
-        self, stage: int, decodes: list[Request], chunks: list[tuple[Request, int]], below: Below, begin: float,
+        self, stage: int, decodes: list[Request], chunks: list[tuple[Request, int]], replica: Replica, begin: float,
         start: float,
     ) -> float:  # fmt: skip
         """``begin`` of the iteration, since when blocks are on their way to all stages; ``start`` of this stage."""
@@ -112,7 +112,7 @@ class Oracle:
         seconds += self.attention(stage, decodes, chunks)
         if stage == len(t.mixed_s) - 1:
             seconds += float(t.head_s[sampled])
-        waited = below.end_of(begin, start, seconds) - (start + seconds)
+        waited = replica.swap.end_of(begin, replica.below.end_of(begin, start, seconds)) - (start + seconds)
         self.copy_s += waited
         seconds += waited
         if stage == 0:
@@ -150,6 +150,8 @@ class Oracle:
             victim = replica.line.victim(slot.running)
             slot.running.remove(victim)
             replica.give_back(victim)
+            if replica.swap.take(victim.index, -(-victim.computed // self.limits.block_size)):
+                victim.saved = victim.computed
             victim.computed = 0
             victim.decoding = False
             victim.preemptions += 1
@@ -242,11 +244,12 @@ class Oracle:
         end = now
         for p in range(stages):
             end = max(end, replica.stage_free[p])
-            end += self.stage_seconds(p, slot.decodes, slot.chunks, replica.below, now, end)
+            end += self.stage_seconds(p, slot.decodes, slot.chunks, replica, now, end)
             replica.stage_free[p] = end
             if p < stages - 1:
                 end += self.by_tokens(np.atleast_2d(t.transfer_s)[p if t.transfer_s.ndim > 1 else 0], total)
         replica.below.loading = [[] for _ in replica.below.tiers]
+        replica.swap.due = []
         slot.begin, slot.end = now, end
         self.iterations.append((now, end, r, len(slot.decodes), chunks))
         self.sizes.append(len(slot.decodes) + len(slot.chunks))

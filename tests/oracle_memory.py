@@ -12,6 +12,7 @@ from apexsim.workload.trace import Trace
 from tests.oracle_order import Line
 
 if TYPE_CHECKING:
+    from tests.oracle_swap import SwapSpace
     from tests.oracle_tiers import Below
 
 Unit = tuple[object, int]
@@ -43,6 +44,7 @@ class Request:
     priority: int = 0
     client: int = 0
     deadline: float = float("inf")  # seconds from the arrival in the engine
+    saved: int = 0  # tokens in the swap space
 
     @property
     def done(self) -> bool:
@@ -74,6 +76,7 @@ class Replica:
     slots: list[Slot]
     stage_free: list[float]
     below: Below
+    swap: SwapSpace
     line: Line
     open: list[Request] = field(default_factory=list)  # prompts of a pipeline that no slot holds, by admission
     full: bool = False  # a pipeline that has preempted admits nobody until a request ends
@@ -122,6 +125,8 @@ class Replica:
     def find(self, request: Request, most: int, *, declared: bool, shared: bool = True) -> list[Unit]:
         """The leading units that end by token ``most`` and are in the cache or below it, or are said to be."""
         tiers = [tier for tier in self.below.tiers if (shared or not tier.law.shared) and request.declared is None]
+        if request.saved:
+            tiers = []
         there = self.cached + self.held + [unit for tier in tiers for unit in tier.kept]
         found: list[Unit] = []
         for unit in request.units:
@@ -132,6 +137,9 @@ class Replica:
 
     def hit(self, request: Request) -> tuple[list[Unit], int]:
         """Units that an admission takes over, and tokens that it need not compute; the last one it always does."""
+        if request.saved:
+            most = request.saved if request.declared is None else request.declared
+            return self.find(request, most, declared=request.declared is not None), request.saved
         if request.declared is None:
             units = self.find(request, request.to_prefill - 1, declared=False)
             return units, blocks_of(units) * self.block_size
@@ -154,6 +162,10 @@ class Replica:
         request.blocks, request.computed = blocks, found
         request.hit = found if request.hit is None else request.hit
         self.make_room()
+        if request.saved:
+            self.swap.give_back(request.index, blocks_of(units))
+            request.saved = 0
+            self.settle(request)
 
     def settle(self, request: Request) -> None:
         """Units that are computed now are there for others, unless somebody else's copy is."""

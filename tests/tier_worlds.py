@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from apexsim.cost.swap import SwapLaw
 from apexsim.cost.tiers import TierLaw
 from tests.worlds import World, worlds
 
@@ -31,3 +32,20 @@ def tiered_worlds(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",
     """A world that shares, most of it through tiers: the device's cache is as small as the world's."""
     world = draw(worlds(routers=routers, closed=closed, sharing=True))
     return replace(world, limits=replace(world.limits, tiers=draw(tiers())))
+
+
+@st.composite
+def swaps(draw: st.DrawFn) -> SwapLaw:
+    """A swap space for a block or two, or for all."""
+    return SwapLaw(
+        draw(st.sampled_from([1, 3, 8, 1000])), draw(st.integers(1, 3)), draw(st.sampled_from([1e-4, 2e-3, 5e-2])),
+        draw(st.booleans()), block_bytes=1.0,
+    )  # fmt: skip
+
+
+@st.composite
+def swapping_worlds(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True) -> World:
+    """A world in which victims are swapped, with a prefix cache and tiers or without."""
+    world = draw(worlds(routers=routers, closed=closed) | tiered_worlds(routers=routers, closed=closed))
+    policy = replace(world.policy, reserve=False)
+    return replace(world, limits=replace(world.limits, swap=draw(swaps())), policy=policy)

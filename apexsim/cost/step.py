@@ -30,6 +30,7 @@ from apexsim.cost.power_law import Serving
 from apexsim.cost.precision import ACTIVATION_BYTES, check_dtypes, compute_dtype, sixteen_bit
 from apexsim.cost.pricing import Pricer, pricer
 from apexsim.cost.speculation import drafting_host, drafting_notes, drafting_of, with_drafts
+from apexsim.cost.swap import SwapLaw, swap_law
 from apexsim.cost.tables import TOKEN_DENSE, TOKEN_STRIDE, StepTables, token_knots
 from apexsim.cost.tiers import TierLaw, tier_laws
 from apexsim.spec.cluster import Cluster
@@ -72,6 +73,7 @@ class CompiledPool:
     confidence: Confidence
     parts: Parts  # what the tables were added up from
     tiers: tuple[TierLaw, ...] = ()  # beyond the device's memory
+    swap: SwapLaw | None = None  # None where preemption recomputes
 
 
 def compile_pool(
@@ -126,7 +128,7 @@ def compile_pool(
         tables, memory, host.entry_s, host.exit_s,
         _accounting(model, profile, cut, prices, parts, tables),
         _confidence(parts, prices, host, model, drafting_notes(model, pool) + kv_notes(model, memory, kept)),
-        parts, tier_laws(model, profile, cluster, pool),
+        parts, tier_laws(model, profile, cluster, pool), swap_law(model, profile, pool),
     )
 
 

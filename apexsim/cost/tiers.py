@@ -11,11 +11,12 @@ Defaults where a plan says nothing: host memory at ``PCIE_SHARE`` of the PCIe of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor
+from math import floor
 from typing import TYPE_CHECKING
 
-from apexsim.cost.graph import cut_of
+from apexsim.cost.graph import Cut, cut_of, stage_operators
 from apexsim.cost.memory import stage_kv_token_bytes
+from apexsim.cost.operators import AttentionOp
 
 if TYPE_CHECKING:
     from apexsim.spec.cluster import Cluster
@@ -67,7 +68,7 @@ def tier_laws(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, pool
     cut = cut_of(model, pool)
     stages = [stage_kv_token_bytes(model, cut, stage) * pool.block_size for stage in range(cut.pp)]
     whole = sum(stages) * cut.tp
-    layers = ceil(model.layers / cut.pp)
+    layers = kv_layers(model, cut)
     laws = []
     for tier in pool.kv_tiers:
         shared = tier.tier == "remote"
@@ -80,6 +81,14 @@ def tier_laws(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, pool
             )
         )  # fmt: skip
     return tuple(laws)
+
+
+def kv_layers(model: ModelSpec, cut: Cut) -> int:
+    """Layers with a KV cache in the pipeline stage that has most of them."""
+    return max(
+        sum(op.count for op in stage_operators(model, cut, stage) if isinstance(op, AttentionOp))
+        for stage in range(cut.pp)
+    )
 
 
 def _bandwidth(tier: KvTier, profile: HardwareProfile, cluster: Cluster) -> float:

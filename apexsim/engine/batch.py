@@ -9,12 +9,13 @@ from apexsim.engine.fair import charge, count_decoding
 from apexsim.engine.gaps import forget_old_gaps, join_cohort, largest_gap, leave_cohort, record_run
 from apexsim.engine.heap import heap_pop, heap_push
 from apexsim.engine.jit import kernel, rare_kernel
-from apexsim.engine.kvcache import find, release
+from apexsim.engine.kvcache import release
 from apexsim.engine.order import FAIR, PRIORITY, least_urgent, wait_again
 from apexsim.engine.pages import count_pages, count_past_window, pages_held
 from apexsim.engine.result import COMPLETED
 from apexsim.engine.speculation import speculate, stop_speculating
 from apexsim.engine.state import DECODING, DONE, NONE, PREFILLING, Limits, Rows, State
+from apexsim.engine.swap import resumed, swap_out
 
 
 @kernel
@@ -38,7 +39,7 @@ def known(state: State, limits: Limits, r: int, i: int) -> tuple[int, int, int]:
     """
     if limits.in_place and state.requests[i].preemptions == 0:
         return 0, state.requests[i].prompt - 1, 0
-    return find(state, limits, r, i, target(state.requests, i), limits.tiers)
+    return resumed(state, limits, r, i, target(state.requests, i))
 
 
 @kernel
@@ -211,7 +212,9 @@ def end_prefill(state: State, tables: StepTables, limits: Limits, g: int, i: int
 
 @rare_kernel
 def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int) -> int:
-    """The youngest request of the group, or the least urgent, gives its blocks back; it will be recomputed. Returns it.
+    """The youngest request of the group, or the least urgent, gives its blocks back; returns it.
+
+    It will be recomputed, or swapped in.
 
     ``ahead`` is 1 where the decoding sequences already hold the block of the iteration that is being scheduled.
     """
@@ -229,7 +232,7 @@ def preempt(state: State, tables: StepTables, limits: Limits, g: int, ahead: int
         drop_begun(state, g, i)
     release(state, limits, r, i, tokens)
     requests[i].blocks = 0
-    requests[i].computed = 0
+    requests[i].computed = swap_out(state, limits, r, i, tokens) if limits.swap_blocks > 0 else 0
     requests[i].preemptions += 1
     # Batches of a pipeline cannot preempt each other's sequences: two that are short would take turns for ever.
     replicas[r].full = 1 if state.stage_free_s.shape[1] > 1 else 0

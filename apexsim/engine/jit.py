@@ -43,6 +43,7 @@ KERNEL_FILES = (
     "engine/shedding.py",
     "engine/speculation.py",
     "engine/state.py",
+    "engine/swap.py",
     "engine/tier_state.py",
     "engine/tiers.py",
 )

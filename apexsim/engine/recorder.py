@@ -74,6 +74,8 @@ def counters(state: State, limits: Limits, ranks: int = 1) -> Counters:
         together=state.histograms[FULLEST:].copy(),
         accepted_tokens=int(sums.accepted_tokens.sum()),
         copy_s=float(sums.copy_s.sum()),
+        swaps=int(sums.swaps.sum()),
+        copied_blocks=int(sums.copied_blocks.sum()),
         tiers=tuple(_tier(state, t) for t in range(limits.tiers)),
     )
 

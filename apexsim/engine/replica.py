@@ -38,6 +38,7 @@ from apexsim.engine.series import close_series, is_series, series_length, series
 from apexsim.engine.shedding import drop, is_hopeless, watch_head
 from apexsim.engine.speculation import accept_drafts, blocks_for_drafts, sequences_at_their_end
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State, instant
+from apexsim.engine.swap import in_swap_space, swap_in
 
 THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
 """What ``advance`` returns: it got to ``until``, or these arrays are full and it waits for longer ones."""
@@ -137,11 +138,14 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
         if chunk == 0 or blocks - shared > limits.kv_blocks - replicas[r].used_blocks:
             break
         take_next(state, limits, r, True)
+        swapped = in_swap_space(state, limits, i)
         hold(state, limits, r, i, units, found)
         take_blocks(state, limits, r, blocks - shared)
         start_running(state, g, i)
         requests[i].blocks = blocks
         requests[i].computed = found
+        if swapped:
+            swap_in(state, limits, r, i)
         if np.isnan(requests[i].start_s):
             # A boundary within one instant before the arrival counts as after it.
             requests[i].start_s = max(now, requests[i].arrival_s)

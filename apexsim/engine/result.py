@@ -97,6 +97,8 @@ class Counters:
     waited_s: float = 0.0  # of lockstep ranks for the slowest of them, the mean over the ranks of each replica
     together: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     copy_s: float = 0.0  # device seconds that iterations waited for copies of KV blocks, summed over pipeline stages
+    swaps: int = 0  # preempted requests whose blocks went to the swap space
+    copied_blocks: int = 0  # by swaps, out and in
     tiers: tuple[TierCounters, ...] = ()
 
 

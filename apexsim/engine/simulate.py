@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from apexsim.cost.kvpages import KvPages, uniform
+from apexsim.cost.swap import SwapLaw
 from apexsim.cost.tables import StepTables
 from apexsim.cost.tiers import TierLaw
 from apexsim.engine import recorder
@@ -24,6 +25,11 @@ from apexsim.engine.tier_state import Tiers, new_tiers
 from apexsim.errors import UsageError
 from apexsim.workload.trace import Trace
 
+MIXED_PAGES = (
+    "kv_tiers and preemption = swap copy blocks of all layers; not where layers of several kinds share a pool of pages "
+    "(disable_hybrid_kv_cache_manager = true makes them blocks again)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLimits:
@@ -33,6 +39,7 @@ class ReplicaLimits:
     token in the engine and the client (detokeniser, network). ``pages``: where layers of several kinds share the pool
     of ``kv_blocks`` pages, how many of them a sequence holds; None where a page is a block of all layers.
     ``tiers`` keep what prefix caching computes, the nearest first; only the last may be shared by the replicas.
+    ``swap``: where a preempted request's blocks go; None where it is recomputed.
     """
 
     kv_blocks: int
@@ -42,6 +49,7 @@ class ReplicaLimits:
     exit_s: float = 0.0
     pages: KvPages | None = None
     tiers: tuple[TierLaw, ...] = ()
+    swap: SwapLaw | None = None
 
 
 def simulate_pool(
@@ -155,6 +163,8 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
     """What the compiled scheduler reads, in exactly its types."""
     pages = limits.pages or uniform(limits.block_size)
     hybrid = pages != uniform(pages.block_size)
+    if hybrid and (limits.tiers or limits.swap):
+        raise UsageError(MIXED_PAGES)
     if prefix_caching and (pages.full_groups != 1 or pages.state_pages > 0):
         raise UsageError("prefix_caching: only where one group of layers keeps the whole context, and none a state")
     running, in_batch = policy.seqs(stages)
@@ -171,6 +181,10 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
         prefix_caching=bool(prefix_caching),
         tiers=len(limits.tiers) if prefix_caching else 0,
         own_tiers=sum(not tier.shared for tier in limits.tiers) if prefix_caching else 0,
+        swap_blocks=0 if limits.swap is None else int(limits.swap.blocks),
+        swap_group=1 if limits.swap is None else int(limits.swap.group_blocks),
+        swap_group_s=0.0 if limits.swap is None else float(limits.swap.group_s),
+        swap_async=limits.swap is not None and limits.swap.asynchronous,
         kv_blocks=int(limits.kv_blocks),
         block_size=int(pages.block_size),
         max_model_len=int(limits.max_model_len),

@@ -111,6 +111,11 @@ REPLICA = np.dtype(
         ("waited_s", "f8"),  # for the slowest rank of its iterations
         # With KV tiers or swapping only.
         ("copies", "i8"),  # 1 where the iteration being composed brings blocks back, or takes them away
+        ("stall_s", "f8"),  # seconds of swaps that it waits for,
+        ("beside_s", "f8"),  # and of those that run beside it
+        ("swapped_blocks", "i8"),  # in the swap space now
+        ("swaps", "i8"),  # requests swapped out so far
+        ("copied_blocks", "i8"),  # by swaps, out and in
         ("copy_s", "f8"),  # device seconds that stages waited for copies
         # In other orders than first come first served only.
         ("incoming_head", "i8"),  # ends of the list of those that no boundary has seen
@@ -230,6 +235,10 @@ class Limits(NamedTuple):
     prefix_caching: bool  # there is a ``State.cache`` to look into
     tiers: int  # KV tiers beyond the device's memory,
     own_tiers: int  # and those of them that other replicas do not share
+    swap_blocks: int  # of the swap space; 0 where preemption recomputes
+    swap_group: int  # blocks copied by one call a tensor,
+    swap_group_s: float  # and the seconds of that
+    swap_async: bool  # copies run beside an iteration
     kv_blocks: int
     block_size: int
     max_model_len: int

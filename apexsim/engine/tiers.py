@@ -116,7 +116,7 @@ def trim(state: State, r: int) -> None:
 
 @rare_kernel
 def beside_copies(state: State, g: int, seconds: float, waited_s: float) -> float:
-    """Seconds of a stage's device in an iteration that brings blocks back; without them it would take ``seconds``.
+    """Seconds of a stage's device in an iteration that copies blocks; without them it would take ``seconds``.
 
     ``waited_s``: how long the stage has waited for the one before it, while its blocks were on their way already.
     """
@@ -131,13 +131,15 @@ def beside_copies(state: State, g: int, seconds: float, waited_s: float) -> floa
             load_s, layers = blocks * stores[r, t].block_s, stores[r, t].layers
             end_s = stores[r, t].latency_s + max(load_s / layers + seconds, load_s + seconds / layers)
             longest = max(longest, end_s - waited_s)
+    longest = float(max(longest, state.replicas[r].beside_s - waited_s) + state.replicas[r].stall_s)
     state.replicas[r].copy_s += longest - seconds
     return longest
 
 
 @rare_kernel
 def end_copies(state: State, r: int) -> None:
-    """The iteration is set off: what the next one brings back is still to be said."""
+    """The iteration is set off: what the next one copies is still to be said."""
     state.replicas[r].copies = 0
+    state.replicas[r].stall_s = state.replicas[r].beside_s = 0.0
     for t in range(state.tiers.stores.shape[1]):
         state.tiers.stores[r, t].pending = 0

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from apexsim.cost.accounting import Account
+from apexsim.cost.swap import SwapLaw
+from apexsim.cost.tiers import TierLaw
 from apexsim.engine.result import SimulationResult
 from apexsim.errors import UsageError
 from apexsim.metrics.attainment import SloReport, attainment
@@ -16,6 +18,7 @@ from apexsim.metrics.distribution import Distribution, distribution
 from apexsim.metrics.energy import ALONE, Carbon, Energy, Surroundings, carbon, energy
 from apexsim.metrics.groups import NOBODY, Group, Senders, groups_of
 from apexsim.metrics.itl import itl_distribution
+from apexsim.metrics.kv_copies import SwapUse, TierUse, swap_use, tier_uses, write_notes
 from apexsim.metrics.latency import counted_requests, latencies
 from apexsim.metrics.speculation import Speculation, speculation
 from apexsim.metrics.throughput import RequestCounts, Throughput, completed_tokens, count_requests, throughput
@@ -39,6 +42,8 @@ class Deployment:
     kv_capacity_tokens: int  # of one replica
     surroundings: Surroundings = ALONE
     drafts: int = 0  # of a sequence in each step, speculative decoding
+    tiers: tuple[TierLaw, ...] = ()
+    swap: SwapLaw | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class Summary:
     simulation: SimulationInfo
     speculation: Speculation | None = None  # where the pool speculates
     groups: Mapping[str, Mapping[str, Group]] = field(default_factory=dict)  # ``by_priority``, ``by_client``
+    kv_tiers: tuple[TierUse, ...] = ()  # in the order of the plan; not in the JSON of a plan without tiers
+    swap: SwapUse | None = None  # likewise
 
     def to_dict(self) -> dict[str, Any]:
         """The summary JSON: nested dicts, lists and plain numbers."""
@@ -99,6 +106,10 @@ class Summary:
         if not data["requests"]["shed"]:
             del data["requests"]["shed"]
         groups: dict[str, Any] = data.pop("groups")
+        data["kv_tiers"] = list(data["kv_tiers"])
+        for key in ("kv_tiers", "swap"):
+            if not data[key]:
+                del data[key]
         return data | groups
 
 
@@ -132,6 +143,7 @@ def summarise(
     _, output_tokens = completed_tokens(result.requests)
     duration_s = result.duration_s
     requests = count_requests(result.requests)
+    notes = result.notes + notes + write_notes(counters, deployment.tiers, result.replicas[0], duration_s)
     joules = energy(account.energy_j, output_tokens, requests.completed, duration_s, deployment.surroundings)
     return Summary(
         requests=requests,
@@ -155,10 +167,10 @@ def summarise(
             account.mfu, account.mbu, busy_fraction(counters, result.replicas[0], duration_s)
         ),
         breakdown_s=dict(account.breakdown_s),
-        confidence=Confidence(
-            account.calibrated_fraction, account.extrapolated_fraction, result.notes + notes
-        ),
+        confidence=Confidence(account.calibrated_fraction, account.extrapolated_fraction, notes),
         simulation=SimulationInfo(wall_s, counters.iterations, result.seed, version),
         speculation=speculation(counters, deployment.drafts),
         groups=groups_of(result.requests, senders, counted),
+        kv_tiers=tier_uses(counters, deployment.tiers, result.requests),
+        swap=swap_use(counters, deployment.swap),
     )

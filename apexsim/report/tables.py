@@ -13,7 +13,7 @@ from apexsim.metrics.metric import metrics
 from apexsim.metrics.speculation import Speculation
 from apexsim.metrics.summary import Summary
 from apexsim.spec.slo import SLO
-from apexsim.spec.units import format_seconds
+from apexsim.spec.units import format_bytes, format_seconds
 
 UNDEFINED = "–"
 NOISE = 1e-12
@@ -141,12 +141,32 @@ def group_tables(summary: Summary) -> tuple[Table, ...]:
     return tuple(tables)
 
 
+def copies_tables(summary: Summary) -> tuple[Table, ...]:
+    """KV tiers and swaps, where the plan has any."""
+    rows = [
+        (
+            use.tier, show(use.hit_rate, "share"), format_bytes(use.loaded_bytes, 4), format_bytes(use.stored_bytes, 4),
+            format_bytes(use.evicted_bytes, 4), show(use.peak_fraction, "share"),
+        )
+        for use in summary.kv_tiers
+    ]
+    header = ("", "hits", "loaded", "stored", "evicted", "fullest")
+    tables = [Table("KV tiers: shares of the prompt tokens found there", header, tuple(rows))] if rows else []
+    if summary.swap is not None:
+        row = ("preempted by swap", f"{summary.swap.swapped:,}", format_bytes(summary.swap.copied_bytes, 4))
+        tables.append(Table("Swaps", ("", "requests", "copied out and in"), (row,)))
+    return tuple(tables)
+
+
 def summary_tables(summary: Summary, slo: SLO | None) -> tuple[Table, ...]:
     """Everything that a person wants to see of one run."""
     kept = () if slo is None else (slo_table(summary.slo, slo),)
     drafts = () if summary.speculation is None else (speculation_table(summary.speculation),)
     figures = (figures_table(summary), *drafts, breakdown_table(summary))
-    return (requests_table(summary), *group_tables(summary), latency_table(summary), *kept, *figures)
+    return (
+        requests_table(summary), *group_tables(summary), latency_table(summary), *kept, *figures,
+        *copies_tables(summary),
+    )  # fmt: skip
 
 
 def speculation_table(report: Speculation) -> Table:

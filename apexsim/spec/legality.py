@@ -17,7 +17,7 @@ from apexsim.spec.model import DenseMlp, ModelSpec, MoeMlp, Part
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.precision import check_precision, part_words
 from apexsim.spec.tensor_parallel import TP_RULES, wrong_heads
-from apexsim.spec.tier_rules import wrong_tiers
+from apexsim.spec.tier_rules import wrong_swap, wrong_tiers
 
 
 def check_plan(model: ModelSpec, plan: Plan) -> str | None:
@@ -94,8 +94,8 @@ def check_pool(model: ModelSpec, pool: Pool, engine: str = "vllm") -> str | None
     """Why ``engine`` cannot run ``model`` in ``pool``, or None."""
     return (
         _not_simulated_yet(pool) or check_precision(model, pool) or _wrong_degrees(model, pool, engine)
-        or _wrong_limits(model, pool) or wrong_tiers(pool) or check_drafts(model, pool, check_pool)
-        or wrong_context(model, pool, engine)
+        or _wrong_limits(model, pool) or wrong_tiers(pool) or wrong_swap(pool)
+        or check_drafts(model, pool, check_pool) or wrong_context(model, pool, engine)
     )
 
 

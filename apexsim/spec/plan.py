@@ -17,7 +17,7 @@ from apexsim.spec.experts import Experts
 from apexsim.spec.layer_precision import PrecisionRule
 from apexsim.spec.speculative import Speculative
 from apexsim.spec.tiers import KvTier
-from apexsim.spec.units import Seconds
+from apexsim.spec.units import Bytes, Seconds, format_bytes
 
 Role = Literal["serve", "encode", "prefill", "decode"]
 Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers", "aphrodite"]
@@ -53,6 +53,12 @@ class Scheduler(Strict):
     )
     max_num_partial_prefills: int = Field(1, ge=1, description="a rule of vLLM v0 that v1 refuses: 1 only")
     max_long_partial_prefills: int = Field(1, ge=1, description="a rule of vLLM v0 that v1 refuses: 1 only")
+    preemption: Literal["recompute", "swap"] = Field(
+        "recompute", description="what becomes of a victim's KV blocks: computed again, or kept in host memory"
+    )
+    swap_space: Bytes | None = Field(None, gt=0, description="host memory of one device for swaps; 4GiB if left out")
+    swap_group: int = Field(1, ge=1, description="blocks side by side that one copy of a tensor takes along")
+    swap_async: bool = Field(False, description="swaps run beside an iteration; else they stall it")
 
     @model_validator(mode="after")
     def _as_vllm_v1(self) -> Scheduler:
@@ -200,6 +206,7 @@ def _pool_id(pool: Pool) -> str:
     parts += [f"s{scheduler.max_num_seqs}"] if scheduler.max_num_seqs else []
     parts += ["prefix"] if scheduler.prefix_caching else []
     parts += scheduler.id
+    parts += [_swap_id(scheduler)] if scheduler.preemption == "swap" else []
     if scheduler.async_scheduling is not None:
         parts.append("async" if scheduler.async_scheduling else "sync")
     if pool.disable_hybrid_kv_cache_manager is not None:
@@ -215,3 +222,9 @@ def _pool_id(pool: Pool) -> str:
     role = "" if pool.role == "serve" else f"{pool.role}-"
     device = f"{pool.device}-" if pool.device else ""
     return f"{role}{device}{pool.replicas}x{'-'.join(parts)}"
+
+
+def _swap_id(scheduler: Scheduler) -> str:
+    space = "" if scheduler.swap_space is None else format_bytes(scheduler.swap_space)
+    group = "" if scheduler.swap_group == 1 else f"g{scheduler.swap_group}"
+    return f"swap{space}{group}{'async' if scheduler.swap_async else ''}"

@@ -16,8 +16,8 @@ def wrong_tiers(pool: Pool) -> str | None:
         return f"kv_tiers {', '.join(names)}: the order is {', '.join(TIERS)}, each at most once"
     if not pool.scheduler.prefix_caching:
         return "kv_tiers keep blocks of prompts for others to find: they need scheduler.prefix_caching = true"
-    if pool.dp > 1:
-        return f"kv_tiers with dp={pool.dp}: ranks in lockstep do not load blocks from tiers in this release"
+    if pool.dp * pool.cp > 1:
+        return f"kv_tiers with dp={pool.dp}, cp={pool.cp}: such ranks do not load blocks from tiers in this release"
     if pool.kv_tiers[0].write == "back":
         return (
             "kv_tiers[0].write = back: the first tier takes what the device computes (through); an allocation that "
@@ -26,8 +26,23 @@ def wrong_tiers(pool: Pool) -> str | None:
     return None
 
 
+def wrong_swap(pool: Pool) -> str | None:
+    """Why preempted requests are not swapped as the plan says, or None."""
+    scheduler = pool.scheduler
+    if scheduler.preemption == "recompute":
+        for key in ("swap_space", "swap_group", "swap_async"):
+            if getattr(scheduler, key) != type(scheduler).model_fields[key].default:
+                return f"scheduler.{key}: only with preemption = swap"
+        return None
+    if pool.dp * pool.cp > 1:
+        return f"scheduler.preemption = swap with dp={pool.dp}, cp={pool.cp}: such ranks recompute in this release"
+    return None
+
+
 def check_tiers(profile: HardwareProfile, pool: Pool) -> str | None:
-    """Why the device cannot reach the tiers, or None."""
+    """Why the device cannot reach the tiers or the swap space, or None."""
+    if pool.scheduler.preemption == "swap" and profile.pcie_bandwidth is None:
+        return f"scheduler.preemption = swap: the PCIe of {profile.name} is not known"
     for k, tier in enumerate(pool.kv_tiers):
         if tier.tier == "host" and tier.bandwidth is None and profile.pcie_bandwidth is None:
             return f"kv_tiers[{k}].bandwidth: missing, and the PCIe of {profile.name} is not known (as in 25GB/s)"
