@@ -169,6 +169,24 @@ class Elementwise:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterOp:
+    """Shrink and expand of the LoRA adapters of matrices with one input, batched over the requests of an iteration."""
+
+    name: str
+    adapter_bytes: float  # of a mean adapter, one layer, this rank
+    token_bytes: float  # activations read and written, for each token
+    gather_bytes: float  # what a token that decodes reads of its adapter beside the first read, by its cost
+    token_flops: float
+    adapters: int  # that requests choose from
+    zipf: float  # exponent of their popularity
+    max_num_seqs: int  # most requests of an iteration
+    count: int
+    rows: Rows = OWN
+
+    kernels: ClassVar[int] = 2
+
+
+@dataclass(frozen=True, slots=True)
 class Collective:
     """A collective over the ranks of a stage; ``token_bytes`` is the message of one token."""
 
@@ -251,4 +269,4 @@ class Recurrence:
         return float(self.heads * flops)
 
 
-Operator = Recurrence | Gemm | GroupedGemm | AttentionOp | Elementwise | Collective | Exchange
+Operator = Recurrence | Gemm | GroupedGemm | AttentionOp | Elementwise | AdapterOp | Collective | Exchange

@@ -33,7 +33,9 @@ from apexsim.cost.ledger import (
     MOVED_BYTES,
     Ledger,
 )
+from apexsim.cost.lora import GATHER_TILE, KERNEL_LAUNCHES, distinct_adapters
 from apexsim.cost.operators import (
+    AdapterOp,
     AttentionOp,
     Collective,
     Elementwise,
@@ -175,6 +177,13 @@ class Pricer:
             return MOE, self.kernels.grouped_gemm(rows, op), 2.0 * rows * share * op.expert_parameters, moved
         if isinstance(op, Elementwise):
             return GEMM, self.kernels.memory_bound(rows * op.token_bytes, op.kernels), none, rows * op.token_bytes
+        if isinstance(op, AdapterOp):
+            # Of a batch with prompts only the tokens are known: as many sequences as they could be.
+            sequences = np.minimum(rows, op.max_num_seqs)
+            moved = distinct_adapters(sequences, op.adapters, op.zipf) * op.adapter_bytes + rows * op.token_bytes
+            gathered = (sequences + (rows - sequences) / GATHER_TILE) * op.gather_bytes
+            price = self.kernels.memory_bound(moved + gathered, KERNEL_LAUNCHES * op.kernels)
+            return GEMM, price, rows * op.token_flops, moved
         if isinstance(op, Collective):
             message = rows * op.token_bytes
             price = self.kernels.collective(op.kind, message, op.ranks, self.wide if op.wide else self.link)

@@ -20,10 +20,11 @@ from apexsim.cost.expert_notes import expert_notes
 from apexsim.cost.format_notes import format_notes
 from apexsim.cost.graph import Cut, cut_of
 from apexsim.cost.host import HostModel, host_model
-from apexsim.cost.kvgroups import kept_kv
+from apexsim.cost.kvgroups import Kept, kept_kv
 from apexsim.cost.kvnotes import kv_notes
 from apexsim.cost.ledger import CALIBRATED, Ledger, seconds
-from apexsim.cost.memory import ALONE, DoesNotFit, MemoryPlan, plan_memory
+from apexsim.cost.lora import adapter_operators, lora_notes, slots_of
+from apexsim.cost.memory import DoesNotFit, MemoryPlan, plan_memory
 from apexsim.cost.operators import AttentionOp, Collective, Gemm, GroupedGemm, Operator, Recurrence
 from apexsim.cost.parts import Parts
 from apexsim.cost.power_law import Serving
@@ -108,7 +109,7 @@ def compile_pool(
     cut = cut_of(model, pool, way_of(pool, engine, profile, cluster))
     kept = kept_kv(model, pool, cut, engine, engine_version)
     drafting = drafting_of(model, pool)
-    beside = drafting.beside if drafting else ALONE
+    beside = drafting.beside if drafting else slots_of(model, pool)
     memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine, kept.pool, beside)
     if isinstance(memory, DoesNotFit):
         return memory
@@ -118,7 +119,7 @@ def compile_pool(
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, each * max_num_seqs)
     sizes = (most_tokens, max_num_seqs, memory.max_model_len)
     ring = Ring(pool.cp, cluster.strided_link(profile, pool.cp, pool.tp), prices) if pool.cp > 1 else None
-    parts = Parts(model, cut, prices, host, *sizes, each, ring=ring)
+    parts = Parts(model, cut, prices, host, *sizes, each, adapter_operators(model, pool, max_num_seqs), ring)
     if drafting is not None:
         draft_prices = _prices(profile, cluster, drafting.draft.pool, engine, costs, serving)
         with_drafts(parts, drafting, draft_prices, host, *sizes)
@@ -127,9 +128,13 @@ def compile_pool(
     return CompiledPool(
         tables, memory, host.entry_s, host.exit_s,
         _accounting(model, profile, cut, prices, parts, tables),
-        _confidence(parts, prices, host, model, drafting_notes(model, pool) + kv_notes(model, memory, kept)),
+        _confidence(parts, prices, host, model, _notes(model, pool, memory, kept)),
         parts, tier_laws(model, profile, cluster, pool), swap_law(model, profile, pool),
     )
+
+
+def _notes(model: ModelSpec, pool: Pool, memory: MemoryPlan, kept: Kept) -> list[str]:
+    return drafting_notes(model, pool) + lora_notes(pool) + kv_notes(model, memory, kept)
 
 
 def _tables(parts: Parts, host: HostModel, transfer_s: Floats, max_num_seqs: int, window: int) -> StepTables:

@@ -96,7 +96,9 @@ def _no_such_step(pool: Pool) -> str | None:
     for name, degree in degrees.items():
         if degree > 1:
             return f"not simulated with {name}={degree} (each sequence of a batch goes at its own pace)"
-    return f"a {pool.role} pool yields no series of tokens" if pool.role not in ("serve", "decode") else None
+    if pool.scheduler.preemption == "swap":
+        return "not simulated with scheduler.preemption = swap (its blocks for drafts would go along)"
+    return f"not simulated in a {pool.role} pool" if pool.role != "serve" else None
 
 
 def _wrong_method(model: ModelSpec, pool: Pool) -> str | None:

@@ -15,6 +15,7 @@ from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import ActivationDtype, KvDtype, WeightDtype
 from apexsim.spec.experts import Experts
 from apexsim.spec.layer_precision import PrecisionRule
+from apexsim.spec.lora import Lora
 from apexsim.spec.speculative import Speculative
 from apexsim.spec.tiers import KvTier
 from apexsim.spec.units import Bytes, Seconds, format_bytes
@@ -122,6 +123,7 @@ class Pool(Strict):
         None, description="true: windowed layers keep the KV of the whole context; as the engine version where left out"
     )
     speculative: Speculative | None = Field(None, description="speculative decoding; off where left out")
+    lora: Lora | None = Field(None, description="LoRA adapters that requests ask for; none where left out")
     clock_mhz: float | None = Field(
         None, gt=0, description="clock that the compute units are locked to; the device's boost clock where left out"
     )
@@ -217,6 +219,7 @@ def _pool_id(pool: Pool) -> str:
         if getattr(pool, key) != Pool.model_fields[key].default
     ]
     parts += [rule.id for rule in pool.precision]
+    parts += [pool.lora.id] if pool.lora and pool.lora.adapters else []
     parts += [pool.speculative.id] if pool.speculative and pool.speculative.num_speculative_tokens else []
     parts += [tier.short for tier in pool.kv_tiers]
     role = "" if pool.role == "serve" else f"{pool.role}-"
