@@ -28,6 +28,8 @@ SLOS = (
     "e2e:p50<=2s",
 )
 
+SLO_OF_BOTH = parse_slo(SLOS[0])
+
 
 def load_of(trace: Trace, lengths: Lengths, warmup: float = 0.0) -> Counted:
     counted = trace.arrival_s >= trace.arrival_s[0] + warmup * trace.span_s
@@ -124,3 +126,23 @@ def test_more_replicas_raise_the_bound_at_least_as_much():
 def test_a_tpot_limit_alone_bounds_nothing():
     """Such requests may wait for ever before their first token, so no rate is too high."""
     assert highest_rate(random_world(seed=2), parse_slo("tpot=50ms")) == np.inf
+
+
+@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("acceptance", [(1.0, 1.0), (0.9, 0.0), (0.7,)])
+def test_no_replay_with_drafts_is_better_than_its_bounds(seed, acceptance):
+    """At best every draft is accepted, in batches of the size that is cheapest for them."""
+    world = random_world(seed)
+    if world.tables.stages > 1:
+        return
+    world = replace(world, policy=replace(world.policy, acceptance=acceptance))
+    lengths = lengths_of(world.trace)
+    load, work, result = load_of(world.trace, lengths), world.work(lengths), world.run(world.trace)
+    assert result.pools[0].accepted_tokens > 0
+    for slo in map(parse_slo, SLOS):
+        reached = attainment(result, slo).attainment
+        assert reached <= attainment_bound(due_to_meet(work, lengths, slo), load, world.replicas)
+    assert np.nanmedian(latencies(result.requests).e2e_s) >= median_e2e_bound(work, load.number)
+    bound = highest_rate(world, SLO_OF_BOTH)
+    if 0 < bound < np.inf:
+        assert not attainment(world.run(at_rate(world.trace, bound * 1.0001)), SLO_OF_BOTH, WARMUP).met
