@@ -22,7 +22,7 @@ from tests.oracle_order import Line, demand
 from tests.oracle_pages import most, pages
 from tests.oracle_speculation import tokens_of_a_step
 from tests.oracle_swap import SwapSpace
-from tests.oracle_tiers import Below, Tier
+from tests.oracle_tiers import new_below
 
 TIED = 1e-9
 
@@ -57,14 +57,13 @@ class Oracle:
         self.pages = limits.pages or uniform(limits.block_size)
         self.each = 1 + len(policy.acceptance)  # tokens that a decoding sequence computes in a step
         stages = tables.mixed_s.shape[0]
-        laws = limits.tiers if caching else ()
-        shared = {law.name: Tier(law) for law in laws if law.shared}
+        below = new_below(limits.tiers if caching else (), replicas)
         self.replicas = [
             Replica(
                 limits.kv_blocks, limits.block_size, caching, [Slot() for _ in range(stages)], [-np.inf] * stages,
-                Below([shared.get(law.name) or Tier(law) for law in laws]), SwapSpace(limits.swap), Line(policy),
+                below[r], SwapSpace(limits.swap), Line(policy),
             )
-            for _ in range(replicas)
+            for r in range(replicas)
         ]  # fmt: skip
         knots = tables.mixed_s.shape[1]
         dense, stride = tables.token_dense, tables.token_stride
@@ -150,8 +149,7 @@ class Oracle:
             victim = replica.line.victim(slot.running)
             slot.running.remove(victim)
             replica.give_back(victim)
-            if replica.swap.take(victim.index, -(-victim.computed // self.limits.block_size)):
-                victim.saved = victim.computed
+            replica.swap.take(victim, self.limits.block_size)
             victim.computed = 0
             victim.decoding = False
             victim.preemptions += 1
@@ -363,8 +361,7 @@ class Oracle:
             if offered and not (concurrency and delay == 0.0):
                 gaps = [abs(offered[0].arrival - end) for end in ends]
                 self.tied |= any(gap <= TIED * max(1.0, now) for gap in gaps)
-            if any(law.shared for law in self.limits.tiers):
-                # What ends first at which replica decides who finds what.
+            if any(law.shared for law in self.limits.tiers):  # what ends first decides who finds what
                 self.tied |= any(one_instant(now) < end - now <= TIED * max(1.0, now) for end in ends)
             for replica, slot in slots:
                 if slot.end is not None and slot.end <= now + one_instant(now):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from apexsim.cost.swap import SwapLaw
+from tests.oracle_memory import Request
 
 
 @dataclass(eq=False)
@@ -15,14 +16,15 @@ class SwapSpace:
     swaps: int = 0
     copied: int = 0
 
-    def take(self, request: int, blocks: int) -> bool:
-        """True where the blocks of a preempted request are kept."""
+    def take(self, request: Request, block_size: int) -> None:
+        """What a preempted request has computed is kept where there is room."""
+        blocks = -(-request.computed // block_size)
         if self.law is None or blocks == 0 or sum(self.inside.values()) + blocks > self.law.blocks:
-            return False
-        self.inside[request] = blocks
+            return
+        request.saved = request.computed
+        self.inside[request.index] = blocks
         self.swaps += 1
         self.copy(blocks)
-        return True
 
     def give_back(self, request: int, on_device: int) -> None:
         self.copy(max(0, self.inside.pop(request) - on_device))

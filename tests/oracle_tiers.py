@@ -79,3 +79,9 @@ class Below:
                     there.append(begin + tier.law.latency_s + share)
             done = max(done, *there) + seconds / layers
         return done
+
+
+def new_below(laws: tuple[TierLaw, ...], replicas: int) -> list[Below]:
+    """Empty tiers of each replica, those that are shared in all of them."""
+    shared = {law.name: Tier(law) for law in laws if law.shared}
+    return [Below([shared.get(law.name) or Tier(law) for law in laws]) for _ in range(replicas)]

@@ -163,9 +163,7 @@ def summarise(
         ),
         preemptions=counters.preemptions,
         prefix_hit_rate=prefix_hit_rate(result.requests),
-        utilization=Utilization(
-            account.mfu, account.mbu, busy_fraction(counters, result.replicas[0], duration_s)
-        ),
+        utilization=Utilization(account.mfu, account.mbu, busy_fraction(counters, result.replicas[0], duration_s)),
         breakdown_s=dict(account.breakdown_s),
         confidence=Confidence(account.calibrated_fraction, account.extrapolated_fraction, notes),
         simulation=SimulationInfo(wall_s, counters.iterations, result.seed, version),
