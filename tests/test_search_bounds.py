@@ -74,7 +74,8 @@ def test_no_replay_is_better_than_its_attainment_and_latency_bounds(seed, rate):
 def test_no_replay_with_a_prefix_cache_is_better_than_its_bounds(seed):
     """Prompts that are found in full but for their last block: the most that a cache can save."""
     world, slo = random_world(seed), parse_slo("ttft=1s,tpot=100ms@0.9")
-    policy, limits = replace(world.policy, prefix_caching=True), replace(world.limits, pages=None)
+    pages = world.limits.pages._replace(state_pages=0) if world.limits.pages else None
+    policy, limits = replace(world.policy, prefix_caching=True), replace(world.limits, pages=pages)
     world = replace(world, policy=policy, limits=limits)
     rng = np.random.default_rng(seed)
     trace = world.trace.with_columns(

@@ -100,7 +100,8 @@ def least_work(
     resident = _kv_tokens(np.zeros_like(prompt) if prefix_caching else prompt, steps, tables.window)
     kv_s = resident * rates.iteration_s / (replica.kv_blocks * replica.block_size)
     if replica.pages is not None:
-        kv_s = _page_iterations(replica.pages, prompt, steps) * rates.iteration_s / replica.kv_blocks
+        own = np.zeros_like(prompt) if prefix_caching else prompt  # the rest may be shared
+        kv_s = _page_iterations(replica.pages, own, steps) * rates.iteration_s / replica.kv_blocks
     return Work(
         servers=("device",) * len(prefill) + ("host", "KV memory"),
         prefill_s=np.vstack([prefill, np.full_like(prompt, host_s), np.zeros_like(prompt)]),
