@@ -17,6 +17,7 @@ from apexsim.engine.result import REJECTED_CONTEXT, REJECTED_KV, REJECTED_QUEUE
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
 from apexsim.workload.trace import Trace
+from tests.oracle_law import line, one_instant
 from tests.oracle_memory import Replica, Request, Slot, blocks_of, prefix_of
 from tests.oracle_order import Line, demand
 from tests.oracle_pages import most, pages
@@ -34,18 +35,6 @@ class Run:
     sizes: list[int]  # requests of every iteration
     replicas: list[Replica]
     copy_s: float
-
-
-def one_instant(now: float) -> float:
-    return min(1e-12 * abs(now), 1e-9)
-
-
-def line(x: float, xs: list[float], ys: list[float]) -> float:
-    """Piecewise linear through (xs, ys); the last slope goes on."""
-    for i in range(len(xs) - 1):
-        if x < xs[i + 1] or i == len(xs) - 2:
-            return ys[i] + (ys[i + 1] - ys[i]) * (x - xs[i]) / (xs[i + 1] - xs[i])
-    raise AssertionError("at least two knots")
 
 
 class Oracle:
