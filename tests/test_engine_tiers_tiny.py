@@ -179,10 +179,10 @@ def test_an_endless_host_tier_reaches_the_ideal_reuse_with_a_small_device() -> N
 
 @pytest.mark.skipif(not MOONCAKE.exists(), reason="no Mooncake trace beside the repository")
 def test_the_mooncake_trace_reaches_its_ideal_reuse_through_the_host() -> None:
-    """A device's cache of 256 blocks of 512 tokens, one longest prompt, and an endless host tier."""
+    """A device's cache of 131,072 tokens, one longest prompt, and an endless host tier."""
     trace = read_trace(MOONCAKE)
     tier = replace(HOST, blocks=1 << 40, block_s=1e-3)
-    limits = ReplicaLimits(kv_blocks=256, block_size=512, max_model_len=1 << 20, tiers=(tier,))
+    limits = ReplicaLimits(kv_blocks=8192, block_size=16, max_model_len=1 << 20, tiers=(tier,))
     columns = simulate_pool(offline(trace), tables(), limits, Policy("t", 1 << 20, 1, prefix_caching=True)).requests
-    assert columns.cached_tokens.tolist() == ideal_hits(trace, 512)
+    assert columns.cached_tokens.tolist() == ideal_hits(trace, 16)
     assert int((-(-columns.cached_tokens // 512)).sum()) == 105_702
