@@ -30,6 +30,13 @@ def test_what_the_row_says_is_the_plan(tmp_path):
     assert any("2 independent engines" in text for text in case.assumptions)
 
 
+def test_attention_ranks_get_requests_by_their_load(tmp_path):
+    case = case_of(tmp_path, model="Qwen3-30B-A3B", dp=2, ep=2, devices=4)
+    pool = case.plan.pools[0]
+    assert (pool.dp, pool.replicas, case.plan.router) == (2, 2, "join-shortest-queue")
+    assert any("2 independent engines" in text and "fewest unfinished" in text for text in case.assumptions)
+
+
 def test_every_default_is_an_assumption(tmp_path):
     bare = dict.fromkeys(("devices", "tp", "weights", "engine_version", "max_num_seqs", "fixed_lengths"), "")
     bare |= dict.fromkeys(("max_num_batched_tokens", "prefix_caching"), "")

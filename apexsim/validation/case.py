@@ -182,15 +182,24 @@ def _plan(known: Known, model: ModelSpec) -> Plan:
     nodes = {"devices_per_node": min(devices, PER_NODE), "nodes": -(-devices // PER_NODE)}
     data = {
         "model": row.get("model"), "cluster": {"device": row.get("device"), **nodes}, "pools": [pool],
-        "router": "round-robin" if pool["replicas"] > 1 else "least-loaded",
+        "router": _router(known, pool["replicas"], pool["dp"]),
         "engine": engine, "engine_version": _numbers(known, version),
     }  # fmt: skip
-    if pool["replicas"] > 1:
-        known.assume(f"{pool['replicas']} independent engines = devices / (tp · pp · dp), requests in turn")
     try:
         return parse(Plan, data, source=f"{row.file}: row {row.number} ({row.name})")
     except InputError as problem:
         raise CannotSimulate(str(problem), mistake=True) from None
+
+
+def _router(known: Known, replicas: int, dp: int) -> str:
+    """Who spreads the requests: a harness over engines, in turn; an engine over its attention ranks, by their load."""
+    independent = f"{replicas} independent engines = devices / (tp · pp · dp), requests "
+    if dp > 1:
+        known.assume(f"{independent if replicas > 1 else 'requests '}to the attention rank with the fewest unfinished ones")
+        return "join-shortest-queue"
+    if replicas > 1:
+        known.assume(f"{independent}in turn")
+    return "round-robin" if replicas > 1 else "least-loaded"
 
 
 def _numbers(known: Known, version: str | None) -> str | None:
