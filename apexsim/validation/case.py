@@ -193,12 +193,12 @@ def _plan(known: Known, model: ModelSpec) -> Plan:
 
 def _router(known: Known, replicas: int, dp: int) -> str:
     """Who spreads the requests: a harness over engines, in turn; an engine over its attention ranks, by their load."""
-    independent = f"{replicas} independent engines = devices / (tp · pp · dp), requests "
+    who = f"{replicas} independent engines = devices / (tp · pp · dp), requests" if replicas > 1 else "requests"
     if dp > 1:
-        known.assume(f"{independent if replicas > 1 else 'requests '}to the attention rank with the fewest unfinished ones")
+        known.assume(f"{who} to the attention rank with the fewest unfinished ones")
         return "join-shortest-queue"
     if replicas > 1:
-        known.assume(f"{independent}in turn")
+        known.assume(f"{who} in turn")
     return "round-robin" if replicas > 1 else "least-loaded"
 
 
