@@ -21,7 +21,7 @@ def in_lockstep(random: np.random.Generator, tables: StepTables, ranks: int, pad
         experts_mixed_s=rising(random, knots, start=2e-3, step=2e-3),
         experts_decode_s=rising(random, seqs, start=2e-3, step=2e-3),
     )  # fmt: skip
-    return tables._replace(group=group)
+    return tables._replace(group=group, cp=1)
 
 
 @st.composite

@@ -136,15 +136,15 @@ def test_a_group_of_one_rank_with_nothing_to_share_is_a_replica(world: World) ->
     """The lockstep kernels at dp = 1 give the times of the others."""
     knots, seqs = world.tables.mixed_s.shape[1], world.tables.decode_s.shape[1]
     group = GroupTables(1, 0, 0, np.zeros(knots), np.zeros(seqs), np.zeros(knots), np.zeros(seqs))
-    plain = run(world)
+    law = world.tables._replace(cp=1)
+    of_world = {f.name: getattr(world, f.name) for f in fields(World)}
+    plain = run(World(**of_world | {"tables": law}))
     assume((plain.requests.status == COMPLETED).any())
 
     def with_rows(*args: object, **kwargs: object) -> State:
         return new_state(*args, **(kwargs | {"lockstep": True}))  # type: ignore[arg-type]
 
-    alone = World(**{f.name: getattr(world, f.name) for f in fields(World)} | {
-        "tables": world.tables._replace(group=group)
-    })  # fmt: skip
+    alone = World(**of_world | {"tables": law._replace(group=group)})
     with (
         mock.patch.object(fleet, "REPLICAS", fleet.IN_LOCKSTEP),
         mock.patch.object(simulate_module, "new_state", with_rows),
