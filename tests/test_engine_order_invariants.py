@@ -70,6 +70,48 @@ def test_53_littles_law(world: World) -> None:
     np.testing.assert_allclose(area, (left_s - arrival_s)[stayed].sum(), rtol=1e-9, atol=1e-12)
 
 
+def urgency(world: World) -> np.ndarray:
+    """The key of each request, the smallest first; ties by index."""
+    trace, policy = world.trace, world.policy
+    if policy.order == "priority":
+        return np.asarray(trace.priority, np.float64)
+    if policy.order == "shortest-first":
+        return np.asarray(trace.input_tokens, np.float64)
+    own = np.asarray(trace.deadline_s)
+    return np.asarray(trace.arrival_s + np.where(np.isfinite(own), own, policy.deadline_s))
+
+
+@given(
+    worlds(routers=BUILT_IN, ordered=True, closed=False), st.sampled_from(["priority", "shortest-first", "deadline"])
+)
+@drawn
+def test_63_nobody_overtakes_a_more_urgent_request(world: World, order: str) -> None:
+    """Of two that waited at one replica the more urgent starts first, or in the same iteration.
+
+    A request fits where the iteration has budget left for a chunk of it (uncut: for all of it, or no prompt is in the
+    iteration), the replica and the batch hold fewer than ``max_num_seqs`` requests, and the blocks of that chunk are
+    not used by running requests. The first that does not fit ends the admission, so the law is stronger than "would
+    have fitted". What a boundary knows of is who had arrived; with asynchronous scheduling, when the iteration that
+    ends there began.
+    """
+    policy = replace(world.policy, order=order)
+    held = replace(world, policy=policy)
+    result = run(held, timeline=True)
+    columns, line = result.requests, result.timeline
+    assert line is not None
+    arrival_s, key = columns.arrival_s + world.limits.entry_s, urgency(held)
+    for j in np.flatnonzero(np.isfinite(columns.start_s)):
+        start_s = columns.start_s[j]
+        known_s = start_s
+        if policy.ahead and world.tables.stages == 1:
+            ends = (line.replica == columns.replica[j]) & (abs(line.end_s - start_s) < 1e-9)
+            known_s = min(line.begin_s[ends], default=start_s)
+        known = (columns.replica == columns.replica[j]) & (arrival_s < known_s - 1e-9)
+        urgent = (key < key[j]) | ((key == key[j]) & (np.arange(len(key)) < j))
+        ahead_of_it = known & urgent & np.isfinite(columns.start_s)
+        assert (columns.start_s[ahead_of_it] <= start_s + 1e-9).all()
+
+
 @given(worlds(closed=False), st.integers(1, 3), st.integers(1, 3))
 @drawn
 def test_54_backlogged_clients_are_served_alike(world: World, input_weight: int, output_weight: int) -> None:

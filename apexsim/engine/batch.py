@@ -12,6 +12,7 @@ from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.kvcache import release
 from apexsim.engine.order import FAIR, PRIORITY, least_urgent, wait_again
 from apexsim.engine.pages import count_pages, count_past_window, pages_held
+from apexsim.engine.presence import count_present
 from apexsim.engine.result import COMPLETED
 from apexsim.engine.speculation import speculate, stop_speculating
 from apexsim.engine.state import DECODING, DONE, NONE, PREFILLING, Limits, Rows, State
@@ -175,6 +176,7 @@ def finish(state: State, limits: Limits, i: int, now: float) -> None:
     held = limits.reserve or state.drafts.size > 0  # more blocks than the tokens fill
     replicas[r].used_blocks -= requests[i].blocks if held else pages_held(limits, tokens)
     release(state, limits, r, i, tokens)
+    count_present(replicas, r, now)
     stop_running(state, i)
     requests[i].phase = DONE
     requests[i].status = COMPLETED

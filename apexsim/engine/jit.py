@@ -37,6 +37,7 @@ KERNEL_FILES = (
     "engine/pages.py",
     "engine/pipeline.py",
     "engine/pool.py",
+    "engine/presence.py",
     "engine/replica.py",
     "engine/result.py",
     "engine/series.py",

@@ -16,6 +16,7 @@ from apexsim.engine.kvcache import resident_tokens
 from apexsim.engine.law import borrow_tables
 from apexsim.engine.order import arrive, may_lead
 from apexsim.engine.pages import most_pages
+from apexsim.engine.presence import count_present
 from apexsim.engine.replica import (
     THROUGH,
     admission_blocks,
@@ -68,6 +69,7 @@ def take_in(state: State, limits: Limits, r: int, i: int) -> bool:
         reject(state, r, i, reason)
         return False
     replicas[r].prompt_tokens += requests[i].prompt
+    count_present(replicas, r, requests[i].arrival_s)
     arrive(state, limits, r, i)
     return True
 

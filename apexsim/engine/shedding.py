@@ -12,6 +12,7 @@ from apexsim.cost.tables import StepTables
 from apexsim.engine.fair import steps_to_overtake
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.order import FAIR, take_next
+from apexsim.engine.presence import count_present
 from apexsim.engine.result import REJECTED, REJECTED_LATE, REJECTED_WAIT
 from apexsim.engine.series import cut_series, series_seconds
 from apexsim.engine.state import DONE, NONE, Limits, State, instant
@@ -55,6 +56,8 @@ def drop(state: State, limits: Limits, r: int, now: float) -> None:
     """The head of the waiting list is turned away."""
     requests, replicas = state.requests, state.replicas
     i = replicas[r].waiting_head
+    count_present(replicas, r, now)
+    replicas[r].shed_s += now - requests[i].arrival_s
     take_next(state, limits, r, False)
     replicas[r].prompt_tokens -= requests[i].prompt
     too_long = now > requests[i].arrival_s + limits.max_wait_s + instant(now)

@@ -16,6 +16,7 @@ from apexsim.engine.fleet import Marks, run_pool
 from apexsim.engine.order import ORDERS
 from apexsim.engine.places import new_order
 from apexsim.engine.prefixes import new_cache
+from apexsim.engine.presence import check_littles_law
 from apexsim.engine.result import SimulationResult, Snapshot
 from apexsim.engine.routers import Offered, PlugInRouter
 from apexsim.engine.routers import router as named_router
@@ -95,6 +96,7 @@ def simulate_pool(
         state, tables, rules, router=chosen, offered=_offered(trace), replicas=units, seed=seed,
         concurrency=concurrency, delay_s=outside_s, marks=wanted,
     )  # fmt: skip
+    check_littles_law(state)
     return SimulationResult(
         requests=recorder.request_columns(
             state, trace, closed_loop=concurrency is not None, origin_s=origin_s, entry_s=limits.entry_s,

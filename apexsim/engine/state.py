@@ -89,6 +89,9 @@ REPLICA = np.dtype(
         ("full", "i8"),  # 1 from a preemption in a pipeline until a request ends: nobody is admitted
         ("prompt_tokens", "i8"),  # of the unfinished requests: what the least-loaded router looks at
         ("ended", "i8"),  # requests completed or rejected
+        ("changed_s", "f8"),  # when a request last came or left,
+        ("present_s", "f8"),  # request-seconds up to then (``presence.py``),
+        ("shed_s", "f8"),  # and how long those that were turned away while they waited had been there
         # Sums are kept per replica, so that the order in which replicas are advanced changes no byte.
         ("iterations", "i8"),
         ("prefill_tokens", "i8"),
