@@ -128,15 +128,30 @@ def test_work_is_booked_once_and_seconds_on_every_device() -> None:
 # --- published ------------------------------------------------------------------------------------------------
 
 
+CAPPED_MHZ = 1470
+"""63 % of the peak are 4.94e18 FLOP in 77 s on 128 devices: a peak of 795 TFLOP/s, 132 SMs of 4096 FLOP a cycle."""
+
+
 def test_a_million_tokens_on_128_devices() -> None:
     """Context Parallelism for Scalable Million-Token Inference (arXiv 2411.01783, abstract): Llama-3-405B on 16 nodes
-    of eight H100 (here tp 8 in a node, cp 16 over them): 77 s for 1M tokens, at 93 % parallel efficiency; 3.8 s for
-    128K.
+    of eight H100 (here tp 8 in a node, cp 16 over them): 77 s for 1M tokens, at 93 % parallel efficiency and 63 % of
+    the peak FLOP/s; 3.8 s for 128K.
 
-    Wide bounds: the abstract says nothing of clocks, nor of the precision of each layer.
+    The checkpoint is the one that Meta ships in fp8, the clock what the utilisation implies. The wide bound of the
+    shorter prompt is what nobody has explained yet: docs/parallelism.md.
     """
-    sixteen = shared(16, "Llama-3.1-405B", tokens=1 << 20, seqs=8)
-    assert 0.6 * 77 < prefill_s(sixteen, 1_000_000) < 1.1 * 77
-    assert 0.4 * 3.8 < prefill_s(sixteen, 128_000) < 1.1 * 3.8
-    one = shared(1, "Llama-3.1-405B", seqs=8)
+    pool = {"model": "meta-llama/Llama-3.1-405B-FP8", "weights": None, "seqs": 8, "clock_mhz": CAPPED_MHZ}
+    sixteen = shared(16, tokens=1 << 20, **pool)
+    assert 0.87 * 77 < prefill_s(sixteen, 1_000_000) < 1.05 * 77
+    assert 0.5 * 3.8 < prefill_s(sixteen, 128_000) < 1.05 * 3.8
+    one = shared(1, **pool)
     assert 0.85 < prefill_s(one, LONG) / prefill_s(sixteen, LONG) / 16 < 1.0
+
+
+def test_the_implied_clock_is_what_the_published_utilisation_says() -> None:
+    model = catalog.model("Llama-3.1-405B")
+    heads = model.groups[0].attention
+    pairs = 1e12 / 2
+    flop = 2 * model.parameters * 1e6 + 4 * pairs * heads.heads * heads.head_dim * model.layers  # type: ignore[union-attr]
+    peak = flop / 77 / 128 / 0.63
+    assert peak / (132 * 4096) / 1e6 == pytest.approx(CAPPED_MHZ, rel=0.01)

@@ -22,6 +22,7 @@ POOLS = {
     "windows": ("Gemma-3-12B", {"tp": 1}),
     "slow clock": ("Llama-3.1-8B", {"tp": 1, "clock_mhz": 1200}),
     "pages of several kinds": ("Nemotron-H-8B", {"tp": 1}),
+    "a shared context": ("Llama-3.1-8B", {"tp": 2, "cp": 2}),
     "ranks in lockstep": ("DeepSeek-V2-Lite", {"tp": 1, "dp": 2, "ep": 2}),
     "drafts": ("Llama-3.1-8B", {"tp": 1, "speculative": {
         "method": "draft-model", "draft_model": "Llama-3.2-1B", "num_speculative_tokens": 3, "acceptance": 0.0,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from apexsim import scenario
+from apexsim.cost.explain import Iteration
 from apexsim.cost.memory import DoesNotFit
 from apexsim.cost.step import CompiledPool
 from apexsim.scenario import Prepared
@@ -100,6 +101,24 @@ def test_mtp_gains_as_much_as_was_published_and_more_at_small_batches() -> None:
     assert all(0 <= gain <= 0.55 for gain in gains), gains
     assert gains[0] > gains[1] > gains[2]
     assert gains[0] > gains[3]
+
+
+def test_the_gain_of_experts_dips_where_they_are_read_for_the_first_time_and_ends_with_the_graphs() -> None:
+    """Verifying reads more experts than decoding while some are unread; above 512 tokens a step is launched singly."""
+    pool = {"tp": 8, "ep": 8, "weights": "fp8-block", "scheduler": {"max_num_seqs": 512}}
+    off, on = (prepared(plan("DeepSeek-V3", "8xh200-sxm", speculative=said, **pool)) for said in (None, MTP))
+
+    def steps(n: int) -> tuple[float, float]:
+        """(experts' seconds with drafts over those without, tokens/s gained)"""
+        taken = [scenario.explain(each, Iteration(n, 2048.0)) for each in (off, on)]
+        experts = [sum(op.seconds for op in one.operators if op.name.endswith("experts")) for one in taken]
+        assert (taken[1].launches_s > 0) == (n > 256)
+        return experts[1] / experts[0], 1.7 * taken[0].duration_s / taken[1].duration_s - 1
+
+    ratios, gains = zip(*(steps(n) for n in (64, 128, 256, 264)), strict=True)
+    assert ratios[0] > ratios[1] > ratios[2] > 1
+    assert gains[0] < gains[1]
+    assert gains[2] > 0.3 > 0.1 > gains[3]
 
 
 def tpot_s(speculative: dict[str, Any] | None, concurrency: int = 1) -> float:

@@ -74,9 +74,13 @@ class Ring:
         seconds[0] = 0.0
         return np.asarray(seconds)
 
+    def layers(self, operators: tuple[Operator, ...]) -> int:
+        """Of a stage, those with keys and values to exchange."""
+        return sum(op.count for op in operators if isinstance(op, AttentionOp))
+
     def book_starts(self, ledger: Ledger, operators: tuple[Operator, ...]) -> None:
         """Add to a stage's ledger of iterations with prefill that a gather starts in each layer."""
-        layers = sum(op.count for op in operators if isinstance(op, AttentionOp))
+        layers = self.layers(operators)
         ledger[COMMUNICATION, 1:] += layers * self.start_s
         if self.prices.power is not None:
             ledger[JOULES, 1:] += self.prices.power.communicating_j(np.array([layers * self.start_s]))[0]

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.cost.context import Ring
 from apexsim.cost.ledger import ATTENTION, CALIBRATED, COMMUNICATION, EXTRAPOLATED, MOVED_BYTES, PARTS, seconds
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator, Recurrence
 from apexsim.cost.parts import Drafts, Parts
@@ -155,12 +156,19 @@ def _stage(parts: Parts, tables: StepTables, stage: int, iteration: Iteration) -
 def _launches_s(parts: Parts, tables: StepTables, stage: int, iteration: Iteration) -> float:
     """Seconds by which launches lengthen the kernels: what the tables hold beyond the ledgers."""
     if iteration.chunk:
-        return _at(tables.mixed_s[stage] - seconds(parts.mixed[stage]), parts.mixed_sizes, iteration.tokens)
-    return _at(tables.decode_s[stage] - seconds(parts.decode[stage]), parts.decode_sizes, iteration.tokens)
+        return _at(tables.mixed_s[stage] - seconds(parts.mixed[stage]), parts.mixed_sizes, _rows(parts, iteration))
+    return _at(tables.decode_s[stage] - seconds(parts.decode[stage]), parts.decode_sizes, iteration.decoding)
+
+
+def _rows(parts: Parts, iteration: Iteration) -> int:
+    """Tokens that a rank computes: ranks that share a context deal the chunk among them."""
+    return iteration.decoding + -(-iteration.chunk // (parts.ring.ranks if parts.ring else 1))
 
 
 def _shares(parts: Parts, stage: int, iteration: Iteration) -> Iterator[OperatorShare]:
-    yield from _layers(parts, stage, iteration, iteration.tokens)
+    yield from _layers(parts, stage, iteration, _rows(parts, iteration))
+    if parts.ring is not None and iteration.chunk:
+        yield _gather_starts(parts.ring, parts.stages[stage])
     if stage == len(parts.stages) - 1:
         yield from _head(parts, iteration)
     if parts.drafts is not None:
@@ -177,6 +185,14 @@ def _layers(parts: Parts, stage: int, iteration: Iteration, count: int) -> Itera
         elif isinstance(op, Recurrence):
             share = _recurrence(parts, op, iteration, share)
         yield share
+
+
+def _gather_starts(ring: Ring, operators: tuple[Operator, ...]) -> OperatorShare:
+    """What is left of the exchange of keys and values where attention hides its bytes: that it starts in each layer."""
+    layers = ring.layers(operators)
+    return OperatorShare(
+        "context_gather", PARTS[COMMUNICATION], layers, layers * ring.start_s, 0.0, 0.0, 0.0, "links", True, False
+    )
 
 
 def _head(parts: Parts, iteration: Iteration) -> Iterator[OperatorShare]:
@@ -234,28 +250,37 @@ def _linear(prices: Pricer, op: Operator, sizes: Sizes, tokens: int) -> Operator
 def _attention(parts: Parts, op: AttentionOp, iteration: Iteration, launch: OperatorShare) -> OperatorShare:
     """Decode attention of all sequences and prefill attention of the chunk, with the launches that the tables book."""
     spent, flops, moved = launch.seconds, 0.0, 0.0
+    ring, ranks = parts.ring, parts.ring.ranks if parts.ring else 1
     calibrated, extrapolated = True, iteration.past > 0  # nothing measured has cached tokens
     if iteration.decoding:
         reach = min(iteration.context, op.window) if op.window else iteration.context
-        price = parts.prices.decode(op, parts.decode_sizes.limit, parts.context_knots, parts.each)
+        knots = tuple(knot / ranks for knot in parts.context_knots)
+        price = parts.prices.decode(op, parts.decode_sizes.limit, knots, parts.each)
         spent += float(np.interp(reach, parts.context_knots, price.seconds[iteration.decoding]))
+        if ring is not None:
+            spent += float(ring.merge_s(op, parts.decode_sizes.limit)[iteration.decoding])
         flops += op.count * parts.each * iteration.decoding * reach * op.decode_pair_flops
         moved += op.count * iteration.decoding * reach * op.kv_token_bytes
         calibrated &= price.calibrated
         extrapolated |= bool(np.interp(reach, parts.context_knots, price.extrapolated[iteration.decoding]) > 0)
     if iteration.chunk:
         price, per_past = parts.prices.prefill(op, parts.mixed_sizes.limit)
+        own_s = price.seconds
+        if ring is not None:
+            own_s, per_past = ring.prefill(op, own_s, per_past, token_knots(parts.mixed_sizes.limit).astype(np.float64))
         pairs = float(causal_pairs(np.array(iteration.past + iteration.chunk), op.window))
         pairs -= float(causal_pairs(np.array(iteration.past), op.window))
         fresh = float(causal_pairs(np.array(iteration.chunk), op.window))
-        spent += _at(price.seconds, parts.mixed_sizes, iteration.chunk)
+        spent += _at(own_s, parts.mixed_sizes, iteration.chunk)
         spent += (pairs - fresh) / iteration.chunk * _at(per_past, parts.mixed_sizes, iteration.chunk)
         flops += op.count * pairs * op.prefill_pair_flops
         moved += op.count * (iteration.chunk * op.prefill_token_bytes + iteration.past * op.kv_token_bytes)
         calibrated &= price.calibrated
         extrapolated |= _at(price.extrapolated.astype(np.float64), parts.mixed_sizes, iteration.chunk) > 0
     compute = sixteen_bit(parts.prices.profile)
-    return _placed(parts.prices, op, PARTS[ATTENTION], spent, flops, moved, compute, calibrated, extrapolated)
+    return _placed(
+        parts.prices, op, PARTS[ATTENTION], spent, flops / ranks, moved / ranks, compute, calibrated, extrapolated
+    )
 
 
 def _recurrence(parts: Parts, op: Recurrence, iteration: Iteration, launch: OperatorShare) -> OperatorShare:
