@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from tests.oracle import Oracle, line
-from tests.oracle_memory import Replica
+from tests.oracle_law import one_instant
+from tests.oracle_memory import Replica, Slot, blocks_of
 
 
 class LockstepOracle(Oracle):
     """The oracle whose replicas are ranks; ``tables.group.ranks`` neighbours run each iteration together."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.without_prompts = [0] * len(self.replicas)  # iterations, by the first rank of a group
+        self.with_prompts = [0] * len(self.replicas)
+        self.held = False
 
     def group_of(self, r: int) -> range:
         ranks = self.tables.group.ranks
@@ -22,6 +33,7 @@ class LockstepOracle(Oracle):
     def schedule(self, r: int, s: int, now: float) -> None:
         assert r == self.group_of(r)[0], "the first rank schedules for all of its group"
         slots = [self.replicas[member].slots[0] for member in self.group_of(r)]
+        self.held = self.policy.balance and self.hold_prompts(r)
         for member, slot in zip(self.group_of(r), slots, strict=True):
             assert slot.end is None
             self.compose(member, slot, now)
@@ -32,6 +44,48 @@ class LockstepOracle(Oracle):
             slot.begin, slot.end = now, end
             prefill = sum(c for _, c in slot.chunks)
             self.iterations.append((now, end, member, len(slot.decodes), prefill))
+
+    def schedule_chunks(self, replica: Replica, slot: Slot, budget: int, now: float) -> None:
+        if not self.held:
+            super().schedule_chunks(replica, slot, budget, now)
+
+    def has_prompt(self, replica: Replica) -> bool:
+        """Whether the rank could compute a chunk, before its decodes take their blocks."""
+        slot, policy = replica.slots[0], self.policy
+        decodes = sum(q.decoding for q in slot.running)
+        budget = policy.max_num_batched_tokens - (0 if policy.free_decodes else decodes)
+        ahead = policy.ahead and bool(slot.running)
+        replica.line.see(slot.seen + one_instant(slot.seen) if ahead else np.inf)
+        if budget <= 0 or decodes < len(slot.running):
+            return budget > 0
+        if not replica.line.waiting or len(slot.running) >= policy.max_num_seqs:
+            return False
+        request = replica.line.next()
+        units, found = replica.hit(request)
+        rest = request.to_prefill - found
+        chunk = min(rest, budget, self.longest) if policy.chunked else rest
+        whole = self.most_blocks(request.prompt + request.output - 1)
+        blocks = min(whole, self.limits.kv_blocks) if policy.reserve else self.blocks_for(found, found + chunk)
+        return blocks - blocks_of([unit for unit in units if unit in replica.held]) <= replica.free
+
+    def hold_prompts(self, r: int) -> bool:
+        """TensorRT-LLM's rule, an iteration at a time."""
+        policy, ranks = self.policy, [self.replicas[member] for member in self.group_of(r)]
+        decodes = [sum(q.decoding for q in rank.slots[0].running) for rank in ranks]
+        if all([self.has_prompt(rank) for rank in ranks]) and max(decodes) < policy.max_num_seqs:
+            self.without_prompts[r] = 0
+            if min(decodes) == 0:
+                return False
+            self.with_prompts[r] += 1
+            if self.with_prompts[r] <= policy.batching_wait_iters:
+                return True
+            self.with_prompts[r] = 0
+            return False
+        self.without_prompts[r] += 1
+        if self.without_prompts[r] >= policy.timeout_iters or min(decodes) == 0:
+            self.without_prompts[r] = 0
+            return False
+        return True
 
     def group_seconds(self, r: int) -> float:
         t, group = self.tables, self.tables.group

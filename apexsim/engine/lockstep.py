@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.balance import compose_decodes, count_series, hold_prompts
 from apexsim.engine.gaps import merge_cohorts, push_gap, record_run
 from apexsim.engine.iteration import attention_of_stage, note_decode_work, note_iteration, size_of_batch
 from apexsim.engine.jit import kernel, rare_kernel
@@ -62,15 +63,18 @@ def set_off(state: State, tables: StepTables, limits: Limits, first: int, now: f
     """Compose the next iteration of every rank at their boundary ``now`` and set it off, or leave the group idle."""
     groups, last = state.groups, first + tables.group.ranks
     busy, mixed, series = False, False, True
+    held, steps = hold_prompts(state, tables, limits, first) if limits.balance else (False, NEVER)
     for g in range(first, last):
-        prefills, preempted, oldest = compose(state, tables, limits, g, now)
+        if held:
+            prefills, preempted, oldest = compose_decodes(state, tables, limits, g)
+        else:
+            prefills, preempted, oldest = compose(state, tables, limits, g, now)
         decodes = groups[g].decoding > 0
         busy = busy or decodes or prefills > 0
         mixed = mixed or prefills > 0
         if preempted or has_news(state, limits, g, oldest) or (decodes and not one_cohort_at(state, g, now)):
             series = False
-        if is_watched(state, limits, g):
-            series = False
+        series = series and not is_watched(state, limits, g)
     for g in range(first, last):
         groups[g].phase = RUNNING if busy else IDLE
         groups[g].begin_s = now
@@ -81,7 +85,6 @@ def set_off(state: State, tables: StepTables, limits: Limits, first: int, now: f
     if mixed or not series:
         run_once(state, tables, first)
     else:
-        steps = NEVER
         for g in range(first, last):
             if groups[g].decoding > 0:
                 steps = min(steps, series_length(state, tables, limits, g))
@@ -221,8 +224,9 @@ def with_host(
 def complete_ranks(state: State, tables: StepTables, limits: Limits, first: int) -> None:
     """What all ranks had in flight has ended: book it and hand out the tokens; they are at a boundary."""
     groups, last = state.groups, first + tables.group.ranks
-    steps = groups[first].steps
-    mixed = False
+    steps, mixed = groups[first].steps, False
+    if limits.balance:
+        count_series(state, limits, first)
     for g in range(first, last):
         groups[g].seen_s = groups[g].begin_s
         mixed = mixed or prefill_tokens(state, g) > 0

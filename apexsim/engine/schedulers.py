@@ -43,6 +43,8 @@ class Policy:
         max_waiting: requests that may wait at a replica; where so many do, an arrival is rejected. 0 = any number.
         max_wait_s: who has waited longer when its turn comes is rejected.
         long_prefill_token_threshold: tokens of a prompt in one iteration at most; 0 = no limit.
+        balance: ranks in lockstep compute prompts only where every one of them has one (``balance.py``);
+        timeout_iters, batching_wait_iters: its limits.
         role: ``prefill``: a request ends with its first token; ``decode``: it comes with the KV of its prompt.
         shed_late: so is who could not have its first token by its deadline any more.
 
@@ -69,6 +71,9 @@ class Policy:
     max_wait_s: float = math.inf
     shed_late: bool = False
     long_prefill_token_threshold: int = 0
+    balance: bool = False
+    timeout_iters: int = 50
+    batching_wait_iters: int = 10
     role: Role = "serve"
     about: str = ""
     acceptance: tuple[float, ...] = ()
@@ -147,6 +152,9 @@ def resolve(scheduler: Scheduler) -> Policy:
         max_wait_s=math.inf if scheduler.max_wait is None else scheduler.max_wait,
         shed_late=scheduler.shed_late,
         long_prefill_token_threshold=scheduler.long_prefill_token_threshold,
+        balance=scheduler.attention_dp_config.enable_balance,
+        timeout_iters=scheduler.attention_dp_config.timeout_iters,
+        batching_wait_iters=scheduler.attention_dp_config.batching_wait_iters,
     )
 
 

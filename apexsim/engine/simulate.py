@@ -205,4 +205,7 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
         longest_chunk=int(policy.long_prefill_token_threshold or LONGEST),
         in_place=policy.role == "decode",
         shed_late=bool(policy.shed_late),
+        balance=bool(policy.balance),
+        timeout_iters=int(policy.timeout_iters),
+        batching_wait_iters=int(policy.batching_wait_iters),
     )

@@ -130,8 +130,7 @@ REPLICA = np.dtype(
 
 GROUP = np.dtype(
     [
-        ("phase", "i8"),
-        ("begin_s", "f8"),
+        ("phase", "i8"), ("begin_s", "f8"),
         ("end_s", "f8"),  # of what is in flight, or the boundary at which it schedules; inf when idle
         ("seen_s", "f8"),  # who arrived later is not known yet to the iteration that is scheduled next
         ("duration_s", "f8"),  # of the iteration in flight; NaN where a series was set off in closed form
@@ -155,6 +154,9 @@ GROUP = np.dtype(
         ("own_s", "f8"),  # seconds of the iteration if no rank were slower, without decode attention,
         ("line_s", "f8"),  # with that of the first iteration of a stretch (``lockstep.stretch``),
         ("rise_s", "f8"),  # and seconds more each time
+        ("waited", "i8"),  # iterations without a prompt, of the first rank of a group (``balance.py``),
+        ("batched", "i8"),  # those in which all ranks have one,
+        ("counted", "i8"),  # and as which of them a series counts: 1, 2, or 0 for neither
     ]
 )
 
@@ -253,18 +255,20 @@ class Limits(NamedTuple):
     window: int
     cycle: int  # iterations after which the pages that a sequence takes repeat; block_size where not hybrid
     order: int  # of the waiting list: ``order.ORDERS``
-    input_weight: int  # of a token in a client's counter
+    input_weight: int  # of a prompt token in a client's counter
     output_weight: int
     max_waiting: int  # requests beyond which an arrival is rejected; 0 = any number may wait
     max_wait_s: float  # who has waited longer is rejected when its turn comes; inf = never
     longest_chunk: int  # tokens of a prompt in one iteration at most
     in_place: bool  # requests come with the KV of their prompt
     shed_late: bool  # so is who can no longer have its first token by its deadline
+    balance: bool  # ranks compute prompts together (``balance.py``)
+    timeout_iters: int
+    batching_wait_iters: int
 
 
 class Order(NamedTuple):
     """What places n requests in the waiting lists; empty where they are served first come first served."""
-
     places: Rows  # PLACE [n]
     clients: Rows  # CLIENT [G, C], for C clients
 

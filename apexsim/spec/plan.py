@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from apexsim.spec.attention_dp import PRESETS, AttentionDp
 from apexsim.spec.base import Strict
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import ActivationDtype, KvDtype, WeightDtype
@@ -52,6 +53,9 @@ class Scheduler(Strict):
     long_prefill_token_threshold: int = Field(
         0, ge=0, description="tokens of a prompt in one iteration at most; 0 = no limit"
     )
+    attention_dp_config: AttentionDp = Field(
+        AttentionDp(), description="how dp ranks wait for each other with their prompts (TensorRT-LLM)"
+    )
     max_num_partial_prefills: int = Field(1, ge=1, description="a rule of vLLM v0 that v1 refuses: 1 only")
     max_long_partial_prefills: int = Field(1, ge=1, description="a rule of vLLM v0 that v1 refuses: 1 only")
     preemption: Literal["recompute", "swap"] = Field(
@@ -77,6 +81,13 @@ class Scheduler(Strict):
             raise ValueError("deadline has an effect under policy: deadline or with shed_late: true only")
         if self.policy != "fair" and (self.input_weight, self.output_weight) != (1, 2):
             raise ValueError("input_weight and output_weight have an effect under policy: fair only")
+        if self.attention_dp_config.enable_balance:
+            if self.preset not in PRESETS:
+                raise ValueError(f"attention_dp_config.enable_balance: preset {self.preset} has no such rule "
+                                 f"(allowed: {', '.join(PRESETS)})")
+            if self.policy != "fcfs" or self.shed_late or self.max_wait is not None:
+                raise ValueError("attention_dp_config.enable_balance holds prompts back in the order of their arrival: "
+                                 "no policy but fcfs, no shed_late and no max_wait")
         return self
 
     @property
@@ -89,6 +100,7 @@ class Scheduler(Strict):
         parts += ["shed"] if self.shed_late else []
         parts += [f"long{self.long_prefill_token_threshold}"] if self.long_prefill_token_threshold else []
         parts += [f"queue{self.max_waiting}"] if self.max_waiting is not None else []
+        parts += self.attention_dp_config.id
         return parts + ([f"wait{self.max_wait:g}"] if self.max_wait is not None else [])
 
 
