@@ -72,7 +72,8 @@ class LockstepOracle(Oracle):
         """TensorRT-LLM's rule, an iteration at a time."""
         policy, ranks = self.policy, [self.replicas[member] for member in self.group_of(r)]
         decodes = [sum(q.decoding for q in rank.slots[0].running) for rank in ranks]
-        if all([self.has_prompt(rank) for rank in ranks]) and max(decodes) < policy.max_num_seqs:
+        prompts = [self.has_prompt(rank) for rank in ranks]
+        if all(prompts) and max(decodes) < policy.max_num_seqs:
             self.without_prompts[r] = 0
             if min(decodes) == 0:
                 return False

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from apexsim.engine.schedulers import Policy, resolve
 from apexsim.errors import InputError
+from apexsim.spec import catalog
 from apexsim.spec.base import parse
-from apexsim.spec.plan import Plan, Scheduler
+from apexsim.spec.legality import check_pool
+from apexsim.spec.plan import Plan, Pool, Scheduler
 from tests.lockstep_worlds import lockstep_worlds
 from tests.test_engine_differential import BUILT_IN, check_iterations, check_requests
 from tests.test_engine_invariants import run
@@ -47,7 +49,7 @@ def test_every_iteration_of_ranks_that_hold_prompts_agrees(world: World) -> None
 @given(lockstep_worlds(routers=BUILT_IN))
 @drawn
 def test_a_timeout_of_one_iteration_holds_nobody(world: World) -> None:
-    """Then the first iteration without a prompt on some rank is also the last: not one byte changes."""
+    """The first iteration without a prompt on some rank is then also the last."""
     policy = replace(world.policy, mix=True)
     rule = {"balance": True, "timeout_iters": 1, "batching_wait_iters": 0}
     plain, held = (run(replace(world, policy=p)) for p in (policy, replace(policy, **rule)))
@@ -58,13 +60,14 @@ def test_a_timeout_of_one_iteration_holds_nobody(world: World) -> None:
 @given(balanced_worlds(routers=BUILT_IN))
 @drawn
 def test_a_prompt_has_company_or_a_reason(world: World) -> None:
-    """Where a rank computes a prompt, all do, or some rank decodes nothing, or ``timeout_iters`` iterations are over."""
+    """All ranks compute one, or some rank decodes nothing, or ``timeout_iters`` iterations are over."""
     line = run(world, timeline=True).timeline
     assert line is not None
     ranks, timeout = world.tables.group.ranks, world.policy.timeout_iters
     for first in range(0, world.replicas * ranks, ranks):
         own = [line.replica == rank for rank in range(first, first + ranks)]
-        prefills, decodes = (np.stack([column[rank] for rank in own]) for column in (line.prefill_tokens, line.decoding))
+        prefills = np.stack([line.prefill_tokens[rank] for rank in own])
+        decodes = np.stack([line.decoding[rank] for rank in own])
         steps, since = line.steps[own[0]], 0
         for k in range(len(steps)):
             since += int(steps[k])
@@ -106,8 +109,15 @@ def test_plans_say_it_in_tensorrt_llms_words() -> None:
     assert resolve(Scheduler(preset="tensorrt-llm")).balance is False
 
 
+def test_without_ranks_there_is_nobody_to_wait_for() -> None:
+    scheduler = {"preset": "tensorrt-llm", "attention_dp_config": {"enable_balance": True}}
+    pool = parse(Pool, {"ep": 1, "scheduler": scheduler}, source="test")
+    assert "no ranks that could wait" in str(check_pool(catalog.model("DeepSeek-V3"), pool, "tensorrt-llm"))
+
+
 @pytest.mark.parametrize(
-    ("more", "reason"), [({"preset": "vllm"}, "preset vllm has no such rule"), ({"policy": "fair"}, "no policy but fcfs")]
+    ("more", "reason"),
+    [({"preset": "vllm"}, "preset vllm has no such rule"), ({"policy": "fair"}, "no policy but fcfs")],
 )
 def test_who_has_no_such_rule_is_refused(more: dict[str, object], reason: str) -> None:
     scheduler = {"preset": "tensorrt-llm", "attention_dp_config": {"enable_balance": True}} | more

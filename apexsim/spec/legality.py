@@ -163,6 +163,8 @@ def _wrong_stages(model: ModelSpec, pool: Pool) -> str | None:
 
 def _wrong_exchange(pool: Pool) -> str | None:
     name = pool.experts.exchange
+    if pool.scheduler.attention_dp_config.enable_balance and pool.dp == 1:
+        return "scheduler.attention_dp_config: with dp=1 there are no ranks that could wait for each other"
     if name != "auto" and pool.dp == 1:
         return f"experts.exchange={name}: with dp=1 every device has all tokens, there is nothing to exchange"
     if pool.experts.overlap_shared and pool.dp == 1:

@@ -19,6 +19,7 @@ from apexsim.spec.base import parse
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan
 from apexsim.validation.columns import Row
+from apexsim.validation.drafting import speculative_of, waiting_of
 from apexsim.validation.limits import limits_of, preset_of
 from apexsim.validation.loads import Load, load_of
 from apexsim.validation.precision import activation_dtype, kv_dtype, weight_dtype
@@ -173,7 +174,10 @@ def _plan(known: Known, model: ModelSpec) -> Plan:
     pool: dict[str, Any] = {
         **degrees, "replicas": devices // each, "weights": weight_dtype(known, model),
         "activations": activation_dtype(known), "kv_cache": kv_dtype(known, engine),
-        "scheduler": {"preset": preset, **limits_of(known, preset, engine)},
+        "scheduler": {
+            "preset": preset, **limits_of(known, preset, engine), **waiting_of(known, engine, degrees["dp"])
+        },
+        "speculative": speculative_of(known),
         "moe_tp": known.get("moe_tp"), "max_model_len": known.get("max_model_len"),
     }  # fmt: skip
     share = known.get("gpu_memory_utilization")

@@ -109,11 +109,14 @@ COLUMNS: dict[str, Kind] = {
     "length_range_ratio": SHARE,
     "ttft_anchor": choice("arrival", "engine"), "measured_at": choice("client", "server", "engine"),
     "window": choice("all", "steady"), "scheduler": TEXT, "modality": choice("text", "multimodal"),
+    "speculative": choice("none", "mtp", "mtp-or-none"), "num_speculative_tokens": FEW, "draft_acceptance": PART,
+    "attention_dp_timeout_iters": FEW,
     "workload": TEXT, "plan": TEXT, "mode": choice("agg", "disagg"), "regime": choice("light", "moderate", "overload"),
 }  # fmt: skip
 """Every column that means something, but for the metrics. ``modality``, ``measured_at``, ``scheduler``,
-``length_range_ratio``, ``prompt_repeats``, ``prefix_hit_share``, ``workload`` and ``plan`` are additions of this
-product to the published format."""
+``length_range_ratio``, ``prompt_repeats``, ``prefix_hit_share``, ``speculative``, ``num_speculative_tokens``,
+``draft_acceptance``, ``attention_dp_timeout_iters``, ``workload`` and ``plan`` are additions of this product to the
+published format."""
 
 LATENCY = re.compile(r"(ttft|tpot|itl|e2e|queue)_(mean|p\d{1,2}(?:\.\d+)?|max)_s")
 """``ttft_mean_s``, ``itl_p99_s``, … : any percentile."""

@@ -1,0 +1,46 @@
+"""Runs that decoded speculatively, or whose attention ranks waited for each other: what rows say, what is known."""
+
+from __future__ import annotations
+
+from apexsim.validation.case import Skipped
+from tests.validation_worlds import CLOSED, case_of, cases_of, reason_of
+
+R1 = CLOSED | {
+    "model": "deepseek-ai/DeepSeek-R1", "device": "b200-sxm", "devices": 8, "tp": 8, "weights": "nvfp4",
+    "engine": "tensorrt-llm", "engine_version": "1.2.0rc6.post2", "max_num_seqs": "", "max_num_batched_tokens": "",
+    "source": "AIConfigurator silicon_sample.csv (2026-03-25.csv)",
+}  # fmt: skip
+RANKS = R1 | {"tp": 1, "dp": 8, "ep": 8}
+
+
+def test_a_row_may_say_how_it_drafted(tmp_path):
+    told = {"speculative": "mtp", "num_speculative_tokens": 2, "draft_acceptance": 0.8}
+    case = case_of(tmp_path, R1, source="", **told)
+    drafts = case.plan.pools[0].speculative
+    assert (drafts.method, drafts.num_speculative_tokens, drafts.acceptance) == ("mtp", 2, 0.8)
+    assert case_of(tmp_path / "none", R1).plan.pools[0].speculative is None
+    assert "num_speculative_tokens" in reason_of(tmp_path / "how many", R1, source="", speculative="mtp")
+
+
+def test_images_of_a_known_harness_say_what_they_ran(tmp_path):
+    with_drafts = case_of(tmp_path, R1, engine_version="1.2.0rc6.post3")
+    assert with_drafts.plan.pools[0].speculative.num_speculative_tokens == 3
+    assert "draft_acceptance = 0.7 (not published; the default of plans)" in with_drafts.assumptions
+    older = R1 | {"engine_version": "1.1.0rc2.post2", "ep": 8}
+    assert "does not say which" in reason_of(tmp_path / "both", older)
+    name = "2026_04_06_deepseek_r1_b200_sxm_trtllm_fp4_agg_1024x8192_c16_tp8_{}_1"
+    assert case_of(tmp_path / "only", older, run=name.format("ep8")).plan.pools[0].speculative is not None
+    assert case_of(tmp_path / "never", older, run=name.format("ep1"), ep=1).plan.pools[0].speculative is None
+    # another model, or another source, is another matter
+    for other in ({"model": "Qwen/Qwen3-235B-A22B", "weights": ""}, {"source": ""}):
+        (case,) = cases_of(tmp_path / str(len(other)), older | {"engine_version": "1.2.0rc6.post3", "ep": 8} | other)
+        assert isinstance(case, Skipped) or case.plan.pools[0].speculative is None
+
+
+def test_attention_ranks_of_that_harness_wait_for_each_other(tmp_path):
+    rule = case_of(tmp_path, RANKS).plan.pools[0].scheduler.attention_dp_config
+    assert (rule.enable_balance, rule.timeout_iters, rule.batching_wait_iters) == (True, 60, 0)
+    assert not case_of(tmp_path / "other", RANKS, source="").plan.pools[0].scheduler.attention_dp_config.enable_balance
+    assert not case_of(tmp_path / "one", R1).plan.pools[0].scheduler.attention_dp_config.enable_balance
+    both = case_of(tmp_path / "mtp", RANKS, engine_version="1.2.0rc6.post3").plan.pools[0]
+    assert both.speculative.num_speculative_tokens == 1
