@@ -61,9 +61,7 @@ REQUEST = np.dtype(
         ("older", "i4"),  # neighbours in the group's running list, by time of admission
         ("younger", "i4"),
         ("preemptions", "i4"),
-        ("phase", "i1"),
-        ("status", "i1"),
-        ("reason", "i1"),
+        ("phase", "i1"), ("status", "i1"), ("reason", "i1"),
     ],
     align=True,
 )
@@ -93,9 +91,7 @@ REPLICA = np.dtype(
         ("present_s", "f8"),  # request-seconds up to then (``presence.py``),
         ("shed_s", "f8"),  # and how long those that were turned away while they waited had been there
         # Sums are kept per replica, so that the order in which replicas are advanced changes no byte.
-        ("iterations", "i8"),
-        ("prefill_tokens", "i8"),
-        ("decode_tokens", "i8"),
+        ("iterations", "i8"), ("prefill_tokens", "i8"), ("decode_tokens", "i8"),
         ("busy_s", "f8"),
         ("prefill_attention_s", "f8"),
         ("decode_attention_s", "f8"),
