@@ -20,7 +20,8 @@ TABLES = {
     "Experts": ("files.md", "A plan"), "KvTier": ("files.md", "A KV tier"), "Cluster": ("files.md", "A cluster"),
     "DeviceGroup": ("files.md", "A cluster"), "slo": ("files.md", "An SLO"), "SLO": ("files.md", "An SLO"),
     "Limit": ("files.md", "An SLO"), "Speculative": ("speculation.md", "What a plan says"),
-    "AttentionDp": ("parallelism.md", "Prompts of all ranks together"), "Lora": ("lora.md", "LoRA adapters"), "PrecisionRule": ("precision.md", "Single layers"),
+    "AttentionDp": ("parallelism.md", "Prompts of all ranks together"),
+    "Lora": ("lora.md", "LoRA adapters"), "PrecisionRule": ("precision.md", "Single layers"),
 }  # fmt: skip
 """Class of a user's file → the page and the section that explain its keys."""
 
