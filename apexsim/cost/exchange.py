@@ -64,6 +64,7 @@ class Way(NamedTuple):
     nodes: int = 1  # that the group spans
     network: float = 0.0  # B/s of a device's NIC; 0 = its profile's
     overlap_shared: bool = False  # shared experts run beside the exchange
+    halves: bool = False  # the exchange of one half of a batch runs beside the other half's compute
 
 
 def way_of(pool: Pool, engine: str, profile: HardwareProfile, cluster: Cluster) -> Way:
@@ -75,7 +76,8 @@ def way_of(pool: Pool, engine: str, profile: HardwareProfile, cluster: Cluster) 
     if name == "auto":
         rack = profile.scaleup is not None and profile.scaleup.rack_scale
         name = "nvlink" if engine == "tensorrt-llm" and rack and pool.experts_tp == 1 else "all-gather"
-    return Way(name, nodes, cluster.node_link or 0.0, pool.experts.overlap_shared)
+    halves = pool.experts.overlap == "two-batch"
+    return Way(name, nodes, cluster.node_link or 0.0, pool.experts.overlap_shared, halves)
 
 
 def carriers(

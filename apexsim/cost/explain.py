@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.cost.beside import ALL_OF_IT, Exposed
 from apexsim.cost.context import Ring
 from apexsim.cost.ledger import ATTENTION, CALIBRATED, COMMUNICATION, EXTRAPOLATED, MOVED_BYTES, PARTS, seconds
 from apexsim.cost.operators import AttentionOp, Gemm, GroupedGemm, Operator, Recurrence
@@ -179,7 +180,7 @@ def _layers(parts: Parts, stage: int, iteration: Iteration, count: int) -> Itera
     """``count``: what the tables by tokens, or by sequences where there is no chunk, are read at."""
     sizes = parts.mixed_sizes if iteration.chunk else parts.decode_sizes
     for op in parts.stages[stage]:
-        share = _linear(parts.prices, op, sizes, count)
+        share = _linear(parts.prices, op, sizes, count, parts.exposed[0 if iteration.chunk else 1])
         if isinstance(op, AttentionOp):
             share = _attention(parts, op, iteration, share)
         elif isinstance(op, Recurrence):
@@ -234,9 +235,11 @@ def _sum(one: OperatorShare, other: OperatorShare) -> OperatorShare:
     )  # fmt: skip
 
 
-def _linear(prices: Pricer, op: Operator, sizes: Sizes, tokens: int) -> OperatorShare:
-    """An operator that the tables know by tokens."""
-    ledger = np.array([_at(line, sizes, tokens) for line in prices.ledger(op, sizes)])
+def _linear(
+    prices: Pricer, op: Operator, sizes: Sizes, tokens: int, exposed: Exposed = ALL_OF_IT
+) -> OperatorShare:
+    """An operator that the tables know by tokens; of its seconds those that nothing else hides."""
+    ledger = np.array([_at(line, sizes, tokens) for line in exposed.of(op, prices.ledger(op, sizes))])
     part = int(np.argmax(ledger[: len(PARTS)]))
     spent = float(ledger[: len(PARTS)].sum())
     flops = op.count * prices.flops(op, sizes, _at(executed(sizes).astype(np.float64), sizes, tokens))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.accounting import AttentionWork
-from apexsim.cost.beside import hidden
+from apexsim.cost.beside import exposed, hidden
 from apexsim.cost.context import Ring
 from apexsim.cost.graph import Cut, head_operators, stage_operators
 from apexsim.cost.host import HostModel
@@ -57,7 +57,8 @@ class Parts:
         self.decode = [_sum(prices, operators, decode, cut) for operators in self.stages]
         self.sampled_sizes = sampled
         self.head = _sum(prices, self.head_ops, sampled, cut)
-        self.together = together(prices, self.stages[0], cut.dp, (mixed, decode))
+        self.exposed = tuple(exposed(prices, self.stages[0], sizes, cut.way) for sizes in (mixed, decode))
+        self.together = together(prices, self.stages[0], cut.dp, (mixed, decode), self.exposed)
         self.context_knots = context_knots(max_context)
         self.attention_calibrated = [True, True]
         self._attention(prices, most_tokens, max_num_seqs)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.cost.beside import ALL_OF_IT, Exposed
 from apexsim.cost.host import Graphs, graph_sizes
 from apexsim.cost.ledger import LINES, Ledger, seconds
 from apexsim.cost.operators import Operator
@@ -63,9 +64,13 @@ NOTHING = Together(1, *((np.zeros((LINES, 1)), np.zeros((LINES, 1))) for _ in ra
 
 
 def together(
-    prices: Pricer, operators: Sequence[Operator], ranks: int, sizes: tuple[Sizes, Sizes]
-) -> Together:
-    """Ledgers of the operators that are not a rank's own; ``sizes``: of iterations with prefill, and without."""
+    prices: Pricer, operators: Sequence[Operator], ranks: int, sizes: tuple[Sizes, Sizes],
+    exposed: tuple[Exposed, ...] = (ALL_OF_IT, ALL_OF_IT),
+) -> Together:  # fmt: skip
+    """Ledgers of the operators that are not a rank's own; ``sizes``: of iterations with prefill, and without.
+
+    ``exposed``: what of the exchanges is not hidden behind other work, of either.
+    """
     if ranks == 1:
         return NOTHING
 
@@ -77,7 +82,8 @@ def together(
         )
         return mixed, decode
 
-    return Together(ranks, of("fullest"), of("all"))
+    mixed, decode = (each.exchanged(ledger) for each, ledger in zip(exposed, of("fullest"), strict=True))
+    return Together(ranks, (mixed, decode), of("all"))
 
 
 def knot_shares(

@@ -25,6 +25,7 @@ OFFERED: dict[str, tuple[Exchange, ...]] = {
 """Exchanges that an engine has. Only SGLang takes other kernels with prefill than without, in one deployment."""
 
 
+Overlap = Literal["none", "two-batch"]
 Placement = Literal["contiguous", "balanced"]
 
 NAMED = ("serving-default", "balanced")
@@ -47,6 +48,9 @@ class Experts(Strict):
     )
     overlap_shared: bool = Field(
         False, description="shared experts run beside the exchange of tokens, as far as it lasts (dp > 1)"
+    )
+    overlap: Overlap = Field(
+        "none", description="two-batch: a direct exchange of one half of a batch runs beside the other half's compute"
     )
     routing: str | Zipf = Field(
         "serving-default",
@@ -77,5 +81,6 @@ class Experts(Strict):
             parts.append("evenly" if self.routing == "balanced" else Path(self.routing).stem)
         parts += [f"r{self.redundant_experts}"] if self.redundant_experts else []
         parts += ["beside"] if self.overlap_shared else []
+        parts += ["halves"] if self.overlap == "two-batch" else []
         parts += ["eplb"] if self.placement == "balanced" else []
         return "-".join(parts)

@@ -169,6 +169,11 @@ def _wrong_exchange(pool: Pool) -> str | None:
         return f"experts.exchange={name}: with dp=1 every device has all tokens, there is nothing to exchange"
     if pool.experts.overlap_shared and pool.dp == 1:
         return "experts.overlap_shared: with dp=1 there is no exchange that shared experts could run beside"
+    if pool.experts.overlap == "two-batch":
+        if not name.startswith("deepep"):
+            return f"experts.overlap=two-batch runs beside DeepEP's kernels, not beside exchange={name}"
+        if pool.experts.overlap_shared:
+            return "experts.overlap_shared: with overlap=two-batch the exchange already runs beside the other half"
     if name in DIRECT and pool.experts_tp > 1:
         return f"experts.exchange={name} sends tokens to whole experts, moe_tp={pool.experts_tp} splits them"
     return None
