@@ -208,7 +208,7 @@ def replay(
     compiled, memory = prepared.compiled, prepared.compiled.memory
     limits = ReplicaLimits(
         memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s, memory.pages,
-        compiled.tiers, compiled.swap,
+        compiled.tiers, compiled.swap, prepared.pool.kv_load == "cheapest",
     )  # fmt: skip
     return simulate_pool(
         trace, compiled.tables, limits, prepared.policy, replicas=prepared.pool.replicas,

@@ -8,6 +8,7 @@ to date, no heaps, no Numba. Each iteration asks every sequence for its length a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from tests.oracle_order import Line, demand
 from tests.oracle_pages import most, pages
 from tests.oracle_speculation import tokens_of_a_step
 from tests.oracle_swap import SwapSpace
-from tests.oracle_tiers import new_below
+from tests.oracle_tiers import new_below, prefill_alone
 
 TIED = 1e-9
 
@@ -51,6 +52,7 @@ class Oracle:
             Replica(
                 limits.kv_blocks, limits.block_size, caching, [Slot() for _ in range(stages)], [-np.inf] * stages,
                 below[r], SwapSpace(limits.swap), Line(policy),
+                prefill_s=partial(prefill_alone, self) if limits.weigh_loads and limits.tiers else None,
             )
             for r in range(replicas)
         ]  # fmt: skip

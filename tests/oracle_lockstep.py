@@ -41,6 +41,8 @@ class LockstepOracle(Oracle):
             return
         end = now + self.group_seconds(r)
         for member, slot in zip(self.group_of(r), slots, strict=True):
+            self.replicas[member].below.loading = [[] for _ in self.replicas[member].below.tiers]
+            self.replicas[member].swap.due = []
             slot.begin, slot.end = now, end
             prefill = sum(c for _, c in slot.chunks)
             self.iterations.append((now, end, member, len(slot.decodes), prefill))
@@ -109,5 +111,10 @@ class LockstepOracle(Oracle):
             counts = [float(n) for n in range(len(group.experts_decode_s))]
             together += line(mean, counts, list(group.experts_decode_s))
         scheduled = max(len(slot.decodes) + len(slot.chunks) for slot in slots)
+        for place, member in enumerate(self.group_of(r)):  # copies last as long beside what all run together
+            replica, seconds = self.replicas[member], own[place] + together
+            waited = replica.swap.end_of(0.0, replica.below.end_of(0.0, 0.0, seconds)) - seconds
+            self.copy_s += waited
+            own[place] += waited
         device = max(own) + together
         return max(device, float(t.host_floor_s[scheduled])) + float(t.host_serial_s[scheduled])

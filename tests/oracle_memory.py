@@ -5,6 +5,7 @@ Every block is asked for its owner anew: nothing is summed up, and what is cache
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,7 @@ class Replica:
     full: bool = False  # a pipeline that has preempted admits nobody until a request ends
     cached: list[Unit] = field(default_factory=list)  # held by nobody, the next to be evicted first
     evicted: list[Unit] = field(default_factory=list)
+    prefill_s: Callable[[int], float] | None = None  # of the first tokens of a prompt, where loads are weighed
 
     @property
     def running(self) -> list[Request]:
@@ -142,6 +144,12 @@ class Replica:
             return self.find(request, most, declared=request.declared is not None), request.saved
         if request.declared is None:
             units = self.find(request, request.to_prefill - 1, declared=False)
+            here = [unit for k, unit in enumerate(units) if all(u in self.cached + self.held for u in units[: k + 1])]
+            ends = [blocks_of(some) * self.block_size for some in (here, units)]
+            if self.prefill_s is not None and self.below.load_s(
+                [unit for unit in units if unit not in self.cached + self.held]
+            ) > self.prefill_s(ends[1]) - self.prefill_s(ends[0]):
+                units = here
             return units, blocks_of(units) * self.block_size
         return self.find(request, request.declared, declared=True), request.declared
 

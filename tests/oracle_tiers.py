@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from apexsim.cost.tiers import TierLaw
 from tests.oracle_memory import Unit, blocks_of
+
+if TYPE_CHECKING:
+    from tests.oracle import Oracle
 
 
 @dataclass(eq=False)
@@ -60,6 +64,16 @@ class Below:
         self.loaded[t] += unit[1]
         self.hits[t] += unit[1] * first_admission
 
+    def load_s(self, units: list[Unit]) -> float:
+        """Seconds until these are on the device, each from the first tier that has it."""
+        longest = 0.0
+        first = {unit: next(t for t, tier in enumerate(self.tiers) if unit in tier.kept) for unit in units}
+        for t, tier in enumerate(self.tiers):
+            blocks = sum(unit[1] for unit in units if first[unit] == t or (tier.law.carries and first[unit] > t))
+            if blocks:
+                longest = max(longest, tier.law.latency_s + blocks * tier.law.block_s)
+        return longest
+
     def end_of(self, begin: float, start: float, seconds: float) -> float:
         """When a stage is done that starts at ``start``, while blocks are on their way since ``begin``: layer by layer.
 
@@ -85,3 +99,23 @@ def new_below(laws: tuple[TierLaw, ...], replicas: int) -> list[Below]:
     """Empty tiers of each replica, those that are shared in all of them."""
     shared = {law.name: Tier(law) for law in laws if law.shared}
     return [Below([shared.get(law.name) or Tier(law) for law in laws]) for _ in range(replicas)]
+
+
+def prefill_alone(oracle: Oracle, tokens: int) -> float:
+    """Of the first tokens of a prompt, in chunks as large as may be; the slowest stage."""
+    tokens, seconds, past = max(1, tokens), 0.0, 0
+    while past < tokens:
+        chunk = tokens - past
+        if oracle.policy.chunked:
+            chunk = min(chunk, oracle.policy.max_num_batched_tokens, oracle.longest)
+        rows = -(-chunk // oracle.tables.cp)
+        seconds += max(
+            oracle.by_tokens(table, rows) + oracle.prefill_attention(p, chunk, past)
+            for p, table in enumerate(oracle.tables.mixed_s)
+        )
+        if oracle.tables.group.ranks > 1:
+            each = -(-chunk // oracle.tables.group.ranks)
+            seconds += oracle.by_tokens(oracle.tables.group.exchange_mixed_s, chunk)
+            seconds += oracle.by_tokens(oracle.tables.group.experts_mixed_s, each)
+        past += chunk
+    return seconds

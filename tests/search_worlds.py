@@ -23,6 +23,11 @@ class World:
     replicas: int
     trace: Trace
 
+    @property
+    def units(self) -> int:
+        """Replicas, or ranks of all of them: what a bound counts."""
+        return self.replicas * self.tables.group.ranks
+
     def run(self, trace: Trace) -> SimulationResult:
         return simulate_pool(trace, self.tables, self.limits, self.policy, replicas=self.replicas)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from apexsim import scenario
@@ -14,6 +15,7 @@ from apexsim.spec import catalog
 from apexsim.spec.base import parse
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.plan import Plan, Pool
+from apexsim.workload.trace import Trace
 
 
 def pool(scheduler: dict[str, Any] | None = None, **keys: Any) -> Pool:
@@ -75,6 +77,7 @@ HOST = {"tier": "host", "capacity": "64GB"}
     [
         ({"kv_tiers": [{"tier": "nvme", "capacity": "1TB"}, HOST]}, {"prefix_caching": True},
          "kv_tiers nvme, host: the order is host, nvme, remote"),
+        ({"kv_load": "cheapest"}, {}, "kv_load: only with kv_tiers"),
         ({"kv_tiers": [HOST, HOST]}, {"prefix_caching": True}, "kv_tiers host, host: the order is"),
         ({"kv_tiers": [HOST]}, {}, "they need scheduler.prefix_caching = true"),
         ({"kv_tiers": [HOST | {"write": "back"}]}, {"prefix_caching": True}, "kv_tiers[0].write = back"),
@@ -93,6 +96,42 @@ def test_impossible_tiers_and_swaps_say_why(keys: dict[str, Any], scheduler: dic
     assert "\n" not in str(problem.value)
 
 
+def test_a_block_of_ranks_that_share_a_context_has_tokens_on_each_of_them() -> None:
+    tiers = [{"tier": "host", "capacity": "100GB"}, {"tier": "remote", "capacity": "100GB"}]
+    one, two = (laws("Llama-3.1-8B", "h100-sxm", 2, cp=cp, kv_tiers=tiers) for cp in (1, 2))
+    assert two[0].block_s == one[0].block_s  # each device loads its own block_size tokens
+    assert two[0].block_bytes == 2 * one[0].block_bytes
+    assert two[0].blocks == one[0].blocks
+    assert two[1].blocks == pytest.approx(one[1].blocks / 2, abs=1)
+
+
+CHAT = Trace(
+    "chat", np.arange(8) * 0.2, np.full(8, 96), np.full(8, 3), hash_ids=np.tile(np.arange(6), 8),
+    hash_offsets=np.arange(0, 54, 6), hash_block_tokens=16,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        ("DeepSeek-V2-Lite", {"dp": 2, "ep": 2}), ("Llama-3.1-8B", {"cp": 2}),
+        ("Llama-3.1-8B", {"speculative": {"method": "ngram", "num_speculative_tokens": 2}}),
+    ],
+)  # fmt: skip
+def test_tiers_beside_ranks_and_drafts_are_booked_in_full(model: str, keys: dict[str, Any]) -> None:
+    """What one rank or replica stored in the pool the other loads; the breakdown is the time of all replicas."""
+    tiers = [{"tier": "remote", "capacity": "100GB", "bandwidth": "1GB/s"}]
+    replicas = 1 if keys.get("dp") else 2
+    one = {"replicas": replicas, "kv_tiers": tiers, "scheduler": {"prefix_caching": True}, **keys}
+    data = {"model": model, "cluster": "8xh100-sxm", "pools": [one], "router": "round-robin"}
+    prepared = scenario.prepare(parse(Plan, data, source="p.yaml"))
+    assert isinstance(prepared, scenario.Prepared)
+    summary = scenario.run(prepared, CHAT).summary
+    assert summary.kv_tiers[0].loaded_bytes > 0
+    assert sum(summary.breakdown_s.values()) == pytest.approx(replicas * summary.duration_s)
+    assert summary.breakdown_s["communication"] > 0
+
+
 def test_ids_tell_plans_apart() -> None:
     def id_of(**keys: Any) -> str:
         return Plan(model="m", cluster=Cluster.model_validate("8xh100-sxm"), pools=(pool(**keys),)).id
@@ -102,7 +141,8 @@ def test_ids_tell_plans_apart() -> None:
         [HOST, {"tier": "remote", "capacity": "1TB"}], [HOST, {"tier": "remote", "capacity": "1TB", "write": "back"}],
     ]  # fmt: skip
     swaps = [{"preemption": "swap", **more} for more in ({}, {"swap_space": "8GB"}, {"swap_group": 4})]
-    ids = [id_of(kv_tiers=tier) for tier in tiers] + [id_of(scheduler=scheduler) for scheduler in swaps]
+    ids = [id_of(kv_tiers=tier) for tier in tiers] + [id_of(kv_tiers=tiers[0], kv_load="cheapest")]
+    ids += [id_of(scheduler=scheduler) for scheduler in swaps]
     assert len(set(ids)) == len(ids)
 
 

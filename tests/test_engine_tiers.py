@@ -14,7 +14,7 @@ from apexsim.engine.state import NONE
 from tests.test_engine_differential import BUILT_IN, check_iterations, check_requests, run_both
 from tests.test_engine_invariants import run
 from tests.test_engine_prefix_invariants import states_of
-from tests.tier_worlds import swapping_worlds, tiered_worlds
+from tests.tier_worlds import swapping_worlds, tiered_ranks, tiered_worlds
 from tests.worlds import World, drawn, worlds
 
 
@@ -51,6 +51,42 @@ def test_engine_agrees_with_the_oracle_on_worlds_that_swap(world: World) -> None
     assert result.pools[0].copied_blocks == sum(replica.swap.copied for replica in expected.replicas)
 
 
+@given(tiered_worlds(routers=BUILT_IN, drafting=True))
+@drawn
+def test_engine_agrees_with_the_oracle_on_tiers_and_drafts(world: World) -> None:
+    check_requests(world)
+    check_iterations(world)
+
+
+@given(tiered_ranks(routers=BUILT_IN))
+@drawn
+def test_ranks_with_tiers_and_swaps_agree_with_the_oracle(world: World) -> None:
+    check_requests(world)
+    check_iterations(world)
+
+
+@given(tiered_worlds(routers=BUILT_IN))
+@drawn
+def test_a_load_that_costs_nothing_is_never_weighed_away(world: World) -> None:
+    """Tiers that load at once give the same bytes whether loads are weighed or not; so does a pool without tiers."""
+    instant = tuple(replace(tier, block_s=0.0, latency_s=0.0) for tier in world.limits.tiers)
+    for tiers in (instant, ()):
+        always, cheapest = (
+            run(replace(world, limits=replace(world.limits, tiers=tiers, weigh_loads=weigh))) for weigh in (False, True)
+        )
+        assert always.same_bytes(cheapest)
+
+
+@given(tiered_worlds(routers=BUILT_IN))
+@drawn
+def test_a_load_that_costs_more_than_any_prefill_never_happens(world: World) -> None:
+    """Tiers that take a year: nothing is loaded, and no request waits for them."""
+    slow = tuple(replace(tier, latency_s=3e7) for tier in world.limits.tiers)
+    result = run(replace(world, limits=replace(world.limits, tiers=slow, weigh_loads=True)))
+    assert all(tier.loaded_blocks == 0 for tier in result.pools[0].tiers)
+    assert result.pools[0].copy_s == 0.0
+
+
 @given(swapping_worlds(routers=BUILT_IN))
 @drawn
 def test_nothing_is_held_in_the_end_and_no_tier_overflows(world: World) -> None:
@@ -83,7 +119,7 @@ def test_hits_are_at_most_the_prompt_less_its_last_token(world: World) -> None:
 def test_one_at_a_time_an_endless_tier_finds_what_an_endless_device_would(world: World) -> None:
     endless = replace(world.limits.tiers[0], blocks=1 << 40, shared=False)
     one = replace(world, policy=replace(world.policy, max_num_seqs=1), replicas=1)
-    tier = replace(one, limits=replace(one.limits, tiers=(endless,)))
+    tier = replace(one, limits=replace(one.limits, tiers=(endless,), weigh_loads=False))
     device = replace(one, limits=replace(one.limits, tiers=(), kv_blocks=10**6))
     served = run(tier).requests
     assume((served.status == COMPLETED).all())

@@ -17,6 +17,7 @@ from apexsim.search.work import Lengths, least_work, lengths_of
 from apexsim.spec.slo import SLO, parse_slo
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate
+from tests.lockstep_worlds import in_lockstep
 from tests.search_worlds import World, random_world
 
 SLOS = (
@@ -87,6 +88,28 @@ def test_no_replay_with_a_prefix_cache_is_better_than_its_bounds(seed):
     assert result.requests.cached_tokens.sum() > 0.5 * trace.input_tokens[result.requests.status == COMPLETED].sum()
     reached = attainment(result, slo).attainment
     assert reached <= attainment_bound(due_to_meet(work, lengths, slo), load, world.replicas)
+    assert np.nanmedian(latencies(result.requests).e2e_s) >= median_e2e_bound(work, load.number)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_replay_of_ranks_in_lockstep_is_better_than_its_bounds(seed):
+    """A rank is as many servers as a replica, and works for its own requests at least as long as it would alone."""
+    world, rng = random_world(seed), np.random.default_rng(seed)
+    tables = world.tables
+    if tables.stages > 1:
+        tables = tables._replace(**{
+            name: getattr(tables, name)[:1]
+            for name in ("mixed_s", "decode_s", "decode_attention_s", "prefill_s", "prefill_past_s")
+        })  # fmt: skip
+    world = replace(world, tables=in_lockstep(rng, tables, int(rng.integers(2, 5)), (0, 64)))
+    lengths = lengths_of(world.trace)
+    load, work, result = load_of(world.trace, lengths), world.work(lengths), world.run(world.trace)
+    for slo in map(parse_slo, SLOS):
+        bound = attainment_bound(due_to_meet(work, lengths, slo), load, world.units)
+        assert attainment(result, slo).attainment <= bound
+        highest = highest_rate(world, slo, replicas=world.units)
+        if 0 < highest < np.inf:
+            assert not attainment(world.run(at_rate(world.trace, 1.01 * highest)), slo, WARMUP).met
     assert np.nanmedian(latencies(result.requests).e2e_s) >= median_e2e_bound(work, load.number)
 
 

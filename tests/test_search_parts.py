@@ -61,6 +61,23 @@ def test_tp_divides_the_heads_and_leaves_a_node_only_when_it_must():
     assert max(usual_space(model="DeepSeek-V3", cluster="2x8xh100-sxm").tp) == 16
 
 
+def test_attention_ranks_are_looked_at_where_tensor_parallel_ranks_would_copy_the_cache():
+    """Experts and MLA: DeepSeek. Others keep the space they had."""
+    space = usual_space(model="DeepSeek-V3", cluster="8xh200-sxm")
+    assert (space.dp, space.ep) == ((1, 2, 4, 8), (1, "all"))
+    pools = {(p.pools[0].tp, p.pools[0].dp, p.pools[0].ep) for p in plans(space, "m", CLUSTER)}
+    assert {(8, 1, 1), (8, 1, 8), (1, 8, 8), (2, 4, 8), (1, 8, 1)} <= pools
+    for model in ("Mixtral-8x7B", "Llama-3.1-70B", "Qwen3-235B-A22B"):
+        assert (usual_space(model).dp, usual_space(model).ep) == ((1,), (1,))
+
+
+def test_expert_degrees_are_those_that_divide_the_devices():
+    lists = {"tp": (2,), "pp": (1,), "dp": (1, 3), "ep": (2, 4, "all"), "replicas": (1,)}
+    space = usual_space().model_copy(update=lists)
+    found = [(p.pools[0].dp, p.pools[0].ep) for p in plans(space, "m", CLUSTER)]
+    assert sorted(set(found)) == [(1, 2), (3, 2), (3, 6)]
+
+
 def test_plans_are_lazy_legal_in_size_unique_and_in_the_same_order():
     space = usual_space()
     first = next(iter(plans(space, "m", CLUSTER)))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from apexsim.cost.swap import SwapLaw
 from apexsim.cost.tiers import TierLaw
+from tests.lockstep_worlds import lockstep_worlds
 from tests.worlds import World, worlds
 
 
@@ -28,10 +29,21 @@ def tiers(draw: st.DrawFn) -> tuple[TierLaw, ...]:
 
 
 @st.composite
-def tiered_worlds(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True) -> World:
+def tiered_worlds(
+    draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, drafting: bool = False
+) -> World:
     """A world that shares, most of it through tiers: the device's cache is as small as the world's."""
-    world = draw(worlds(routers=routers, closed=closed, sharing=True))
-    return replace(world, limits=replace(world.limits, tiers=draw(tiers())))
+    world = draw(worlds(routers=routers, closed=closed, sharing=True, drafting=drafting))
+    return replace(world, limits=replace(world.limits, tiers=draw(tiers()), weigh_loads=draw(st.booleans())))
+
+
+@st.composite
+def tiered_ranks(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True) -> World:
+    """Ranks in lockstep, each with tiers of its own or one for all, and a swap space or none."""
+    world: World = draw(lockstep_worlds(routers=routers, closed=closed, sharing=True))
+    limits = replace(world.limits, tiers=draw(tiers()), weigh_loads=draw(st.booleans()), swap=draw(st.none() | swaps()))
+    policy = replace(world.policy, reserve=world.policy.reserve and limits.swap is None)
+    return replace(world, limits=limits, policy=policy)
 
 
 @st.composite

@@ -71,5 +71,5 @@ def swap_law(model: ModelSpec, profile: HardwareProfile, pool: Pool) -> SwapLaw 
     return SwapLaw(
         min(floor(space / most), MOST_BLOCKS), scheduler.swap_group,
         calls * max(API_S, call_bytes / (PCIE_SHARE * profile.pcie_bandwidth)), scheduler.swap_async,
-        sum(stages) * cut.tp,
+        sum(stages) * cut.tp * cut.cp,
     )  # fmt: skip

@@ -67,7 +67,7 @@ def tier_laws(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, pool
     """The tiers of a pool, in the order of the plan; bandwidths that nobody knows were refused by ``legality``."""
     cut = cut_of(model, pool)
     stages = [stage_kv_token_bytes(model, cut, stage) * pool.block_size for stage in range(cut.pp)]
-    whole = sum(stages) * cut.tp
+    whole = sum(stages) * cut.tp * cut.cp  # a block has its tokens on each of the cp ranks
     layers = kv_layers(model, cut)
     laws = []
     for tier in pool.kv_tiers:

@@ -92,7 +92,8 @@ class PoolProcess:
         """An open loop for replicas that share a KV tier: all of them from event to event, as a closed loop goes."""
         requests = len(self.state.requests)
         cursor = np.array([0, requests], np.int64)
-        self.to_the_end(run_closed, exact(choice.candidates, np.int64), choice.load, cursor, requests, 0.0, np.inf)
+        candidates = exact(choice.candidates, np.int64)
+        self.to_the_end(self.kernels.run_closed, candidates, choice.load, cursor, requests, 0.0, np.inf)
         yield self.env.timeout(0)
 
     def closed_loop(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from apexsim.engine.jit import kernel
 from apexsim.engine.state import NONE, Limits, State
-from apexsim.engine.tiers import keep_units, load_unit, tier_with
+from apexsim.engine.tiers import keep_units, load_unit, tier_with, worth_loading
 
 
 @kernel
@@ -39,7 +39,11 @@ def find(state: State, limits: Limits, r: int, i: int, tokens: int, tiers: int) 
             shared += cache.sizes[u]
         found = end
         j += 1
-    return j, found if declared == NONE else declared, shared
+    if declared != NONE:
+        return j, declared, shared
+    if limits.weigh > 0 and tiers > 0:
+        return worth_loading(state, limits, r, i, j, found, shared)
+    return j, found, shared
 
 
 @kernel

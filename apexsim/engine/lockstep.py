@@ -33,20 +33,9 @@ from apexsim.engine.replica import (
 from apexsim.engine.series import blocks_after_first, series_length, take_for_series
 from apexsim.engine.shedding import is_watched
 from apexsim.engine.state import (
-    ALL,
-    DECODE,
-    FULLEST,
-    IDLE,
-    MIXED,
-    READY,
-    REST,
-    RUNNING,
-    SAMPLED,
-    SCHEDULED,
-    Limits,
-    State,
-    instant,
-)
+    ALL, DECODE, FULLEST, IDLE, MIXED, READY, REST, RUNNING, SAMPLED, SCHEDULED, Limits, State, instant,
+)  # fmt: skip
+from apexsim.engine.tiers import wait_for_copies
 
 PIECES = 64
 """Stretches of a series at most, each with a record of its gaps; a longer series is split."""
@@ -149,6 +138,8 @@ def run_once(state: State, tables: StepTables, first: int) -> None:
         replicas[g].prefill_attention_s += prefill_s
         groups[g].own_s += prefill_s
         groups[g].line_s = groups[g].own_s + decode_s
+        if replicas[g].copies > 0:
+            wait_for_copies(state, g)
         slowest = max(slowest, groups[g].line_s)
     duration, _, _ = with_host(state, tables, first, slowest, 0.0, 1)
     in_flight(state, tables, first, 1, duration)

@@ -23,6 +23,7 @@ from apexsim.engine.routers import router as named_router
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.state import LONGEST, Cache, Limits, new_drafts, new_state
 from apexsim.engine.tier_state import Tiers, new_tiers
+from apexsim.engine.weigh import NO_CURVE, Curve, prefill_curve
 from apexsim.errors import UsageError
 from apexsim.workload.trace import Trace
 
@@ -41,6 +42,7 @@ class ReplicaLimits:
     of ``kv_blocks`` pages, how many of them a sequence holds; None where a page is a block of all layers.
     ``tiers`` keep what prefix caching computes, the nearest first; only the last may be shared by the replicas.
     ``swap``: where a preempted request's blocks go; None where it is recomputed.
+    ``weigh_loads``: what is found in a tier is computed anew where loading it would take longer.
     """
 
     kv_blocks: int
@@ -51,6 +53,7 @@ class ReplicaLimits:
     pages: KvPages | None = None
     tiers: tuple[TierLaw, ...] = ()
     swap: SwapLaw | None = None
+    weigh_loads: bool = False
 
 
 def simulate_pool(
@@ -80,7 +83,8 @@ def simulate_pool(
     trace = _phase(trace, policy)
     units = replicas * tables.group.ranks
     cache = new_cache(trace, limits.block_size, units, wanted=policy.prefix_caching)
-    rules = _rules(policy, limits, tables.stages, prefix_caching=len(cache.prefixes) > 0)
+    curve = _curve(trace, tables, policy, limits, cache)
+    rules = _rules(policy, limits, tables.stages, curve.step, prefix_caching=len(cache.prefixes) > 0)
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
     origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
@@ -88,7 +92,7 @@ def simulate_pool(
     state = new_state(
         arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules, replicas=units,
         stages=tables.stages, timeline=timeline, cache=cache, lockstep=tables.group.ranks > 1,
-        drafts=new_drafts(policy.acceptance, seed), tiers=_tiers(limits, cache, units),
+        drafts=new_drafts(policy.acceptance, seed), tiers=_tiers(limits, cache, units, curve),
         order=new_order(trace, policy, units, tables.stages, outside_s),
     )  # fmt: skip
     wanted = Marks(tuple(at_s - origin_s for at_s in marks))
@@ -118,9 +122,17 @@ def _phase(trace: Trace, policy: Policy) -> Trace:
     return trace.with_columns(output_tokens=np.ones_like(trace.output_tokens))
 
 
-def _tiers(limits: ReplicaLimits, cache: Cache, replicas: int) -> Tiers:
+def _tiers(limits: ReplicaLimits, cache: Cache, replicas: int, curve: Curve) -> Tiers:
     """Empty tiers, or none at all where there is no prefix cache."""
-    return new_tiers(limits.tiers if len(cache.prefixes) else (), replicas, len(cache.sizes))
+    return new_tiers(limits.tiers if len(cache.prefixes) else (), replicas, len(cache.sizes), curve.seconds)
+
+
+def _curve(trace: Trace, tables: StepTables, policy: Policy, limits: ReplicaLimits, cache: Cache) -> Curve:
+    """What loads are weighed against, where they are."""
+    if not (limits.weigh_loads and limits.tiers and len(cache.prefixes)):
+        return NO_CURVE
+    longest = int(trace.input_tokens.clip(max=limits.max_model_len).max())
+    return prefill_curve(tables, policy, longest)
 
 
 def _check_load(
@@ -161,7 +173,7 @@ def _offered(trace: Trace) -> Offered:
     return Offered(len(trace), trace.session if trace.session is not None else np.full(len(trace), -1, np.int64))
 
 
-def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching: bool) -> Limits:
+def _rules(policy: Policy, limits: ReplicaLimits, stages: int, weigh: int, *, prefix_caching: bool) -> Limits:
     """What the compiled scheduler reads, in exactly its types."""
     pages = limits.pages or uniform(limits.block_size)
     hybrid = pages != uniform(pages.block_size)
@@ -183,6 +195,7 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, *, prefix_caching
         prefix_caching=bool(prefix_caching),
         tiers=len(limits.tiers) if prefix_caching else 0,
         own_tiers=sum(not tier.shared for tier in limits.tiers) if prefix_caching else 0,
+        weigh=int(weigh),
         swap_blocks=0 if limits.swap is None else int(limits.swap.blocks),
         swap_group=1 if limits.swap is None else int(limits.swap.group_blocks),
         swap_group_s=0.0 if limits.swap is None else float(limits.swap.group_s),

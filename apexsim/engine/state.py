@@ -236,6 +236,7 @@ class Limits(NamedTuple):
     prefix_caching: bool  # there is a ``State.cache`` to look into
     tiers: int  # KV tiers beyond the device's memory,
     own_tiers: int  # and those of them that other replicas do not share
+    weigh: int  # tokens between the knots of Tiers.prefill_s; 0 = whatever is found in a tier is loaded
     swap_blocks: int  # of the swap space; 0 where preemption recomputes
     swap_group: int  # blocks copied by one call a tensor,
     swap_group_s: float  # and the seconds of that

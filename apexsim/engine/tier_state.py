@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apexsim.cost.tiers import TierLaw
 from apexsim.engine.jit import borrow, kernel
@@ -48,16 +49,20 @@ class Tiers(NamedTuple):
 
     stores: Rows  # STORE [R, T]
     kept: Rows  # KEPT [R, T, U]
+    prefill_s: NDArray[np.float64]  # [K] to compute the first tokens of a prompt alone, at multiples of Limits.weigh
 
 
 @kernel
 def borrow_tiers(tiers: Tiers) -> Tiers:
     """The same arrays without their reference counts, as ``state.borrow_state``."""
-    return Tiers(borrow(tiers.stores), borrow(tiers.kept))
+    return Tiers(borrow(tiers.stores), borrow(tiers.kept), borrow(tiers.prefill_s))
 
 
-def new_tiers(laws: Sequence[TierLaw], replicas: int, units: int) -> Tiers:
-    """Empty tiers for ``replicas`` replicas whose prompts have ``units`` units."""
+def new_tiers(laws: Sequence[TierLaw], replicas: int, units: int, prefill_s: NDArray[np.float64]) -> Tiers:
+    """Empty tiers for ``replicas`` replicas whose prompts have ``units`` units.
+
+    ``prefill_s``: what a load is weighed against; empty where whatever is found is loaded.
+    """
     stores: Rows = np.zeros((replicas, len(laws)), STORE).view(np.recarray)
     stores.oldest = stores.newest = -1  # NONE of state.py
     for t, law in enumerate(laws):
@@ -65,4 +70,4 @@ def new_tiers(laws: Sequence[TierLaw], replicas: int, units: int) -> Tiers:
         column.row = 0 if law.shared else np.arange(replicas)
         column.capacity, column.through, column.carries = law.blocks, law.through, law.carries
         column.block_s, column.latency_s, column.layers = law.block_s, law.latency_s, law.layers
-    return Tiers(stores, np.zeros((replicas, len(laws), units), KEPT).view(np.recarray))
+    return Tiers(stores, np.zeros((replicas, len(laws), units), KEPT).view(np.recarray), prefill_s)

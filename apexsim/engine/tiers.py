@@ -19,7 +19,7 @@ Nothing here does anything in a run without tiers.
 from __future__ import annotations
 
 from apexsim.engine.jit import rare_kernel
-from apexsim.engine.state import NONE, State
+from apexsim.engine.state import NONE, Limits, State
 from apexsim.engine.tier_state import Tiers
 
 
@@ -30,6 +30,56 @@ def tier_with(tiers: Tiers, r: int, u: int, most: int) -> int:
         if tiers.kept[tiers.stores[r, t].row, t, u].resident:
             return t
     return NONE
+
+
+@rare_kernel
+def worth_loading(
+    state: State, limits: Limits, r: int, i: int, units: int, found: int, shared: int
+) -> tuple[int, int, int]:
+    """What request i takes of the ``units`` it could have, as ``kvcache.find``: all, or only what is on the device.
+
+    All, unless loading what is not would take longer than computing the tokens from the first of these on.
+    """
+    cache, first = state.cache, state.cache.prefixes[i].first
+    here, tokens, held = 0, 0, 0
+    while here < units and cache.units[r, cache.ids[first + here]].resident:
+        u = cache.ids[first + here]
+        tokens += cache.sizes[u] * limits.block_size
+        if cache.units[r, u].holders > 0:
+            held += cache.sizes[u]
+        here += 1
+    if here == units:
+        return units, found, shared
+    compute_s = prefill_s(state.tiers, limits, found) - prefill_s(state.tiers, limits, tokens)
+    if load_s(state, r, first + here, first + units) > compute_s:
+        return here, tokens, held
+    return units, found, shared
+
+
+@rare_kernel
+def load_s(state: State, r: int, begin: int, end: int) -> float:
+    """Seconds until the units at places ``begin`` to ``end`` of the prompts are on the device; tiers load at once."""
+    cache, stores = state.cache, state.tiers.stores
+    below, longest = 0, 0.0
+    for t in range(stores.shape[1] - 1, -1, -1):
+        own = 0
+        for j in range(begin, end):
+            u = cache.ids[j]
+            if not cache.units[r, u].resident and tier_with(state.tiers, r, u, stores.shape[1]) == t:
+                own += cache.sizes[u]
+        below += own
+        blocks = below if stores[r, t].carries else own
+        if blocks > 0:
+            longest = max(longest, stores[r, t].latency_s + blocks * stores[r, t].block_s)
+    return longest
+
+
+@rare_kernel
+def prefill_s(tiers: Tiers, limits: Limits, tokens: int) -> float:
+    """Seconds to compute the first ``tokens`` tokens of a prompt alone."""
+    k = min(tokens // limits.weigh, tiers.prefill_s.size - 2)
+    rise = (tiers.prefill_s[k + 1] - tiers.prefill_s[k]) / limits.weigh
+    return float(tiers.prefill_s[k] + (tokens - k * limits.weigh) * rise)
 
 
 @rare_kernel
@@ -143,3 +193,13 @@ def end_copies(state: State, r: int) -> None:
     state.replicas[r].stall_s = state.replicas[r].beside_s = 0.0
     for t in range(state.tiers.stores.shape[1]):
         state.tiers.stores[r, t].pending = 0
+
+
+@rare_kernel
+def wait_for_copies(state: State, g: int) -> None:
+    """A rank's iteration brings blocks back or takes them away: as long as that lasts longer, it is its own."""
+    groups = state.groups
+    waited_s = beside_copies(state, g, groups[g].line_s, 0.0) - groups[g].line_s
+    groups[g].own_s += waited_s
+    groups[g].line_s += waited_s
+    end_copies(state, g)

@@ -91,10 +91,9 @@ def defaults_line(problem: Problem) -> str:
     some = Plan.model_validate({"model": problem.model_name, "cluster": problem.cluster, "pools": [{}]})
     pool = some.pools[0]
     price = "unknown" if problem.price_usd_per_hour is None else f"{problem.price_usd_per_hour:g} USD/device-hour"
-    lists = ", ".join(
-        f"{name}={'|'.join(map(str, getattr(space, name)))}"
-        for name in ("tp", "pp", "replicas", "weights", "kv_cache", "max_num_batched_tokens", "max_num_seqs")
-    )
+    knobs = ["tp", "pp", "replicas", "weights", "kv_cache", "max_num_batched_tokens", "max_num_seqs"]
+    knobs[2:2] = [name for name in ("dp", "cp", "ep") if getattr(space, name) != (1,)]
+    lists = ", ".join(f"{name}={'|'.join(map(str, getattr(space, name)))}" for name in knobs)
     return (
         f"defaults in force: router={space.router}, engine={some.engine}, preset={'|'.join(space.preset)}, "
         f"prefix_caching={space.prefix_caching}, gpu_memory_utilization={pool.gpu_memory_utilization:g}, "

@@ -105,7 +105,8 @@ def _screen_fitting(
 
 
 def _screen_one(context: Context, replica: _Replica, plan: Plan) -> Candidate | Dropped:
-    problem, loads, replicas = context.problem, context.loads, plan.pools[0].replicas
+    problem, loads, pool = context.problem, context.loads, plan.pools[0]
+    replicas = pool.replicas * pool.dp  # a rank serves its own requests, and never faster than alone
     load = Counted(loads.one_copy, problem.trace.span_s, problem.rate_rps)
     attainment = attainment_bound(replica.dues, load, replicas)
     rate, server = replica.goodput.of(replicas)

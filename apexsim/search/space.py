@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -40,7 +40,11 @@ class Space(Strict):
 
     tp: tuple[int, ...] = Field(strict=False, description="tensor parallel degrees")
     pp: tuple[int, ...] = Field(strict=False, description="pipeline stages")
-    ep: tuple[int, ...] = Field((1,), strict=False, description="expert parallel degrees; each divides tp")
+    dp: tuple[int, ...] = Field((1,), strict=False, description="attention ranks of a replica of a model with experts")
+    cp: tuple[int, ...] = Field((1,), strict=False, description="context parallel degrees")
+    ep: tuple[int | Literal["all"], ...] = Field(
+        (1,), strict=False, description="expert parallel degrees; those that divide tp · dp. all: that product itself"
+    )
     replicas: tuple[int, ...] = Field(strict=False, description="copies of the model")
     weights: tuple[WeightDtype, ...] = Field(strict=False, description="dtypes of the weights")
     activations: tuple[ActivationDtype | None, ...] = Field(
@@ -73,9 +77,16 @@ class Space(Strict):
 
 
 def default_space(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> Space:
-    """Every sensible value of each knob; a checkpoint's own quantisation is kept."""
+    """Every sensible value of each knob; a checkpoint's own quantisation is kept.
+
+    Models with experts and MLA, of whose KV every tensor parallel rank would hold a copy, also with attention ranks
+    and with whole experts.
+    """
     devices = cluster.devices
+    ranks = model.is_moe and any(group.attention.kind == "mla" for group in model.groups)
     return Space(
+        dp=_degrees(devices) if ranks else (1,),
+        ep=(1, "all") if ranks else (1,),
         tp=_tensor_degrees(model, profile, cluster),
         pp=_pipeline_degrees(model, profile, cluster),
         replicas=tuple(range(1, devices + 1)),
@@ -98,12 +109,18 @@ def load_space(lists: Path | str | Mapping[str, Any], default: Space) -> Space:
 
 def plans(space: Space, model: str, cluster: Cluster) -> Iterator[Plan]:
     """Every combination that needs no more devices than the cluster has, always in the same order."""
-    for tp, pp, replicas in product(space.tp, space.pp, space.replicas):
-        if tp * pp * replicas > cluster.devices:
+    for tp, pp, dp, cp, replicas in product(space.tp, space.pp, space.dp, space.cp, space.replicas):
+        if tp * pp * dp * cp * replicas > cluster.devices:
             continue
-        for ep in (degree for degree in space.ep if tp % degree == 0):
-            for pool in _pools(space, Pool(replicas=replicas, tp=tp, pp=pp, ep=ep)):
+        for ep in _expert_degrees(space, tp * dp):
+            for pool in _pools(space, Pool(replicas=replicas, tp=tp, pp=pp, dp=dp, cp=cp, ep=ep)):
                 yield Plan(model=model, cluster=cluster, pools=(pool,), router=space.router)
+
+
+def _expert_degrees(space: Space, devices: int) -> tuple[int, ...]:
+    """Those of the space that ``devices`` attention devices of a replica can have, each once."""
+    degrees = [devices if degree == "all" else degree for degree in space.ep]
+    return tuple(dict.fromkeys(degree for degree in degrees if devices % degree == 0))
 
 
 def _pools(space: Space, pool: Pool) -> Iterator[Pool]:

@@ -115,11 +115,9 @@ def _not_simulated_yet(pool: Pool) -> str | None:
         f"role={pool.role} with speculative decoding": pool.role == "prefill" and pool.speculative is not None,
         f"dp={pool.dp} with pp={pool.pp} (ranks in lockstep over several stages)": pool.dp > 1 and pool.pp > 1,
         f"dp={pool.dp} with speculative decoding": pool.dp > 1 and pool.speculative is not None,
-        f"dp={pool.dp} with kv_tiers": pool.dp > 1 and bool(pool.kv_tiers),
         f"cp={pool.cp} with dp={pool.dp}": pool.cp > 1 and pool.dp > 1,
         f"cp={pool.cp} with ep={pool.ep}": pool.cp > 1 and pool.ep > 1,
         f"cp={pool.cp} with speculative decoding": pool.cp > 1 and pool.speculative is not None,
-        f"cp={pool.cp} with kv_tiers": pool.cp > 1 and bool(pool.kv_tiers),
     }
     return next((f"{feature} is not simulated in this release" for feature, used in later.items() if used), None)
 

@@ -142,6 +142,9 @@ class Pool(Strict):
     kv_tiers: tuple[KvTier, ...] = Field(
         (), strict=False, description="where KV blocks go beyond the device's memory, the nearest first"
     )
+    kv_load: Literal["always", "cheapest"] = Field(
+        "always", description="load what a tier has, or only where that is estimated to be faster than computing it"
+    )
     scheduler: Scheduler = Field(Scheduler(), description="the scheduler's preset and limits")
 
     @property
@@ -234,6 +237,7 @@ def _pool_id(pool: Pool) -> str:
     parts += [pool.lora.id] if pool.lora and pool.lora.adapters else []
     parts += [pool.speculative.id] if pool.speculative and pool.speculative.num_speculative_tokens else []
     parts += [tier.short for tier in pool.kv_tiers]
+    parts += [pool.kv_load] if pool.kv_load != "always" else []
     role = "" if pool.role == "serve" else f"{pool.role}-"
     device = f"{pool.device}-" if pool.device else ""
     return f"{role}{device}{pool.replicas}x{'-'.join(parts)}"

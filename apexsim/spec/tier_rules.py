@@ -11,13 +11,13 @@ def wrong_tiers(pool: Pool) -> str | None:
     """Why no engine keeps blocks in these tiers, or None."""
     names = [tier.tier for tier in pool.kv_tiers]
     if not names:
-        return None
+        return "kv_load: only with kv_tiers" if pool.kv_load != "always" else None
     if names != [name for name in TIERS if name in names]:
         return f"kv_tiers {', '.join(names)}: the order is {', '.join(TIERS)}, each at most once"
     if not pool.scheduler.prefix_caching:
         return "kv_tiers keep blocks of prompts for others to find: they need scheduler.prefix_caching = true"
-    if pool.dp * pool.cp > 1:
-        return f"kv_tiers with dp={pool.dp}, cp={pool.cp}: such ranks do not load blocks from tiers in this release"
+    if pool.scheduler.attention_dp_config.enable_balance:
+        return "kv_tiers with attention_dp_config (ranks that hold prompts back) is not simulated in this release"
     if pool.kv_tiers[0].write == "back":
         return (
             "kv_tiers[0].write = back: the first tier takes what the device computes (through); an allocation that "
@@ -34,8 +34,8 @@ def wrong_swap(pool: Pool) -> str | None:
             if getattr(scheduler, key) != type(scheduler).model_fields[key].default:
                 return f"scheduler.{key}: only with preemption = swap"
         return None
-    if pool.dp * pool.cp > 1:
-        return f"scheduler.preemption = swap with dp={pool.dp}, cp={pool.cp}: such ranks recompute in this release"
+    if scheduler.attention_dp_config.enable_balance:
+        return "scheduler.preemption = swap with attention_dp_config (ranks that hold prompts back) is not simulated"
     return None
 
 
