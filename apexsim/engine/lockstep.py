@@ -33,8 +33,20 @@ from apexsim.engine.replica import (
 from apexsim.engine.series import blocks_after_first, series_length, take_for_series
 from apexsim.engine.shedding import is_watched
 from apexsim.engine.state import (
-    ALL, DECODE, FULLEST, IDLE, MIXED, READY, REST, RUNNING, SAMPLED, SCHEDULED, Limits, State, instant,
-)  # fmt: skip
+    ALL,
+    DECODE,
+    FULLEST,
+    IDLE,
+    MIXED,
+    READY,
+    REST,
+    RUNNING,
+    SAMPLED,
+    SCHEDULED,
+    Limits,
+    State,
+    instant,
+)
 from apexsim.engine.tiers import wait_for_copies
 
 PIECES = 64
@@ -234,8 +246,7 @@ def complete_ranks(state: State, tables: StepTables, limits: Limits, first: int)
 def prefill_tokens(state: State, g: int) -> int:
     """Of the iteration in flight on a rank."""
     decoding: int = state.groups[g].decoding if state.groups[g].decoded else 0
-    tokens: int = state.groups[g].tokens
-    return tokens - decoding
+    return int(state.groups[g].tokens - decoding)
 
 
 @kernel
@@ -325,9 +336,8 @@ def close_many(state: State, tables: StepTables, limits: Limits, first: int, ste
 @kernel
 def cut_ranks(state: State, tables: StepTables, first: int, at_s: float) -> None:
     """End a series of all ranks at the first boundary from ``at_s`` on."""
-    groups = state.groups
-    limit_s = at_s - groups[first].begin_s - instant(at_s)
-    run_series(state, tables, first, groups[first].steps, limit_s)
+    group = state.groups[first]
+    run_series(state, tables, first, group.steps, at_s - group.begin_s - instant(at_s))
 
 
 @rare_kernel
