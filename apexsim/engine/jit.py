@@ -23,6 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 KERNEL_FILES = (
     "cost/tables.py",
+    "engine/balance.py",
     "engine/batch.py",
     "engine/fair.py",
     "engine/gaps.py",
