@@ -23,6 +23,7 @@ SEAMS: dict[str, dict[str, str]] = {
         "power-of-two": "apexsim.engine.routers:PowerOfTwo",
         "session-affine": "apexsim.engine.routers:SessionAffine",
         "prefix-aware": "apexsim.engine.routers:PrefixAware",
+        "lora-aware": "apexsim.engine.routers:LoraAware",
     },
     "formats": {
         "apexsim": "apexsim.workload.formats.own:Own",

@@ -18,6 +18,7 @@ from apexsim.cost.host import HostModel, host_model
 from apexsim.cost.memory import DoesNotFit
 from apexsim.cost.power_law import Serving
 from apexsim.cost.step import CompiledPool, compile_pool
+from apexsim.engine.adapters_asked import adapter_notes
 from apexsim.engine.places import order_notes
 from apexsim.engine.prefixes import declares_prefixes, shares_prefixes
 from apexsim.engine.result import SimulationResult
@@ -32,6 +33,7 @@ from apexsim.spec import catalog
 from apexsim.spec.drafts import acceptance_of, drafts_of
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.legality import check_clock, check_cluster, check_exchange, check_plan
+from apexsim.spec.lora_rules import check_lora_link
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.slo import SLO
@@ -47,6 +49,7 @@ DECLARED_PREFIXES = (
     "shared_prefix_tokens of the trace count as found whether they are still cached or not: an upper bound on the "
     "hit rate, with no evictions of what is declared"
 )
+MIXED_ADAPTERS = "adapters do not take pages where layers of several kinds share a pool of them (leave it out: slots)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Prepared:
         return Deployment(
             self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens * self.pool.dp,
             Surroundings(cluster.node_overhead_w * nodes, cluster.pue), len(self.policy.acceptance),
-            self.compiled.tiers, self.compiled.swap,
+            self.compiled.tiers, self.compiled.swap, self.compiled.adapters is not None,
         )
 
 
@@ -153,6 +156,7 @@ def prepare(
         raise InputError(f"{source}: {reason}")
     pool = plan.pools[0]
     reason = check_clock(profile, pool) or check_exchange(plan, profile) or check_tiers(profile, pool)
+    reason = reason or check_lora_link(profile, pool)
     if reason is not None:
         raise InputError(f"{source}: pools[0].{reason}")
     compiled = compile_pool(
@@ -166,6 +170,8 @@ def prepare(
         return compiled
     if compiled.memory.pages is not None and (compiled.tiers or compiled.swap):
         raise InputError(f"{source}: pools[0]: {MIXED_PAGES}")
+    if compiled.memory.pages is not None and pool.lora is not None and pool.lora.unified:
+        raise InputError(f"{source}: pools[0].lora.unified: {MIXED_ADAPTERS}")
     return Prepared(plan, model, profile, policy, compiled)
 
 
@@ -208,7 +214,7 @@ def replay(
     compiled, memory = prepared.compiled, prepared.compiled.memory
     limits = ReplicaLimits(
         memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s, memory.pages,
-        compiled.tiers, compiled.swap, prepared.pool.kv_load == "cheapest",
+        compiled.tiers, compiled.swap, prepared.pool.kv_load == "cheapest", compiled.adapters,
     )  # fmt: skip
     return simulate_pool(
         trace, compiled.tables, limits, prepared.policy, replicas=prepared.pool.replicas,
@@ -288,6 +294,7 @@ def notes(prepared: Prepared, trace: Trace) -> tuple[str, ...]:
     if prepared.policy.prefix_caching and not shares_prefixes(trace):
         found.append(NO_PREFIXES)
     found += order_notes(prepared.policy, trace)
+    found += adapter_notes(prepared.compiled.adapters, trace)
     if prepared.policy.prefix_caching and declares_prefixes(trace):
         found.append(DECLARED_PREFIXES)
     return (*found, *prepared.compiled.confidence.notes)

@@ -14,10 +14,12 @@ import numpy as np
 
 from apexsim.cost.kvpages import uniform
 from apexsim.cost.tables import FULL, WINDOWED, StepTables
+from apexsim.engine.adapters_asked import adapters_asked
 from apexsim.engine.result import REJECTED_CONTEXT, REJECTED_KV, REJECTED_QUEUE
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
 from apexsim.workload.trace import Trace
+from tests.oracle_adapters import Shelf, ask_for
 from tests.oracle_law import line, one_instant
 from tests.oracle_memory import Replica, Request, Slot, blocks_of, prefix_of
 from tests.oracle_order import Line, demand
@@ -51,7 +53,7 @@ class Oracle:
         self.replicas = [
             Replica(
                 limits.kv_blocks, limits.block_size, caching, [Slot() for _ in range(stages)], [-np.inf] * stages,
-                below[r], SwapSpace(limits.swap), Line(policy),
+                below[r], SwapSpace(limits.swap), Line(policy), Shelf(limits.adapters),
                 prefill_s=partial(prefill_alone, self) if limits.weigh_loads and limits.tiers else None,
             )
             for r in range(replicas)
@@ -108,6 +110,7 @@ class Oracle:
         if stage == 0:
             scheduled = len(decodes) + len(chunks)
             seconds = max(seconds, float(t.host_floor_s[scheduled])) + float(t.host_serial_s[scheduled])
+            seconds += replica.shelf.wait(begin)
         return seconds
 
     def attention(self, stage: int, decodes: list[Request], chunks: list[tuple[Request, int]]) -> float:
@@ -180,9 +183,8 @@ class Oracle:
         ahead = policy.ahead and len(replica.slots) == 1 and bool(slot.running)
         replica.line.see(slot.seen + one_instant(slot.seen) if ahead else np.inf)
         while not self.preempted and not replica.full and replica.line.waiting and budget > 0:
-            running = len(replica.running)
-            request = replica.line.next()
-            if running >= self.in_replica or len(slot.running) >= self.in_batch:
+            request, running = replica.next(), replica.running
+            if request is None or len(running) >= self.in_replica or len(slot.running) >= self.in_batch:
                 break
             self.tied |= abs(now - replica.line.last_start(request)) <= TIED * max(1.0, now)
             if replica.line.shed(request, now):
@@ -195,8 +197,10 @@ class Oracle:
             whole = self.most_blocks(request.prompt + request.output - 1 + len(policy.acceptance))
             blocks = min(whole, self.limits.kv_blocks) if policy.reserve else self.blocks_for(found, found + chunk)
             need = blocks - blocks_of([unit for unit in units if unit in replica.held])
+            need += replica.shelf.missing(request, running)
             if (chunk > budget and not first) or need > replica.free:
                 break
+            replica.shelf.begin(request, running, now)
             replica.admit(slot, request, units, found, blocks)
             request.hit = 0 if in_place else request.hit
             request.start = now if request.start is None else request.start
@@ -297,7 +301,7 @@ class Oracle:
         total, line = request.prompt + request.output, self.replicas[r].line
         if total > self.limits.max_model_len:
             request.reason = REJECTED_CONTEXT
-        elif self.most_blocks(total - 1) > self.limits.kv_blocks:
+        elif self.most_blocks(total - 1) + self.replicas[r].shelf.missing(request, []) > self.limits.kv_blocks:
             request.reason = REJECTED_KV
         elif 0 < self.policy.max_waiting <= len(line):
             request.reason = REJECTED_QUEUE
@@ -309,14 +313,17 @@ class Oracle:
 
     def choose(self, candidates: list[int], load: str, request: Request) -> int:
         unfinished = {r: self.replicas[r].unfinished for r in candidates}
-        if load == "prefix":
+        if load in ("prefix", "lora"):
             fewest = min(len(found) for found in unfinished.values())
             candidates = [r for r in candidates if len(unfinished[r]) <= 8 + 1.5 * fewest]
 
         def weight(r: int) -> tuple[int, ...]:
             requests, tokens = len(unfinished[r]), sum(q.prompt for q in unfinished[r])
             prefix = -self.replicas[r].cached_prefix(request)
-            return {"place": (0,), "requests": (requests,), "tokens": (tokens,), "prefix": (prefix, requests)}[load]
+            lora = 1 - self.replicas[r].has_adapter(request), requests
+            return {
+                "place": (0,), "requests": (requests,), "tokens": (tokens,), "prefix": (prefix, requests), "lora": lora,
+            }[load]  # fmt: skip
 
         return min(candidates, key=lambda r: (weight(r), candidates.index(r)))
 
@@ -378,6 +385,7 @@ def simulate(
     """Serve the trace; times are the engine's own: arrivals are there (entry is added here), tokens before the exit."""
     requests = []
     hashes = trace.hash_ids is not None and len(trace.hash_ids) > 0
+    asked = adapters_asked(trace, limits.adapters, seed)
     caching = policy.prefix_caching and (hashes or trace.shared_prefix_tokens is not None)
     for i in range(len(trace)):
         arrival = limits.entry_s if concurrency else float(trace.arrival_s[i]) + limits.entry_s
@@ -385,6 +393,8 @@ def simulate(
         demand(request, trace, policy, limits.entry_s + limits.exit_s)
         if caching:
             request.units, request.declared = prefix_of(trace, i, limits.block_size)
+        if len(asked):
+            ask_for(request, int(asked[i]))
         requests.append(request)
     oracle = of(tables, limits, policy, replicas, caching=caching, seed=seed)
     rows = [[int(c) for c in row] for row in candidates]

@@ -13,13 +13,14 @@ from apexsim.workload.trace import Trace
 from tests.oracle_order import Line
 
 if TYPE_CHECKING:
+    from tests.oracle_adapters import Shelf
     from tests.oracle_swap import SwapSpace
     from tests.oracle_tiers import Below
 
-Unit = tuple[object, int]
+Unit = tuple[tuple[object, ...], int]
 """What a prefix cache keeps or drops as a whole: a name, and its KV blocks."""
 
-LOST: Unit = ("a full block that no prompt of the trace can find", 1)
+LOST: Unit = (("a full block that no prompt of the trace can find",), 1)
 
 
 @dataclass(eq=False)
@@ -46,6 +47,7 @@ class Request:
     client: int = 0
     deadline: float = float("inf")  # seconds from the arrival in the engine
     saved: int = 0  # tokens in the swap space
+    adapter: int = -1  # of those that it could ask for; -1: the base model
 
     @property
     def done(self) -> bool:
@@ -79,6 +81,7 @@ class Replica:
     below: Below
     swap: SwapSpace
     line: Line
+    shelf: Shelf
     open: list[Request] = field(default_factory=list)  # prompts of a pipeline that no slot holds, by admission
     full: bool = False  # a pipeline that has preempted admits nobody until a request ends
     cached: list[Unit] = field(default_factory=list)  # held by nobody, the next to be evicted first
@@ -100,8 +103,9 @@ class Replica:
 
     @property
     def used(self) -> int:
-        """KV blocks of running requests: their own, and those they share, once."""
-        return sum(r.blocks - blocks_of(r.held) for r in self.running) + blocks_of(self.held)
+        """KV blocks of running requests: their own, and those they share, once; and of their adapters."""
+        adapters = self.shelf.blocks({r.adapter for r in self.running} - {-1})
+        return sum(r.blocks - blocks_of(r.held) for r in self.running) + blocks_of(self.held) + adapters
 
     @property
     def free(self) -> int:
@@ -115,6 +119,7 @@ class Replica:
 
     def give_back(self, request: Request) -> None:
         """A request has left its slot: full blocks that nobody else holds stay as cached, its tail first to go."""
+        self.shelf.leave(request, self.running)
         still = self.held
         if request.declared is None:
             self.below.use(request.units[: request.settled])
@@ -157,6 +162,17 @@ class Replica:
         """Tokens of the prompt that no other replica has in this way; what a router looks at."""
         most = request.prompt - 1 if request.declared is None else request.declared
         return blocks_of(self.find(request, most, declared=False, shared=False)) * self.block_size
+
+    def next(self) -> Request | None:
+        """Whose turn it is of those that wait."""
+        running = self.running
+        return self.line.next(lambda request: self.shelf.may_run(request, running))
+
+    def has_adapter(self, request: Request) -> bool:
+        """On the device, or asked for by somebody who waits and has not run yet; the base model is everywhere."""
+        waiting = self.line.waiting + self.line.incoming
+        asked = {other.adapter for other in waiting if other.preemptions == 0}
+        return self.shelf.law is not None and request.adapter in {-1, *asked, *self.shelf.device}
 
     def admit(self, slot: Slot, request: Request, units: list[Unit], found: int, blocks: int) -> None:
         """A request that waits begins to run, with ``found`` tokens computed, in ``blocks`` KV blocks."""

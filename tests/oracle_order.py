@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,10 +40,11 @@ class Line:
             self.counters[request.client] = max(self.counters[request.client], min(least, default=0))
         self.waiting.insert(0 if again else len(self.waiting), request)
 
-    def next(self) -> Request:
+    def next(self, may_run: Callable[[Request], bool]) -> Request | None:
+        """Whose turn it is; who may not run is passed over where it is first come, first served."""
         order = self.policy.order
         if order == "fcfs":
-            return self.waiting[0]
+            return next((request for request in self.waiting if may_run(request)), None)
         if order == "fair":
             client = min({r.client for r in self.waiting}, key=lambda c: (self.counters[c], c))
             return next(r for r in self.waiting if r.client == client)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import assume, given
 
 from apexsim import registry
-from apexsim.engine.pool import BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, BY_REQUESTS
+from apexsim.engine.pool import BY_LORA, BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, BY_REQUESTS
 from apexsim.engine.result import COMPLETED, REJECTED, SimulationResult
 from apexsim.engine.routers import Offered, router
 from apexsim.engine.simulate import simulate_pool
@@ -16,7 +16,7 @@ from tests.oracle_lockstep import LockstepOracle
 from tests.oracle_memory import blocks_of
 from tests.worlds import World, drawn, worlds
 
-LOADS = {BY_PLACE: "place", BY_REQUESTS: "requests", BY_PROMPT_TOKENS: "tokens", BY_PREFIX: "prefix"}
+LOADS = {BY_PLACE: "place", BY_REQUESTS: "requests", BY_PROMPT_TOKENS: "tokens", BY_PREFIX: "prefix", BY_LORA: "lora"}
 BUILT_IN = tuple(registry.SEAMS["routers"])
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 

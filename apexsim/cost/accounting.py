@@ -56,6 +56,8 @@ class Counted(Protocol):
     @property
     def copy_s(self) -> float: ...
     @property
+    def adapter_wait_s(self) -> float: ...
+    @property
     def waited_s(self) -> float: ...
     @property
     def together(self) -> NDArray[np.int64]: ...
@@ -149,7 +151,8 @@ class Accounting:
         attention = (counters.prefill_attention_s, counters.decode_attention_s)
         parts = dict(zip(PARTS, ledger[: len(PARTS)].tolist(), strict=True))
         parts["attention"] += sum(attention)
-        parts["communication"] += counters.copy_s  # draws idle power: the copy engines work, the kernels wait
+        # Draws idle power: the copy engines work, the kernels wait.
+        parts["communication"] += counters.copy_s + counters.adapter_wait_s
         device_s = sum(parts.values())
         breakdown = self._breakdown(parts, counters, replicas, duration_s)
         calibrated = ledger[CALIBRATED] + np.dot(attention, self.attention_calibrated)

@@ -6,7 +6,7 @@ by rows a share of A and all of B (vLLM without ``fully_sharded_loras``). Slots 
 
 An iteration runs two batched kernels (shrink, expand) a layer for each group of matrices that have one input: q, k and
 v; o; gate and up; down. They read the distinct adapters of the batch once: of n sequences that choose by themselves,
-Σ_j 1 − (1 − p_j)^n in the mean.
+Σ_j 1 − (1 − p_j)^n in the mean, at most ``max_loras``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _operator(
     return AdapterOp(
         f"lora_{pack[0]}", lora.mean_rank * values * ACTIVATION_BYTES, token_bytes,
         GATHER_SHARE * (lora.mean_rank + GATHER_RANKS) * values * ACTIVATION_BYTES, 2.0 * lora.mean_rank * values,
-        lora.adapters, lora.popularity.zipf, max_num_seqs, count,
+        lora.adapters, lora.popularity.zipf, max_num_seqs, count, most_distinct=lora.max_loras,
     )  # fmt: skip
 
 
@@ -109,10 +109,18 @@ def adapter_bytes(model: ModelSpec, lora: Lora, rank: float, tp: int = 1) -> flo
     return rank * values * ACTIVATION_BYTES
 
 
+def adapter_tensors(model: ModelSpec, lora: Lora) -> int:
+    """A and B of every adapted matrix of all layers."""
+    return sum(
+        2 * group.count
+        for group in model.groups for name in _shapes(group, model.hidden_size) if name in lora.matrices
+    )  # fmt: skip
+
+
 def slots_of(model: ModelSpec, pool: Pool) -> Beside:
-    """``max_loras`` slots of the largest rank on each rank of the pool."""
+    """``max_loras`` slots of the largest rank on each rank of the pool; none where adapters take KV pages."""
     lora = lora_of(pool)
-    if lora is None:
+    if lora is None or lora.unified:
         return ALONE
     return Beside(lora.max_loras * adapter_bytes(model, lora, max(lora.ranks), pool.tp))
 
@@ -135,6 +143,6 @@ def lora_notes(pool: Pool) -> list[str]:
     if lora is None:
         return []
     return [
-        f"lora: every request has one of {lora.adapters} adapters, all of which stay in memory; kernels are estimated, "
-        "their fixed time is chosen by S-LoRA's published throughput"
+        f"lora: {lora.adapters} adapters on {lora.max_loras} slots; kernels are estimated for batches in which every "
+        "request has one, by their popularity; their fixed time is chosen by S-LoRA's published throughput"
     ]

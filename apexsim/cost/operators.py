@@ -181,6 +181,7 @@ class AdapterOp:
     zipf: float  # exponent of their popularity
     max_num_seqs: int  # most requests of an iteration
     count: int
+    most_distinct: int  # of one batch
     rows: Rows = OWN
 
     kernels: ClassVar[int] = 2

@@ -180,7 +180,8 @@ class Pricer:
         if isinstance(op, AdapterOp):
             # Of a batch with prompts only the tokens are known: as many sequences as they could be.
             sequences = np.minimum(rows, op.max_num_seqs)
-            moved = distinct_adapters(sequences, op.adapters, op.zipf) * op.adapter_bytes + rows * op.token_bytes
+            distinct = np.minimum(distinct_adapters(sequences, op.adapters, op.zipf), op.most_distinct)
+            moved = distinct * op.adapter_bytes + rows * op.token_bytes
             gathered = (sequences + (rows - sequences) / GATHER_TILE) * op.gather_bytes
             price = self.kernels.memory_bound(moved + gathered, KERNEL_LAUNCHES * op.kernels)
             return GEMM, price, rows * op.token_flops, moved

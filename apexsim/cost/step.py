@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.accounting import Accounting, RecurrenceWork
+from apexsim.cost.adapters import AdapterLaw, adapter_law
 from apexsim.cost.clock import clock_of
 from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.context import Ring
@@ -75,6 +76,7 @@ class CompiledPool:
     parts: Parts  # what the tables were added up from
     tiers: tuple[TierLaw, ...] = ()  # beyond the device's memory
     swap: SwapLaw | None = None  # None where preemption recomputes
+    adapters: AdapterLaw | None = None  # None where it serves no LoRA adapters
 
 
 def compile_pool(
@@ -130,6 +132,7 @@ def compile_pool(
         _accounting(model, profile, cut, prices, parts, tables),
         _confidence(parts, prices, host, model, _notes(model, pool, memory, kept)),
         parts, tier_laws(model, profile, cluster, pool), swap_law(model, profile, pool),
+        adapter_law(model, profile, pool, memory),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.adapters import leave_adapter
 from apexsim.engine.fair import charge, count_decoding
 from apexsim.engine.gaps import forget_old_gaps, join_cohort, largest_gap, leave_cohort, record_run
 from apexsim.engine.heap import heap_pop, heap_push
@@ -68,8 +69,10 @@ def join_batch(state: State, g: int, i: int) -> None:
 @kernel
 def stop_running(state: State, i: int) -> None:
     """Request i runs no more."""
+    r = state.requests[i].group // state.stage_free_s.shape[1]
     leave_batch(state, i)
-    state.replicas[state.requests[i].group // state.stage_free_s.shape[1]].running -= 1
+    leave_adapter(state, r, i)
+    state.replicas[r].running -= 1
 
 
 @kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from apexsim.cost.tables import FULL, WINDOWED, StepTables
+from apexsim.engine.adapters import loading_s
 from apexsim.engine.batch import target
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.law import at_tokens, decode_attention, pairs, prefill_attention
@@ -35,6 +36,7 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
             seconds = beside_copies(state, g, seconds, waited_s)
         if p == 0:
             seconds = max(seconds, tables.host_floor_s[scheduled]) + tables.host_serial_s[scheduled]
+            seconds += loading_s(state, r, groups[g].begin_s)
         if stages > 1:
             end = max(end, state.stage_free_s[r, p]) + seconds
             state.stage_free_s[r, p] = end

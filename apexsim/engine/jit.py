@@ -23,6 +23,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 KERNEL_FILES = (
     "cost/tables.py",
+    "engine/adapter_order.py",
+    "engine/adapter_state.py",
+    "engine/adapters.py",
     "engine/balance.py",
     "engine/batch.py",
     "engine/fair.py",

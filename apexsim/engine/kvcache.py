@@ -234,18 +234,27 @@ def unlink(state: State, r: int, u: int) -> None:
 
 
 @kernel
+def is_before(state: State, limits: Limits, i: int, j: int) -> bool:
+    """True where request i was admitted before request j."""
+    if limits.prefix_caching:
+        return bool(state.cache.prefixes[i].admitted < state.cache.prefixes[j].admitted)
+    return bool(state.adapters.asks[i].admitted < state.adapters.asks[j].admitted)
+
+
+@kernel
 def by_admission(state: State, limits: Limits, leaving: int, i: int) -> int:
     """Put request i into the list of those that leave (by ``follower``); returns its head.
 
     What leaves together is released in the order of admission, which decides what is evicted first.
     """
-    requests, prefixes = state.requests, state.cache.prefixes
-    if not limits.prefix_caching or leaving == NONE or prefixes[i].admitted < prefixes[leaving].admitted:
+    requests = state.requests
+    counted = limits.prefix_caching or limits.max_loras > 0
+    if not counted or leaving == NONE or is_before(state, limits, i, leaving):
         requests[i].follower = leaving
         return i
     before = leaving
     after = requests[before].follower
-    while after != NONE and prefixes[after].admitted < prefixes[i].admitted:
+    while after != NONE and is_before(state, limits, after, i):
         before = after
         after = requests[before].follower
     requests[before].follower = i

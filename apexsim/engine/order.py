@@ -16,6 +16,8 @@ its arrival.
 
 from __future__ import annotations
 
+from apexsim.engine.adapter_order import join_adapter, lead_by_adapter, take_by_adapter
+from apexsim.engine.adapters import may_run
 from apexsim.engine.fair import join_client, lead, take_client
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.state import NONE, WAITING, Limits, Rows, State, instant
@@ -23,6 +25,9 @@ from apexsim.engine.state import NONE, WAITING, Limits, Rows, State, instant
 FCFS, PRIORITY, SHORTEST, FAIR, DEADLINE = 0, 1, 2, 3, 4
 ORDERS = {"fcfs": FCFS, "priority": PRIORITY, "shortest-first": SHORTEST, "fair": FAIR, "deadline": DEADLINE}
 """``scheduler.policy`` of a plan."""
+
+BY_ADAPTER = 5
+"""First come, first served where adapters take turns (``adapter_order.py``)."""
 
 ABOUT = {
     "fcfs": "first come, first served",
@@ -96,6 +101,8 @@ def may_lead(state: State, limits: Limits, r: int, i: int) -> bool:
     head: int = state.replicas[r].waiting_head
     if limits.order == FCFS:
         return bool(head == i)
+    if limits.order == BY_ADAPTER:
+        return bool(head == NONE and may_run(state, limits, r, i))
     return head == NONE or limits.order == FAIR or precedes(state.order.places, i, head)
 
 
@@ -114,6 +121,8 @@ def join_seen(state: State, limits: Limits, g: int) -> None:
         replicas[r].incoming_tail = NONE
     if limits.order == FAIR:
         lead(state, limits, r)  # tokens were yielded since
+    elif limits.order == BY_ADAPTER:
+        lead_by_adapter(state, limits, r)  # adapters have come free
 
 
 @kernel
@@ -121,6 +130,9 @@ def join(state: State, limits: Limits, r: int, i: int, again: bool) -> None:
     """Request i takes its place in the order; ``again`` where it was preempted."""
     if limits.order == FAIR:
         join_client(state, limits, r, i, again)
+        return
+    if limits.order == BY_ADAPTER:
+        join_adapter(state, limits, r, i, again)
         return
     state.requests[i].older = NONE
     head = state.replicas[r].waiting_head
@@ -147,6 +159,8 @@ def take_next(state: State, limits: Limits, r: int, admitted: bool) -> None:
     state.replicas[r].waiting -= 1
     if limits.order == FAIR:
         take_client(state, limits, r, admitted)
+    elif limits.order == BY_ADAPTER:
+        take_by_adapter(state, limits, r)
     else:
         head = state.replicas[r].waiting_head
         state.replicas[r].waiting_head = without_root(state.requests, state.order.places, head)

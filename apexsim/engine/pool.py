@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.adapters import expect_adapter, has_adapter, missing_blocks, own_blocks
 from apexsim.engine.batch import known
 from apexsim.engine.jit import entry_kernel, kernel
 from apexsim.engine.kvcache import resident_tokens
@@ -31,9 +32,9 @@ from apexsim.engine.series import cut_series, evict_by, is_series, runs_series
 from apexsim.engine.shedding import reject, sheds
 from apexsim.engine.state import IDLE, NONE, READY, RUNNING, Limits, State, borrow_state, instant
 
-BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS, BY_PREFIX = 0, 1, 2, 3
+BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS, BY_PREFIX, BY_LORA = 0, 1, 2, 3, 4
 """What a built-in router compares among its candidates: nothing (there is one), unfinished requests, their prompt
-tokens, the prompt's tokens that are cached (``by_prefix``)."""
+tokens, the prompt's tokens that are cached (``by_prefix``), whether they have its adapter."""
 
 Candidates = NDArray[np.int64]
 
@@ -61,7 +62,7 @@ def take_in(state: State, limits: Limits, r: int, i: int) -> bool:
     reason = NOT_REJECTED
     if length > limits.max_model_len:
         reason = REJECTED_CONTEXT
-    elif most_pages(limits, length - 1) > limits.kv_blocks:
+    elif most_pages(limits, length - 1) + own_blocks(state, limits, i) > limits.kv_blocks:
         reason = REJECTED_KV
     elif limits.max_waiting > 0 and replicas[r].waiting >= limits.max_waiting:
         reason = REJECTED_QUEUE
@@ -70,6 +71,7 @@ def take_in(state: State, limits: Limits, r: int, i: int) -> bool:
         return False
     replicas[r].prompt_tokens += requests[i].prompt
     count_present(replicas, r, requests[i].arrival_s)
+    expect_adapter(state, r, i, 1)
     arrive(state, limits, r, i)
     return True
 
@@ -92,7 +94,7 @@ def could_join(state: State, limits: Limits, r: int, i: int) -> bool:
     # A unit evicted within the series may change what it finds, and so what it needs; windows may give pages back.
     if limits.windowed_groups > 0:
         return True
-    need = admission_blocks(state, limits, i, found, found + chunk) - shared
+    need = admission_blocks(state, limits, i, found, found + chunk) - shared + missing_blocks(state, limits, r, i)
     return need <= limits.kv_blocks - replicas[r].used_blocks or replicas[r].oldest != NONE
 
 
@@ -111,8 +113,8 @@ def choose(
     best = row[0]
     if load == BY_PLACE:
         return best
-    if load == BY_PREFIX:
-        return by_prefix(state, tables, limits, row, i, now)
+    if load in (BY_PREFIX, BY_LORA):
+        return by_contents(state, tables, limits, row, load, i, now)
     for c in range(1, row.size):
         r = row[c]
         if load == BY_REQUESTS:
@@ -125,10 +127,11 @@ def choose(
 
 
 @kernel
-def by_prefix(
-    state: State, tables: StepTables, limits: Limits, row: NDArray[np.int64], i: int, now: float
+def by_contents(
+    state: State, tables: StepTables, limits: Limits, row: NDArray[np.int64], load: int, i: int, now: float
 ) -> int:
-    """The candidate with the most cached tokens of the prompt that is not overloaded; then fewest requests, then first.
+    """The candidate with the most cached tokens of the prompt, or with its adapter, that is not overloaded; then the
+    one with fewest requests, then the first.
 
     Overloaded is a replica with more than 8 + 1.5 times the unfinished requests of the candidate that has fewest.
     """
@@ -139,8 +142,11 @@ def by_prefix(
     for c in range(row.size):
         r = row[c]
         if 2 * unfinished(state, r) <= 16 + 3 * fewest:
-            evict_by(state, tables, limits, r, now)
-            tokens = resident_tokens(state, limits, r, i)
+            if load == BY_PREFIX:
+                evict_by(state, tables, limits, r, now)
+                tokens = resident_tokens(state, limits, r, i)
+            else:
+                tokens = 1 if has_adapter(state, r, i) else 0
             if tokens > most or (tokens == most and unfinished(state, r) < unfinished(state, best)):
                 best, most = r, tokens
     return best

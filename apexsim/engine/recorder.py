@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.engine.result import Counters, ItlRuns, RequestColumns, TierCounters, Timeline
+from apexsim.engine.result import AdapterCounters, Counters, ItlRuns, RequestColumns, TierCounters, Timeline
 from apexsim.engine.state import DECODE, FULLEST, MIXED, SAMPLED, SCHEDULED, Limits, State
 from apexsim.workload.trace import Trace
 
@@ -29,6 +29,7 @@ def request_columns(
         preemptions=requests.preemptions.copy(),
         cached_tokens=_cached_tokens(state),
         itl_max_s=requests.itl_max_s.copy(),
+        adapter=_adapters_asked(state),
     )
 
 
@@ -77,7 +78,28 @@ def counters(state: State, limits: Limits, ranks: int = 1) -> Counters:
         swaps=int(sums.swaps.sum()),
         copied_blocks=int(sums.copied_blocks.sum()),
         tiers=tuple(_tier(state, t) for t in range(limits.tiers)),
+        adapter_wait_s=float(state.adapters.hubs.wait_s.sum()),
+        adapters=_adapters(state),
     )
+
+
+def _adapters_asked(state: State) -> NDArray[np.int64] | None:
+    """The adapter of each request, -1 for the base model; None without adapters."""
+    if len(state.adapters.hubs) == 0:
+        return None
+    asked = state.adapters.asks.adapter.astype(np.int64)
+    return np.where(asked == len(state.adapters.loads), -1, asked)
+
+
+def _adapters(state: State) -> AdapterCounters | None:
+    hubs = state.adapters.hubs
+    if len(hubs) == 0:
+        return None
+    return AdapterCounters(
+        uses=int(hubs.uses.sum()), loads=int(hubs.loads.sum()), fetches=int(hubs.fetches.sum()),
+        load_s=float(hubs.load_s.sum()), loaded_bytes=float(hubs.loaded_bytes.sum()),
+        most_in_use=int(hubs.most_in_use.max()),
+    )  # fmt: skip
 
 
 def _tier(state: State, t: int) -> TierCounters:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.adapters import missing_blocks, use_adapter
 from apexsim.engine.batch import (
     end_prefill,
     fill_windows,
@@ -135,15 +136,16 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
         units, found, shared = known(state, limits, r, i)
         chunk = first_chunk(state, limits, i, found, budget, groups[g].prefills == 0)
         blocks = admission_blocks(state, limits, i, found, found + chunk)
-        if chunk == 0 or blocks - shared > limits.kv_blocks - replicas[r].used_blocks:
+        more = blocks - shared + missing_blocks(state, limits, r, i)
+        if chunk == 0 or more > limits.kv_blocks - replicas[r].used_blocks:
             break
+        use_adapter(state, limits, r, i, now)
         take_next(state, limits, r, True)
         swapped = in_swap_space(state, limits, i)
         hold(state, limits, r, i, units, found)
-        take_blocks(state, limits, r, blocks - shared)
+        take_blocks(state, limits, r, more)
         start_running(state, g, i)
-        requests[i].blocks = blocks
-        requests[i].computed = found
+        requests[i].blocks, requests[i].computed = blocks, found
         if swapped:
             swap_in(state, limits, r, i)
         if np.isnan(requests[i].start_s):

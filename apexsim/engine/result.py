@@ -35,6 +35,7 @@ class RequestColumns:
     preemptions: NDArray[np.int32]
     cached_tokens: NDArray[np.int64]  # prompt tokens found in the prefix cache at the first admission
     itl_max_s: NDArray[np.float64]  # largest gap between two tokens; NaN for one output token
+    adapter: NDArray[np.int64] | None = None  # that it asked for, -1 the base model; None where a pool has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,18 @@ class TierCounters:
     loaded_blocks: int
     stored_blocks: int
     evicted_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterCounters:
+    """What LoRA adapters did in a pool; sums over the replicas."""
+
+    uses: int  # admissions of requests with an adapter
+    loads: int  # those that did not find it on the device
+    fetches: int  # loads that did not find it in host memory
+    load_s: float  # seconds of the links
+    loaded_bytes: float
+    most_in_use: int  # distinct adapters of one running batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,8 @@ class Counters:
     swaps: int = 0  # preempted requests whose blocks went to the swap space
     copied_blocks: int = 0  # by swaps, out and in
     tiers: tuple[TierCounters, ...] = ()
+    adapter_wait_s: float = 0.0  # that iterations waited for adapters
+    adapters: AdapterCounters | None = None
 
 
 @dataclass(frozen=True, slots=True)

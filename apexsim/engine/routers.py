@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim import registry
-from apexsim.engine.pool import BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, BY_REQUESTS
+from apexsim.engine.pool import BY_LORA, BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, BY_REQUESTS
 
 Ints = NDArray[np.int64]
 
@@ -124,10 +124,17 @@ class SessionAffine:
 
 
 class PrefixAware:
-    """The replica with the longest cached prefix of the prompt, unless it is overloaded (``pool.by_prefix``)."""
+    """The replica with the longest cached prefix of the prompt, unless it is overloaded (``pool.by_contents``)."""
 
     def candidates(self, offered: Offered, replicas: int, seed: int) -> Choice:
         return Choice(np.arange(replicas, dtype=np.int64)[None, :], BY_PREFIX)
+
+
+class LoraAware:
+    """A replica that has the request's LoRA adapter, unless it is overloaded (``pool.by_contents``)."""
+
+    def candidates(self, offered: Offered, replicas: int, seed: int) -> Choice:
+        return Choice(np.arange(replicas, dtype=np.int64)[None, :], BY_LORA)
 
 
 def router(name: str) -> Router | PlugInRouter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.adapters import expect_adapter
 from apexsim.engine.fair import steps_to_overtake
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.order import FAIR, take_next
@@ -59,6 +60,7 @@ def drop(state: State, limits: Limits, r: int, now: float) -> None:
     count_present(replicas, r, now)
     replicas[r].shed_s += now - requests[i].arrival_s
     take_next(state, limits, r, False)
+    expect_adapter(state, r, i, -1)
     replicas[r].prompt_tokens -= requests[i].prompt
     too_long = now > requests[i].arrival_s + limits.max_wait_s + instant(now)
     reject(state, r, i, REJECTED_WAIT if too_long else REJECTED_LATE)

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from apexsim.cost.adapters import AdapterLaw
 from apexsim.cost.kvpages import KvPages, uniform
 from apexsim.cost.swap import SwapLaw
 from apexsim.cost.tables import StepTables
 from apexsim.cost.tiers import TierLaw
 from apexsim.engine import recorder
+from apexsim.engine.adapters_asked import adapters_asked, apart_by_adapter, new_adapters
 from apexsim.engine.fleet import Marks, run_pool
-from apexsim.engine.order import ORDERS
+from apexsim.engine.order import BY_ADAPTER, ORDERS
 from apexsim.engine.places import new_order
 from apexsim.engine.prefixes import new_cache
 from apexsim.engine.presence import check_littles_law
@@ -43,6 +45,7 @@ class ReplicaLimits:
     ``tiers`` keep what prefix caching computes, the nearest first; only the last may be shared by the replicas.
     ``swap``: where a preempted request's blocks go; None where it is recomputed.
     ``weigh_loads``: what is found in a tier is computed anew where loading it would take longer.
+    ``adapters``: the LoRA adapters that requests ask for; None where they have none.
     """
 
     kv_blocks: int
@@ -54,6 +57,7 @@ class ReplicaLimits:
     tiers: tuple[TierLaw, ...] = ()
     swap: SwapLaw | None = None
     weigh_loads: bool = False
+    adapters: AdapterLaw | None = None
 
 
 def simulate_pool(
@@ -82,7 +86,8 @@ def simulate_pool(
     _check_load(chosen, router, concurrency, seed, marks, limits.tiers)
     trace = _phase(trace, policy)
     units = replicas * tables.group.ranks
-    cache = new_cache(trace, limits.block_size, units, wanted=policy.prefix_caching)
+    asked = adapters_asked(trace, limits.adapters, seed)
+    cache = new_cache(apart_by_adapter(trace, asked), limits.block_size, units, wanted=policy.prefix_caching)
     curve = _curve(trace, tables, policy, limits, cache)
     rules = _rules(policy, limits, tables.stages, curve.step, prefix_caching=len(cache.prefixes) > 0)
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
@@ -94,6 +99,7 @@ def simulate_pool(
         stages=tables.stages, timeline=timeline, cache=cache, lockstep=tables.group.ranks > 1,
         drafts=new_drafts(policy.acceptance, seed), tiers=_tiers(limits, cache, units, curve),
         order=new_order(trace, policy, units, tables.stages, outside_s),
+        adapters=new_adapters(limits.adapters, asked, units),
     )  # fmt: skip
     wanted = Marks(tuple(at_s - origin_s for at_s in marks))
     state = run_pool(
@@ -182,6 +188,10 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, weigh: int, *, pr
     if prefix_caching and (pages.full_groups != 1 or pages.state_pages > 0):
         raise UsageError("prefix_caching: only where one group of layers keeps the whole context, and none a state")
     running, in_batch = policy.seqs(stages)
+    adapters = limits.adapters
+    turns = adapters is not None and adapters.adapters > adapters.slots
+    if turns and policy.order != "fcfs":
+        raise UsageError(f"lora: adapters take turns in order of arrival only, not under policy {policy.order}")
     return Limits(
         max_num_batched_tokens=int(policy.max_num_batched_tokens),
         max_num_seqs=int(running),
@@ -210,7 +220,7 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, weigh: int, *, pr
         window_block=int(pages.window_block),
         window=int(pages.window),
         cycle=int(max(pages.block_size, pages.window_block)),
-        order=ORDERS[policy.order],
+        order=BY_ADAPTER if turns else ORDERS[policy.order],
         input_weight=int(policy.input_weight),
         output_weight=int(policy.output_weight),
         max_waiting=int(policy.max_waiting),
@@ -221,4 +231,7 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, weigh: int, *, pr
         balance=bool(policy.balance),
         timeout_iters=int(policy.timeout_iters),
         batching_wait_iters=int(policy.batching_wait_iters),
+        max_loras=0 if adapters is None else int(adapters.slots),
+        max_cpu_loras=0 if adapters is None else int(adapters.host_slots),
+        prefetch_loras=adapters is not None and bool(adapters.prefetch),
     )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.engine.adapter_state import Adapters, borrow_adapters
 from apexsim.engine.jit import borrow, kernel
 from apexsim.engine.result import IN_FLIGHT
 from apexsim.engine.tier_state import Tiers, borrow_tiers
@@ -262,6 +263,9 @@ class Limits(NamedTuple):
     balance: bool  # ranks compute prompts together (``balance.py``)
     timeout_iters: int
     batching_wait_iters: int
+    max_loras: int  # adapters of running requests; 0 without any
+    max_cpu_loras: int  # in host memory
+    prefetch_loras: bool  # fetched from their request's arrival on
 
 
 class Order(NamedTuple):
@@ -305,6 +309,7 @@ class State(NamedTuple):
     drafts: Rows  # DRAFT [k], by position in a step; [0] without speculative decoding
     tiers: Tiers
     order: Order
+    adapters: Adapters
 
     @property
     def stages(self) -> int:
@@ -316,11 +321,10 @@ def borrow_state(state: State) -> State:
     """The same arrays without their reference counts: the caller holds them, and counting would be most of the time."""
     return State(
         borrow(state.requests), borrow(state.replicas), borrow(state.groups), borrow(state.stage_free_s),
-        borrow(state.begun), borrow(state.finishes), borrow(state.windows), borrow(state.cohorts),
-        borrow(state.stack), borrow(state.blocks), borrow(state.histograms), borrow(state.filled),
-        borrow(state.itl), borrow(state.timeline), borrow_cache(state.cache),
-        borrow(state.drafts), borrow_tiers(state.tiers),
-        Order(borrow(state.order.places), borrow(state.order.clients)),
+        borrow(state.begun), borrow(state.finishes), borrow(state.windows), borrow(state.cohorts), borrow(state.stack),
+        borrow(state.blocks), borrow(state.histograms), borrow(state.filled), borrow(state.itl),
+        borrow(state.timeline), borrow_cache(state.cache), borrow(state.drafts), borrow_tiers(state.tiers),
+        Order(borrow(state.order.places), borrow(state.order.clients)), borrow_adapters(state.adapters),
     )  # fmt: skip
 
 
@@ -353,7 +357,7 @@ def new_drafts(acceptance: tuple[float, ...], seed: int) -> Rows:
 def new_state(
     arrival_s: NDArray[np.float64], prompt: NDArray[np.int64], output: NDArray[np.int64], limits: Limits, *,
     replicas: int, stages: int, timeline: bool, cache: Cache, drafts: Rows, tiers: Tiers,
-    order: Order, lockstep: bool = False,
+    order: Order, adapters: Adapters, lockstep: bool = False,
 ) -> State:  # fmt: skip
     """An empty fleet of ``replicas`` (ranks, where they run in ``lockstep``) before the first arrival."""
     n, groups, seqs = len(arrival_s), replicas * stages, limits.max_batch_seqs
@@ -376,7 +380,7 @@ def new_state(
         histograms=np.zeros((10 if lockstep else 4, longest + seqs * (len(drafts) + 1) + 2), np.int64),
         filled=np.zeros(2, np.int64),
         itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0), cache=cache,
-        drafts=drafts, tiers=tiers, order=order,
+        drafts=drafts, tiers=tiers, order=order, adapters=adapters,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from apexsim.cost.swap import SwapLaw
 from apexsim.cost.tiers import TierLaw
 from apexsim.engine.result import SimulationResult
 from apexsim.errors import UsageError
+from apexsim.metrics.adapters import AdapterUse, adapter_use
 from apexsim.metrics.attainment import SloReport, attainment
 from apexsim.metrics.cost import Cost, cost
 from apexsim.metrics.distribution import Distribution, distribution
@@ -44,6 +45,7 @@ class Deployment:
     drafts: int = 0  # of a sequence in each step, speculative decoding
     tiers: tuple[TierLaw, ...] = ()
     swap: SwapLaw | None = None
+    lora: bool = False  # requests ask for LoRA adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Summary:
     groups: Mapping[str, Mapping[str, Group]] = field(default_factory=dict)  # ``by_priority``, ``by_client``
     kv_tiers: tuple[TierUse, ...] = ()  # in the order of the plan; not in the JSON of a plan without tiers
     swap: SwapUse | None = None  # likewise
+    lora: AdapterUse | None = None  # likewise
 
     def to_dict(self) -> dict[str, Any]:
         """The summary JSON: nested dicts, lists and plain numbers."""
@@ -107,7 +110,7 @@ class Summary:
             del data["requests"]["shed"]
         groups: dict[str, Any] = data.pop("groups")
         data["kv_tiers"] = list(data["kv_tiers"])
-        for key in ("kv_tiers", "swap"):
+        for key in ("kv_tiers", "swap", "lora"):
             if not data[key]:
                 del data[key]
         return data | groups
@@ -171,4 +174,5 @@ def summarise(
         groups=groups_of(result.requests, senders, counted),
         kv_tiers=tier_uses(counters, deployment.tiers, result.requests),
         swap=swap_use(counters, deployment.swap),
+        lora=adapter_use(counters) if deployment.lora else None,
     )

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from apexsim import scenario
 from apexsim.cost.memory import DoesNotFit
@@ -49,6 +51,12 @@ REASON = {
     REJECTED_QUEUE: "too many were waiting", REJECTED_WAIT: "waited too long",
     REJECTED_LATE: "too late for its deadline",
 }  # fmt: skip
+
+
+def adapter_names(adapter: NDArray[np.int64], trace: Trace) -> list[str]:
+    """Names of the trace where it has some, else numbers; "" for the base model."""
+    names = trace.adapters if trace.adapter_code is not None else None
+    return ["" if a < 0 else names[a] if names is not None else str(a) for a in adapter.tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,7 @@ class SimulationReport:
     def to_pandas(self) -> pd.DataFrame:
         """One row a request, in the order of the trace: instants and latencies in s, NaN where undefined."""
         requests, per_request = self.result.requests, latencies(self.result.requests)
-        return pd.DataFrame({
+        columns = {
             "arrival_s": requests.arrival_s,
             "start_s": requests.start_s,
             "first_token_s": requests.first_token_s,
@@ -135,7 +143,10 @@ class SimulationReport:
             "tpot_s": per_request.tpot_s,
             "itl_max_s": per_request.itl_max_s,
             "e2e_s": per_request.e2e_s,
-        })
+        }
+        if requests.adapter is not None:
+            columns["adapter"] = adapter_names(requests.adapter, self.trace)
+        return pd.DataFrame(columns)
 
     def plot_latency(self) -> Figure:
         """Share of requests up to each TTFT, TPOT and E2E, with the limits of the SLO."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from apexsim.metrics.adapters import AdapterUse
 from apexsim.metrics.attainment import SloReport
 from apexsim.metrics.compare import Change
 from apexsim.metrics.distribution import Distribution
@@ -165,7 +166,7 @@ def summary_tables(summary: Summary, slo: SLO | None) -> tuple[Table, ...]:
     figures = (figures_table(summary), *drafts, breakdown_table(summary))
     return (
         requests_table(summary), *group_tables(summary), latency_table(summary), *kept, *figures,
-        *copies_tables(summary),
+        *copies_tables(summary), *(() if summary.lora is None else (adapters_table(summary.lora),)),
     )  # fmt: skip
 
 
@@ -176,6 +177,21 @@ def speculation_table(report: Speculation) -> Table:
         ("accepted drafts", show(report.acceptance_rate, "share")),
     )
     return Table("Speculative decoding", ("", "value"), rows)
+
+
+def adapters_table(use: AdapterUse) -> Table:
+    """How often an adapter was on the device, and what loads cost."""
+    rows = (
+        ("requests with an adapter, by admission", show(use.requests, "count")),
+        ("found on the device", show(use.hit_rate, "share")),
+        ("loads", show(use.loads, "count")),
+        ("of them from outside host memory", show(use.fetches, "count")),
+        ("loaded", format_bytes(use.loaded_bytes, 4)),
+        ("time of loads", show(use.load_s, "s")),
+        ("iterations waited for them", show(use.wait_s, "s")),
+        ("distinct adapters of one batch, at most", show(use.most_at_once, "count")),
+    )
+    return Table("LoRA adapters", ("", "value"), rows)
 
 
 def comparison_table(changes: Iterable[Change], before: str, after: str) -> Table:

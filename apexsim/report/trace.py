@@ -41,6 +41,12 @@ def _overview(described: dict[str, Any]) -> Table:
             ("clients", show(clients["clients"], "count")),
             ("requests of the largest client", show(clients["largest_share"], "share")),
         ]
+    if adapters := described["adapters"]:
+        rows += [
+            ("LoRA adapters", show(adapters["adapters"], "count")),
+            ("requests of the most popular adapter", show(adapters["largest_share"], "share")),
+            ("requests of the base model alone", show(adapters["base_share"], "share")),
+        ]
     if deadlines := described["deadlines"]:
         rows.append(("deadlines (requests, median)", "{requests:,}, {p50_s:g} s".format(**deadlines)))
     if prefix := described["prefix"]:

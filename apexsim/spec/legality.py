@@ -9,11 +9,11 @@ from __future__ import annotations
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.context_rules import wrong_context
-from apexsim.spec.drafts import check_drafts, drafts_of
+from apexsim.spec.drafts import check_drafts
 from apexsim.spec.experts import DIRECT, OFFERED
 from apexsim.spec.formats import block_of, weights_part
 from apexsim.spec.hardware import HardwareProfile
-from apexsim.spec.lora import check_lora
+from apexsim.spec.lora_rules import wrong_lora
 from apexsim.spec.model import DenseMlp, ModelSpec, MoeMlp, Part
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.precision import check_precision, part_words
@@ -97,12 +97,8 @@ def check_pool(model: ModelSpec, pool: Pool, engine: str = "vllm") -> str | None
         _not_simulated_yet(pool) or check_precision(model, pool) or _wrong_degrees(model, pool, engine)
         or _wrong_limits(model, pool) or wrong_tiers(pool) or wrong_swap(pool)
         or check_drafts(model, pool, check_pool) or wrong_context(model, pool, engine)
-        or _wrong_lora(model, pool)
+        or wrong_lora(model, pool)
     )
-
-
-def _wrong_lora(model: ModelSpec, pool: Pool) -> str | None:
-    return check_lora(model, pool.lora, pp=pool.pp, dp=pool.dp, cp=pool.cp, drafts=drafts_of(pool))
 
 
 def _not_simulated_yet(pool: Pool) -> str | None:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from apexsim.spec.base import Strict
-from apexsim.spec.model import Attention, DenseMlp, ModelSpec
+from apexsim.spec.units import Bandwidth, Seconds, format_bytes, format_seconds
 
 Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
 LARGEST_RANK = 512  # vLLM's
@@ -20,15 +20,38 @@ class Popularity(Strict):
 
 
 class Lora(Strict):
-    """Adapters that stand in the device's memory together; every request asks for one of them."""
+    """Adapters that requests ask for, and where they are kept: slots of the device, host memory, what is behind it."""
 
     adapters: int = Field(ge=0, description="adapters that requests ask for; 0 = off")
     rank: int | tuple[int, ...] = Field(16, description="their rank: one for all, or ranks that they take in turn")
-    max_loras: int = Field(8, ge=1, description="slots in the device's memory, each as large as the largest rank")
+    max_loras: int = Field(
+        8, ge=1, description="slots in the device's memory, each as large as the largest rank; most in one batch"
+    )
+    max_cpu_loras: int | None = Field(
+        None, ge=1, description="adapters in host memory, those on the device among them; all of them where left out"
+    )
     targets: Literal["all-linear"] | tuple[Target, ...] = Field(
         ("q", "k", "v", "o"), description="matrices that are adapted: a list, or all-linear"
     )
-    popularity: Popularity = Field(Popularity(zipf=1.0), description="how often each adapter is asked for")
+    popularity: Popularity = Field(
+        Popularity(zipf=1.0), description="how often each adapter is asked for, where the trace has no column adapter"
+    )
+    prefetch: bool = Field(
+        False, description="an adapter is fetched from its request's arrival on; else when the request is admitted"
+    )
+    unified: bool = Field(
+        False, description="adapters take pages of the KV cache while a request runs with them, no slots (S-LoRA)"
+    )
+    host_bandwidth: Bandwidth | None = Field(
+        None, gt=0, description="from host memory to one device; 0.78 of its PCIe where left out"
+    )
+    load_latency: Seconds | None = Field(
+        None, ge=0, description="of a load beyond its bytes; 8us for each tensor of the adapter where left out"
+    )
+    source_bandwidth: Bandwidth = Field(
+        4.8e9, gt=0, description="from where adapters come that are not in host memory, as in 4.8GB/s"
+    )
+    source_latency: Seconds = Field(0.05, ge=0, description="of such a fetch beyond its bytes, as in 50ms")
 
     @field_validator("rank", "targets", mode="before")
     @classmethod
@@ -48,6 +71,16 @@ class Lora(Strict):
         return self.rank if isinstance(self.rank, tuple) else (self.rank,)
 
     @property
+    def in_host_memory(self) -> int:
+        """Adapters that host memory holds at once."""
+        return self.adapters if self.max_cpu_loras is None else self.max_cpu_loras
+
+    @property
+    def take_turns(self) -> bool:
+        """True where not all adapters can be on the device together, so that requests may have to wait for others'."""
+        return self.adapters > self.max_loras
+
+    @property
     def mean_rank(self) -> float:
         """Over all adapters, whatever their popularity."""
         return sum(self.ranks) / len(self.ranks)
@@ -63,25 +96,14 @@ class Lora(Strict):
         """What tells pools apart: ``lora100-r16-s8-qkvo-z1``."""
         targets = "all" if self.targets == "all-linear" else "".join(part[0] for part in self.matrices)
         ranks = "/".join(map(str, self.ranks))
-        return f"lora{self.adapters}-r{ranks}-s{self.max_loras}-{targets}-z{self.popularity.zipf:g}"
+        name = f"lora{self.adapters}-r{ranks}-s{self.max_loras}-{targets}-z{self.popularity.zipf:g}"
+        return "-".join([name, *self._residency_id()])
 
+    def _residency_id(self) -> list[str]:
+        parts = [] if self.max_cpu_loras is None else [f"c{self.max_cpu_loras}"]
+        parts += ["prefetch"] * self.prefetch + ["unified"] * self.unified
+        parts += [] if self.host_bandwidth is None else [f"host{format_bytes(self.host_bandwidth)}"]
+        parts += [] if self.load_latency is None else [f"load{format_seconds(self.load_latency)}"]
+        fetch = self.source_bandwidth, self.source_latency
+        return parts if fetch == (4.8e9, 0.05) else [*parts, f"src{format_bytes(fetch[0])}+{format_seconds(fetch[1])}"]
 
-def check_lora(model: ModelSpec, lora: Lora | None, *, pp: int, dp: int, cp: int, drafts: int) -> str | None:
-    """Why a pool cannot serve its adapters, or None."""
-    if lora is None or lora.adapters == 0:
-        return None
-    if lora.adapters > lora.max_loras:
-        return (
-            f"lora: {lora.adapters} adapters on {lora.max_loras} slots: adapters that take turns in memory "
-            f"are not simulated in this release (set max_loras to {lora.adapters})"
-        )
-    others = {f"pp={pp}": pp > 1, f"dp={dp}": dp > 1, f"cp={cp}": cp > 1, "speculative decoding": drafts > 0}
-    other = next((name for name, there in others.items() if there), None)
-    if other is not None:
-        return f"lora with {other} is not simulated in this release"
-    for group in model.groups:
-        if not isinstance(group.attention, Attention) or group.attention.kind == "mla":
-            return f"lora: {model.name} has no q, k and v projections of its own in every layer"
-        if not isinstance(group.mlp, DenseMlp) and set(lora.matrices) & {"gate", "up", "down"}:
-            return f"lora: adapters on the experts of {model.name} are not simulated (targets: [q, k, v, o])"
-    return None

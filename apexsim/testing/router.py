@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from apexsim import registry
 from apexsim.cost.tables import StepTables
 from apexsim.engine import routers as seam
-from apexsim.engine.pool import BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, BY_REQUESTS
+from apexsim.engine.pool import BY_LORA, BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, BY_REQUESTS
 from apexsim.engine.result import COMPLETED
 from apexsim.engine.routers import Choice, Offered, PlugInRouter, ReplicaView, RequestView, Router
 from apexsim.engine.schedulers import Policy
@@ -67,7 +67,7 @@ class RouterContract:
         assert 1 <= columns <= replicas
         assert choice.candidates.dtype == np.int64
         assert ((choice.candidates >= 0) & (choice.candidates < replicas)).all()
-        assert choice.load in (BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS, BY_PREFIX)
+        assert choice.load in (BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS, BY_PREFIX, BY_LORA)
         assert all(len(set(row)) == columns for row in choice.candidates.tolist())
 
     def test_the_compiled_loop_chooses_what_the_data_mean(self, name: str, replicas: int) -> None:
@@ -98,9 +98,11 @@ class InPlainPython:
         if load == BY_PLACE:
             return row[0]
         unfinished = replicas.waiting + replicas.running
-        if load == BY_PREFIX:
+        if load in (BY_PREFIX, BY_LORA):
             calm = [replica for replica in row if unfinished[replica] <= 8 + 1.5 * min(unfinished[row])]
-            return min(calm, key=lambda replica: (-int(replicas.prefix_tokens[replica]), int(unfinished[replica])))
+            # The contract's requests ask for no adapter: no replica has more of them than another.
+            found = replicas.prefix_tokens if load == BY_PREFIX else np.zeros_like(unfinished)
+            return min(calm, key=lambda replica: (-int(found[replica]), int(unfinished[replica])))
         burden = replicas.prompt_tokens if load == BY_PROMPT_TOKENS else unfinished
         return min(row, key=lambda replica: int(burden[replica]))
 

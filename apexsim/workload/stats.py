@@ -43,6 +43,7 @@ def describe(trace: Trace) -> dict[str, Any]:
         "priorities": _priorities(trace.priority),
         "clients": _clients(trace.client_code),
         "deadlines": _deadlines(trace.deadline_s),
+        "adapters": _adapters(trace.adapter_code),
         "prefix": _prefix(trace),
         "notes": list(trace.notes),
     }
@@ -145,6 +146,17 @@ def _clients(code: Ints | None) -> dict[str, Any] | None:
         "clients": len(requests),
         "requests_p50": float(np.median(requests)),
         "largest_share": float(requests.max() / len(code)),
+    }
+
+
+def _adapters(code: Ints | None) -> dict[str, Any] | None:
+    if code is None:
+        return None
+    requests = np.unique(code[code >= 0], return_counts=True)[1]
+    return {
+        "adapters": len(requests),
+        "largest_share": float(requests.max(initial=0) / len(code)),
+        "base_share": float((code < 0).mean()),
     }
 
 

@@ -16,7 +16,8 @@ METADATA_KEY = b"apexsim"
 
 
 def to_table(trace: Trace) -> pa.Table:
-    """Our own columns (see ``formats/own.py``); ``block_hashes`` are lists, ``class`` and ``client`` dictionaries."""
+    """Our own columns (see ``formats/own.py``); ``block_hashes`` are lists, ``class``, ``client`` and ``adapter``
+    dictionaries, the last with nulls."""
     columns: dict[str, pa.Array] = {
         "arrival_s": pa.array(trace.arrival_s),
         "input_tokens": pa.array(trace.input_tokens),
@@ -39,6 +40,9 @@ def to_table(trace: Trace) -> pa.Table:
         columns["client"] = pa.DictionaryArray.from_arrays(code, pa.array(trace.clients, pa.string()))
     if trace.deadline_s is not None:
         columns["deadline_s"] = pa.array(trace.deadline_s)
+    if trace.adapter_code is not None:
+        code = pa.array(trace.adapter_code.astype(np.int32), mask=trace.adapter_code < 0)
+        columns["adapter"] = pa.DictionaryArray.from_arrays(code, pa.array(trace.adapters, pa.string()))
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(_metadata(trace)).encode()})
 
 
@@ -69,6 +73,8 @@ def from_table(table: pa.Table) -> Trace:
         clients=tuple(metadata["clients"]),
         client_code=_codes(table, "client", metadata["clients"]) if "client" in present else None,
         deadline_s=_numpy(table, "deadline_s") if "deadline_s" in present else None,
+        adapters=tuple(metadata["adapters"]),
+        adapter_code=_codes(table, "adapter", metadata["adapters"]) if "adapter" in present else None,
         dropped=metadata["dropped"],
         source=metadata["source"],
         notes=tuple(metadata["notes"]),
@@ -81,6 +87,7 @@ def _metadata(trace: Trace) -> dict[str, object]:
         "hash_block_tokens": trace.hash_block_tokens,
         "classes": list(trace.classes),
         "clients": list(trace.clients),
+        "adapters": list(trace.adapters),
         "dropped": dict(trace.dropped),
         "source": trace.source,
         "notes": list(trace.notes),
@@ -93,4 +100,4 @@ def _numpy(table: pa.Table, column: str) -> NDArray[Any]:
 
 def _codes(table: pa.Table, column: str, names: list[str]) -> Ints:
     index = pc.index_in(table.column(column).cast(pa.string()), pa.array(names, pa.string()))
-    return np.asarray(index.to_numpy(), np.int64)
+    return np.asarray(pc.fill_null(index, -1).to_numpy(), np.int64)

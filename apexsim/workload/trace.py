@@ -41,6 +41,8 @@ class Trace:
         client_code: int64[n] or None.
         deadline_s: seconds from arrival within which the first token is wanted; inf where a request has no
             such limit, None where none has.
+        adapters: names of the LoRA adapters that requests ask for, ``adapter_code`` indexes them.
+        adapter_code: int64[n], -1 where the base model alone is asked for; None where nothing is known.
         dropped: reason -> rows of the source that are not here.
         source: file and format it was read from, or the generator and its seed.
         notes: what was done to it or assumed on the way here, in plain words.
@@ -61,6 +63,8 @@ class Trace:
     clients: tuple[str, ...] = ()
     client_code: Ints | None = None
     deadline_s: Floats | None = None
+    adapters: tuple[str, ...] = ()
+    adapter_code: Ints | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -113,6 +117,7 @@ class Trace:
             priority=None if self.priority is None else self.priority[index],
             client_code=None if self.client_code is None else self.client_code[index],
             deadline_s=None if self.deadline_s is None else self.deadline_s[index],
+            adapter_code=None if self.adapter_code is None else self.adapter_code[index],
         )
 
 

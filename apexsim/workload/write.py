@@ -66,7 +66,7 @@ def _csv(trace: Trace) -> bytes:
         elif name == "session":
             # -1 stands for none in memory; a cell that is empty says so to everyone.
             column = pc.if_else(pc.less(column, 0), pa.scalar(None, pa.int64()), column)
-        elif name in ("class", "client"):
+        elif name in ("class", "client", "adapter"):
             column = column.cast(pa.string())
         elif name == "deadline_s":
             # None is inf in memory, and an empty cell here.

@@ -4,7 +4,8 @@ Optional columns: ``session`` (number or text; empty = none), ``shared_prefix_to
 (numbers separated by spaces, one a block of the prompt; in Parquet a list), ``hash_block_tokens`` (tokens of
 such a block, one value for the whole file), ``class`` (``log_type`` where there is no class), ``priority`` (whole
 number, smaller is more urgent), ``client`` (text or number: who sent it), ``deadline_s`` (seconds from arrival to the
-first token that is wanted; empty = none), ``failed`` (true = no request: dropped and counted). Any other column is not
+first token that is wanted; empty = none), ``adapter`` (text or number: the LoRA adapter that it asks for; empty = the
+base model), ``failed`` (true = no request: dropped and counted). Any other column is not
 read, and a note says so.
 
 This is our own format, so it is held to its word: arrivals that go back, or an output of 0 tokens, are
@@ -53,6 +54,7 @@ COLUMNS = {
     "priority": NUMBER,
     "client": TEXT,
     "deadline_s": NUMBER,
+    "adapter": TEXT,
     "failed": TEXT,
 }
 KNOWN_UNREAD = {"model", "elapsed_s"}
@@ -67,7 +69,8 @@ class Own:
 
     name = "apexsim"
     header = (
-        "arrival_s,input_tokens,output_tokens[,session,shared_prefix_tokens,block_hashes,class,priority,client,deadline_s]"
+        "arrival_s,input_tokens,output_tokens[,session,shared_prefix_tokens,block_hashes,class,priority,client,deadline_s,"
+        "adapter]"
     )
     is_log = True
 
@@ -94,6 +97,7 @@ class Own:
         class_column = next((name for name in ("class", "log_type") if name in present), None)
         classes, class_code = codes(table, class_column) if class_column else ((), None)
         clients, client_code = codes(table, "client") if "client" in present else ((), None)
+        adapters, adapter_code = _adapters(table) if "adapter" in present else ((), None)
         trace = Trace(
             name=trace_name(path),
             arrival_s=arrival_s,
@@ -107,6 +111,8 @@ class Own:
             clients=clients,
             client_code=client_code,
             deadline_s=_deadlines(path, table) if "deadline_s" in present else None,
+            adapters=adapters,
+            adapter_code=adapter_code,
             source=f"{path} ({self.name})",
             notes=_unread(path),
         )
@@ -118,11 +124,11 @@ class Own:
         return {
             "own.csv": (
                 "arrival_s,input_tokens,output_tokens,session,shared_prefix_tokens,block_hashes,class,priority,"
-                "client,deadline_s,failed\n"
-                "0.0,40,5,a,0,0 1,chat,0,x,1.5,false\n"
-                "0.5,33,1,,0,7 8,code,-1,y,,false\n"
-                "0.5,0,0,,0,,code,0,,,true\n"
-                "2.25,64,12,a,32,0 1 2 3,chat,2,x,0.25,false\n"
+                "client,deadline_s,adapter,failed\n"
+                "0.0,40,5,a,0,0 1,chat,0,x,1.5,sql,false\n"
+                "0.5,33,1,,0,7 8,code,-1,y,,,false\n"
+                "0.5,0,0,,0,,code,0,,,,true\n"
+                "2.25,64,12,a,32,0 1 2 3,chat,2,x,0.25,tone,false\n"
             )
         }
 
@@ -151,6 +157,15 @@ def _deadlines(path: Path, table: pa.Table) -> Floats:
     values = np.asarray(column.to_numpy(), np.float64)
     refuse(path, "deadline_s", values, ~(values > 0), "more than 0, or an empty cell")
     return values
+
+
+def _adapters(table: pa.Table) -> tuple[tuple[str, ...], Ints]:
+    """Names, numbers by value and before other text, and int64[n] that indexes them; an empty cell is -1."""
+    found, code = codes(table, "adapter")
+    named = (name for name in found if name)
+    names = sorted(named, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+    place = {name: k for k, name in enumerate(names)}
+    return tuple(names), np.array([place.get(name, -1) for name in found], np.int64)[code]
 
 
 def _with_hashes(path: Path, trace: Trace, table: pa.Table) -> Trace:
