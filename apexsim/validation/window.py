@@ -88,7 +88,7 @@ def between(early: Counters, late: Counters) -> Counters:
     changes: dict[str, Any] = {}
     for field in fields(Counters):
         value = getattr(late, field.name)
-        kept = field.name.startswith("kv_") or field.name == "tiers"
+        kept = field.name.startswith("kv_") or field.name in ("tiers", "adapters")
         changes[field.name] = value if kept else value - getattr(early, field.name)
     return Counters(**changes)
 
