@@ -118,10 +118,8 @@ REPLICA = np.dtype(
         ("copied_blocks", "i8"),  # by swaps, out and in
         ("copy_s", "f8"),  # device seconds that stages waited for copies
         # In other orders than first come first served only.
-        ("incoming_head", "i8"),  # ends of the list of those that no boundary has seen
-        ("incoming_tail", "i8"),
-        ("clients", "i8"),  # that have requests in the waiting list,
-        ("last_client", "i8"),  # and the last that had none left there
+        ("incoming_head", "i8"), ("incoming_tail", "i8"),  # ends of the list of those that no boundary has seen
+        ("clients", "i8"), ("last_client", "i8"),  # that have requests in the waiting list; the last that left it
     ]
 )
 
@@ -201,8 +199,7 @@ CLIENT = np.dtype(
         ("decoding", "i8"),  # its sequences that decode in the group
         ("step", "i8"),  # the group's, when ``decoding`` last changed
         # In the first group of a replica only.
-        ("head", "i8"),  # ends of the list of its waiting requests
-        ("tail", "i8"),
+        ("head", "i8"), ("tail", "i8"),  # ends of the list of its waiting requests
         ("key", "i8"),  # its counter when it was last looked at: never more than it is now
         ("queued", "i8"),  # row k: the client at place k of the heap by key
     ]
