@@ -62,7 +62,8 @@ class LockstepOracle(Oracle):
             return budget > 0
         if not replica.line.waiting or len(slot.running) >= policy.max_num_seqs:
             return False
-        request = replica.line.next()
+        request = replica.next()
+        assert request is not None
         units, found = replica.hit(request)
         rest = request.to_prefill - found
         chunk = min(rest, budget, self.longest) if policy.chunked else rest

@@ -41,6 +41,8 @@ def test_marks_change_no_request(world: World, shares: list[float]) -> None:
     plain = run(world)
     marked = run(world, instants(world, plain, shares)).requests
     for field in fields(plain.requests):
+        if field.name == "adapter":
+            continue
         np.testing.assert_allclose(
             getattr(marked, field.name), getattr(plain.requests, field.name), rtol=1e-9, atol=1e-12, err_msg=field.name
         )
@@ -68,7 +70,7 @@ def test_windows_add_up_to_the_whole_run(world: World, shares: list[float]) -> N
     whole = plain.pools[0]
     parts = (early, between(early, late), between(late, whole))
     for field in fields(Counters):
-        if not field.name.startswith("kv_") and field.name != "tiers":
+        if not field.name.startswith("kv_") and field.name not in ("tiers", "adapters"):
             total = sum(np.asarray(getattr(part, field.name)) for part in parts)
             np.testing.assert_allclose(total, getattr(whole, field.name), rtol=1e-9, atol=1e-9, err_msg=field.name)
 
