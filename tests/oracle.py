@@ -196,8 +196,8 @@ class Oracle:
             first = not any(not r.decoding for r in slot.running)
             whole = self.most_blocks(request.prompt + request.output - 1 + len(policy.acceptance))
             blocks = min(whole, self.limits.kv_blocks) if policy.reserve else self.blocks_for(found, found + chunk)
-            need = blocks - blocks_of([unit for unit in units if unit in replica.held])
-            need += replica.shelf.missing(request, running)
+            held = blocks_of([unit for unit in units if unit in replica.held])
+            need = blocks - held + replica.shelf.missing(request, running)
             if (chunk > budget and not first) or need > replica.free:
                 break
             replica.shelf.begin(request, running, now)
@@ -397,5 +397,4 @@ def simulate(
             ask_for(request, int(asked[i]))
         requests.append(request)
     oracle = of(tables, limits, policy, replicas, caching=caching, seed=seed)
-    rows = [[int(c) for c in row] for row in candidates]
-    return oracle.run(requests, rows, load, concurrency, limits.entry_s + limits.exit_s)
+    return oracle.run(requests, candidates.astype(int).tolist(), load, concurrency, limits.entry_s + limits.exit_s)

@@ -196,8 +196,7 @@ PLACE = np.dtype(
 CLIENT = np.dtype(
     [
         ("counter", "i8"),  # weighted tokens it was served by the group, up to ``step``; the lifts are in the first
-        ("decoding", "i8"),  # its sequences that decode in the group
-        ("step", "i8"),  # the group's, when ``decoding`` last changed
+        ("decoding", "i8"), ("step", "i8"),  # its sequences that decode in the group; its step when that last changed
         # In the first group of a replica only.
         ("head", "i8"), ("tail", "i8"),  # ends of the list of its waiting requests
         ("key", "i8"),  # its counter when it was last looked at: never more than it is now
