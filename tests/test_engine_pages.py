@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -50,15 +51,16 @@ def test_engine_agrees_with_the_oracle_on_pages(world: World) -> None:
 @drawn
 def test_used_pages_are_those_of_running_requests_at_every_arrival(world: World) -> None:
     """Counted one by one; never more than the pool has, and none are held at the end."""
-    real = fleet.offer_one
+    real = fleet.PoolProcess.offer
 
-    def checked(state: State, law: object, limits: Limits, *rest: object) -> None:
+    def checked(pool: fleet.PoolProcess, *rest: Any) -> None:
+        state, limits = pool.state, pool.limits
         for r in range(len(state.replicas)):
             assert state.replicas[r].used_blocks == pages_in_use(world, state, limits, r)
             assert 0 <= state.replicas[r].used_blocks <= limits.kv_blocks
-        real(state, law, limits, *rest)
+        real(pool, *rest)
 
-    with mock.patch.object(fleet, "offer_one", checked):
+    with mock.patch.object(fleet.PoolProcess, "offer", checked):
         (state,) = states_of(lambda: run(world, router=ShortestQueueInPython()))
     assert (state.replicas.used_blocks == 0).all()
     assert (state.replicas.peak_blocks <= world.limits.kv_blocks).all()

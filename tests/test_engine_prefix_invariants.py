@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -55,14 +56,15 @@ def test_27_engine_agrees_with_the_oracle_on_worlds_that_share(world: World) -> 
 @drawn
 def test_28_blocks_are_used_cached_or_free_at_every_arrival(world: World) -> None:
     """Under a router in Python the state can be looked at between two arrivals."""
-    real = fleet.offer_one
+    real = fleet.PoolProcess.offer
 
-    def checked(state: State, law: object, limits: Limits, *rest: object) -> None:
+    def checked(pool: fleet.PoolProcess, *rest: Any) -> None:
+        state, limits = pool.state, pool.limits
         for r in range(len(state.replicas) if limits.prefix_caching else 0):
             assert_sound(state, limits, r)
-        real(state, law, limits, *rest)
+        real(pool, *rest)
 
-    with mock.patch.object(fleet, "offer_one", checked):
+    with mock.patch.object(fleet.PoolProcess, "offer", checked):
         run(world, router=ShortestQueueInPython())
 
 

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from apexsim.engine.jit import borrow, kernel
-
 Rows = Any
 """A record array, as in ``state.py``."""
 
@@ -78,12 +76,3 @@ class Adapters(NamedTuple):
     ends: Rows  # END [R, 2]
     loads: Rows  # LOAD [A]
     hubs: Rows  # HUB [R]
-
-
-@kernel
-def borrow_adapters(adapters: Adapters) -> Adapters:
-    """The same arrays without their reference counts, as ``state.borrow_state``."""
-    return Adapters(
-        borrow(adapters.asks), borrow(adapters.slots), borrow(adapters.kept), borrow(adapters.ends),
-        borrow(adapters.loads), borrow(adapters.hubs),
-    )  # fmt: skip

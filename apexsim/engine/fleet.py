@@ -15,6 +15,7 @@ import numpy as np
 import simpy
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.book import book_of
 from apexsim.engine.jit import exact
 from apexsim.engine.law import exact_tables
 from apexsim.engine.lockstep_pool import (
@@ -67,12 +68,14 @@ class PoolProcess:
         self.state = state
         self.tables = exact_tables(tables)
         self.limits = limits
+        self.book = book_of([(self.state, self.tables, self.limits)])
         self.kernels = REPLICAS if tables.group.ranks == 1 else IN_LOCKSTEP
 
     def to_the_end(self, kernel: Callable[..., int], *arguments: Any) -> None:
         """Call a resumable kernel until it is through, with longer record arrays each time it asks for them."""
-        while (full := kernel(self.state, self.tables, self.limits, *arguments)) != THROUGH:
+        while (full := kernel(self.book, *arguments)) != THROUGH:
             self.state = with_longer_records(self.state) if full == NEEDS_RECORDS else with_deeper_stack(self.state)
+            self.book = book_of([(self.state, self.tables, self.limits)])
 
     def open_loop(self, choice: Choice, marks: Marks) -> Generator[simpy.Event, None, None]:
         """All arrivals and replicas in one compiled run, or in one to each mark."""
@@ -82,7 +85,7 @@ class PoolProcess:
         candidates, cursor = exact(choice.candidates, np.int64), np.zeros(1, np.int64)
         for at_s in marks.at_s:
             self.to_the_end(self.kernels.run_open, candidates, choice.load, cursor, at_s)
-            ends_s = self.kernels.cut_all(self.state, self.tables, at_s)
+            ends_s = self.kernels.cut_all(self.book, at_s)
             self.to_the_end(self.kernels.run_open, candidates, choice.load, cursor, ends_s)
             marks.reached.append(Snapshot(ends_s, counters(self.state, self.limits, self.tables.group.ranks)))
         self.to_the_end(self.kernels.run_open, candidates, choice.load, cursor, np.inf)
@@ -116,14 +119,18 @@ class PoolProcess:
             self.to_the_end(self.kernels.advance_all, now)
             view = RequestView(i, now, int(request.prompt), int(offered.session[i]))
             r = self._checked(router.choose(view, self._view(i, now)))
-            self.kernels.offer_one(self.state, self.tables, self.limits, r, i, now)
+            self.offer(r, i, now)
         self.to_the_end(self.kernels.advance_all, np.inf)
+
+    def offer(self, r: int, i: int, now: float) -> None:
+        """Request i arrives at replica r."""
+        self.kernels.offer_one(self.book, r, i, now)
 
     def _view(self, i: int, now: float) -> ReplicaView:
         replicas = self.state.replicas
         prefix_tokens = np.zeros(len(replicas), np.int64)
         if self.limits.prefix_caching:
-            self.kernels.cached_prefix(self.state, self.tables, self.limits, i, now, prefix_tokens)
+            self.kernels.cached_prefix(self.book, i, now, prefix_tokens)
         return ReplicaView(
             waiting=replicas.waiting.copy(), running=replicas.running.copy(),
             prompt_tokens=replicas.prompt_tokens.copy(), used_blocks=replicas.used_blocks.copy(),

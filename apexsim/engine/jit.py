@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
-from numba.extending import intrinsic
+
+from apexsim.engine.linking import PartCompiler, WholeCompiler
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,6 +29,7 @@ KERNEL_FILES = (
     "engine/adapters.py",
     "engine/balance.py",
     "engine/batch.py",
+    "engine/book.py",
     "engine/fair.py",
     "engine/gaps.py",
     "engine/heap.py",
@@ -35,6 +37,7 @@ KERNEL_FILES = (
     "engine/jit.py",
     "engine/kvcache.py",
     "engine/law.py",
+    "engine/linking.py",
     "engine/lockstep.py",
     "engine/lockstep_pool.py",
     "engine/order.py",
@@ -93,7 +96,8 @@ def rare_kernel(function: F) -> F:
 
 def _part(function: F, *, forceinline: bool) -> F:
     decorate = numba.njit(
-        nogil=True, error_model="numpy", forceinline=forceinline, no_cpython_wrapper=True, no_cfunc_wrapper=True
+        nogil=True, error_model="numpy", forceinline=forceinline, no_cpython_wrapper=True, no_cfunc_wrapper=True,
+        pipeline_class=PartCompiler,
     )
     compiled: F = decorate(function)
     return compiled
@@ -109,7 +113,10 @@ def entry_kernel(function: F) -> F:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE_FOLDER)
     try:
-        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
+        decorate = numba.njit(
+            cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True, pipeline_class=WholeCompiler
+        )
+        compiled: F = decorate(function)
         return compiled
     finally:
         numba.config.CACHE_DIR = before
@@ -127,20 +134,3 @@ def is_compiled(*, closed_loop: bool = False, lockstep: bool = False) -> bool:
     entry = "run_closed" if closed_loop else "run_open"
     name = f"lockstep_pool.{entry}_in_lockstep" if lockstep else f"pool.{entry}"
     return any(CACHE_FOLDER.glob(f"**/{name}-*.nbi"))
-
-
-def _borrow_in_machine_code(typingctx: Any, array: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        view.meminfo = context.get_constant_null(numba.core.types.MemInfoPointer(numba.core.types.voidptr))
-        return view._getvalue()
-
-    return array(array), codegen
-
-
-def _borrow_in_python(array: Any) -> Any:
-    return array
-
-
-borrow: Any = _borrow_in_python if numba.config.DISABLE_JIT else intrinsic(_borrow_in_machine_code)
-"""``borrow(array)``: the same array, not reference counted. Only inside a kernel whose caller holds the array."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.cost.tables import FULL, WINDOWED, GroupTables, StepTables
-from apexsim.engine.jit import borrow, exact, kernel
+from apexsim.cost.tables import FULL, WINDOWED, StepTables
+from apexsim.engine.jit import exact, kernel
 
 NEVER = 1 << 62
 """A number of iterations that no run reaches."""
@@ -29,26 +29,6 @@ def _exact(values: dict[str, Any]) -> dict[str, Any]:
         name: exact(value, np.float64) if isinstance(value, np.ndarray) else int(value)
         for name, value in values.items()
     }
-
-
-@kernel
-def borrow_tables(tables: StepTables) -> StepTables:
-    """The same tables without their reference counts; see ``state.borrow_state``."""
-    return StepTables(
-        tables.token_dense, tables.token_stride, borrow(tables.mixed_s), borrow(tables.decode_s),
-        borrow(tables.context_knots), borrow(tables.decode_attention_s), borrow(tables.prefill_s),
-        borrow(tables.prefill_past_s), borrow(tables.head_s), borrow(tables.host_floor_s), borrow(tables.host_serial_s),
-        borrow(tables.transfer_s), tables.window, borrow_group(tables.group), tables.cp,
-    )  # fmt: skip
-
-
-@kernel
-def borrow_group(group: GroupTables) -> GroupTables:
-    """Likewise."""
-    return GroupTables(
-        group.ranks, group.padded_mixed, group.padded_decode, borrow(group.exchange_mixed_s),
-        borrow(group.exchange_decode_s), borrow(group.experts_mixed_s), borrow(group.experts_decode_s),
-    )  # fmt: skip
 
 
 @kernel

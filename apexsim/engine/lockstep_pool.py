@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.book import Book, pool_at
 from apexsim.engine.jit import entry_kernel, kernel
 from apexsim.engine.kvcache import resident_tokens
-from apexsim.engine.law import borrow_tables
 from apexsim.engine.lockstep import (
     advance_ranks,
     cut_ranks,
@@ -26,7 +26,7 @@ from apexsim.engine.order import may_lead
 from apexsim.engine.pool import BY_PREFIX, Candidates, choose, could_join, release, take_in
 from apexsim.engine.replica import THROUGH
 from apexsim.engine.shedding import sheds
-from apexsim.engine.state import IDLE, NONE, READY, RUNNING, Limits, State, borrow_state, instant
+from apexsim.engine.state import IDLE, NONE, READY, RUNNING, Limits, State, instant
 
 
 @kernel
@@ -61,25 +61,27 @@ def evict_all_by(state: State, tables: StepTables, limits: Limits, now: float) -
 
 @entry_kernel
 def cached_prefix_in_lockstep(
-    state: State, tables: StepTables, limits: Limits, i: int, now: float, tokens: NDArray[np.int64]
+    book: Book, i: int, now: float, tokens: NDArray[np.int64]
 ) -> None:
     """``pool.cached_prefix``."""
-    state, tables = borrow_state(state), borrow_tables(tables)
+    state, tables, limits = pool_at(book, 0)
     evict_all_by(state, tables, limits, now)
     for r in range(tokens.size):
         tokens[r] = resident_tokens(state, limits, r, i)
 
 
 @entry_kernel
-def offer_one_in_lockstep(state: State, tables: StepTables, limits: Limits, r: int, i: int, now: float) -> None:
+def offer_one_in_lockstep(book: Book, r: int, i: int, now: float) -> None:
     """``pool.offer_one``."""
-    offer_rank(borrow_state(state), borrow_tables(tables), limits, r, i, now)
+    state, tables, limits = pool_at(book, 0)
+    offer_rank(state, tables, limits, r, i, now)
 
 
 @entry_kernel
-def advance_all_in_lockstep(state: State, tables: StepTables, limits: Limits, until: float) -> int:
+def advance_all_in_lockstep(book: Book, until: float) -> int:
     """``pool.advance_all``."""
-    return advance_groups(borrow_state(state), borrow_tables(tables), limits, until)
+    state, tables, limits = pool_at(book, 0)
+    return advance_groups(state, tables, limits, until)
 
 
 @kernel
@@ -94,11 +96,11 @@ def advance_groups(state: State, tables: StepTables, limits: Limits, until: floa
 
 @entry_kernel
 def run_open_in_lockstep(
-    state: State, tables: StepTables, limits: Limits, candidates: Candidates, load: int,
+    book: Book, candidates: Candidates, load: int,
     cursor: NDArray[np.int64], until: float,
 ) -> int:  # fmt: skip
     """``pool.run_open``."""
-    state, tables = borrow_state(state), borrow_tables(tables)
+    state, tables, limits = pool_at(book, 0)
     requests, everyone = state.requests, np.arange(state.replicas.size)
     while True:
         i = cursor[0]
@@ -120,9 +122,9 @@ def run_open_in_lockstep(
 
 
 @entry_kernel
-def cut_all_in_lockstep(state: State, tables: StepTables, at_s: float) -> float:
+def cut_all_in_lockstep(book: Book, at_s: float) -> float:
     """``pool.cut_all``."""
-    state, tables = borrow_state(state), borrow_tables(tables)
+    state, tables, _ = pool_at(book, 0)
     groups = state.groups
     ends_s = at_s
     for first in range(0, state.replicas.size, tables.group.ranks):
@@ -150,11 +152,11 @@ def begin_groups(state: State, tables: StepTables, limits: Limits, now: float) -
 
 @entry_kernel
 def run_closed_in_lockstep(
-    state: State, tables: StepTables, limits: Limits, candidates: Candidates, load: int,
+    book: Book, candidates: Candidates, load: int,
     cursor: NDArray[np.int64], concurrency: int, delay_s: float, until: float,
 ) -> int:  # fmt: skip
     """``pool.run_closed``."""
-    state, tables = borrow_state(state), borrow_tables(tables)
+    state, tables, limits = pool_at(book, 0)
     requests, groups = state.requests, state.groups
     if cursor[1] == 0:
         release(state, cursor, concurrency, requests[0].arrival_s)

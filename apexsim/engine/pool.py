@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from apexsim.cost.tables import StepTables
 from apexsim.engine.adapters import expect_adapter, has_adapter, missing_blocks, own_blocks
 from apexsim.engine.batch import known
+from apexsim.engine.book import Book, pool_at
 from apexsim.engine.jit import entry_kernel, kernel
 from apexsim.engine.kvcache import resident_tokens
-from apexsim.engine.law import borrow_tables
 from apexsim.engine.order import arrive, may_lead
 from apexsim.engine.pages import most_pages
 from apexsim.engine.presence import count_present
@@ -30,7 +30,7 @@ from apexsim.engine.replica import (
 from apexsim.engine.result import NOT_REJECTED, REJECTED_CONTEXT, REJECTED_KV, REJECTED_QUEUE
 from apexsim.engine.series import cut_series, evict_by, is_series, runs_series
 from apexsim.engine.shedding import reject, sheds
-from apexsim.engine.state import IDLE, NONE, READY, RUNNING, Limits, State, borrow_state, instant
+from apexsim.engine.state import IDLE, NONE, READY, RUNNING, Limits, State, instant
 
 BY_PLACE, BY_REQUESTS, BY_PROMPT_TOKENS, BY_PREFIX, BY_LORA = 0, 1, 2, 3, 4
 """What a built-in router compares among its candidates: nothing (there is one), unfinished requests, their prompt
@@ -154,25 +154,27 @@ def by_contents(
 
 @entry_kernel
 def cached_prefix(
-    state: State, tables: StepTables, limits: Limits, i: int, now: float, tokens: NDArray[np.int64]
+    book: Book, i: int, now: float, tokens: NDArray[np.int64]
 ) -> None:
     """``tokens[r]`` = leading tokens of request i's prompt that replica r has in its cache at ``now``."""
-    state, tables = borrow_state(state), borrow_tables(tables)
+    state, tables, limits = pool_at(book, 0)
     for r in range(tokens.size):
         evict_by(state, tables, limits, r, now)
         tokens[r] = resident_tokens(state, limits, r, i)
 
 
 @entry_kernel
-def offer_one(state: State, tables: StepTables, limits: Limits, r: int, i: int, now: float) -> None:
+def offer_one(book: Book, r: int, i: int, now: float) -> None:
     """``offer``, for a router in Python."""
-    offer(borrow_state(state), borrow_tables(tables), limits, r, i, now)
+    state, tables, limits = pool_at(book, 0)
+    offer(state, tables, limits, r, i, now)
 
 
 @entry_kernel
-def advance_all(state: State, tables: StepTables, limits: Limits, until: float) -> int:
+def advance_all(book: Book, until: float) -> int:
     """``advance_every``, for a router in Python."""
-    return advance_every(borrow_state(state), borrow_tables(tables), limits, until)
+    state, tables, limits = pool_at(book, 0)
+    return advance_every(state, tables, limits, until)
 
 
 @kernel
@@ -187,11 +189,11 @@ def advance_every(state: State, tables: StepTables, limits: Limits, until: float
 
 @entry_kernel
 def run_open(
-    state: State, tables: StepTables, limits: Limits, candidates: Candidates, load: int,
+    book: Book, candidates: Candidates, load: int,
     cursor: NDArray[np.int64], until: float,
 ) -> int:  # fmt: skip
     """Open loop up to ``until`` (inf: until the last request ends). ``cursor[0]`` is the next request to arrive."""
-    state, tables = borrow_state(state), borrow_tables(tables)
+    state, tables, limits = pool_at(book, 0)
     requests, everyone = state.requests, np.arange(state.replicas.size)
     while True:
         i = cursor[0]
@@ -209,11 +211,11 @@ def run_open(
 
 
 @entry_kernel
-def cut_all(state: State, tables: StepTables, at_s: float) -> float:
+def cut_all(book: Book, at_s: float) -> float:
     """End every series at its first boundary from ``at_s`` on; returns when the last iteration then in flight ends,
     or has ended where the run is past ``at_s``.
     """
-    state, tables = borrow_state(state), borrow_tables(tables)
+    state, tables, _ = pool_at(book, 0)
     groups = state.groups
     ends_s = at_s
     for g in range(groups.size):
@@ -257,7 +259,7 @@ def begin_due(state: State, tables: StepTables, limits: Limits, now: float) -> i
 
 @entry_kernel
 def run_closed(
-    state: State, tables: StepTables, limits: Limits, candidates: Candidates, load: int,
+    book: Book, candidates: Candidates, load: int,
     cursor: NDArray[np.int64], concurrency: int, delay_s: float, until: float,
 ) -> int:  # fmt: skip
     """Closed loop: ``concurrency`` requests at once; the end of one releases the next ``delay_s`` later.
@@ -265,7 +267,7 @@ def run_closed(
     All replicas go from event to event together. With ``cursor[1]`` at the number of requests from the start all
     arrive as in the trace: an open loop for replicas that share something.
     """
-    state, tables = borrow_state(state), borrow_tables(tables)
+    state, tables, limits = pool_at(book, 0)
     requests, groups = state.requests, state.groups
     if cursor[1] == 0:
         release(state, cursor, concurrency, requests[0].arrival_s)

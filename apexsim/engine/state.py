@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apexsim.engine.adapter_state import Adapters, borrow_adapters
-from apexsim.engine.jit import borrow, kernel
+from apexsim.engine.adapter_state import Adapters
+from apexsim.engine.jit import kernel
 from apexsim.engine.result import IN_FLIGHT
-from apexsim.engine.tier_state import Tiers, borrow_tiers
+from apexsim.engine.tier_state import Tiers
 
 Rows = Any
 """A record array. NumPy cannot type the fields; the dtypes below name and explain them."""
@@ -310,26 +310,6 @@ class State(NamedTuple):
     @property
     def stages(self) -> int:
         return int(self.stage_free_s.shape[1])
-
-
-@kernel
-def borrow_state(state: State) -> State:
-    """The same arrays without their reference counts: the caller holds them, and counting would be most of the time."""
-    return State(
-        borrow(state.requests), borrow(state.replicas), borrow(state.groups), borrow(state.stage_free_s),
-        borrow(state.begun), borrow(state.finishes), borrow(state.windows), borrow(state.cohorts), borrow(state.stack),
-        borrow(state.blocks), borrow(state.histograms), borrow(state.filled), borrow(state.itl),
-        borrow(state.timeline), borrow_cache(state.cache), borrow(state.drafts), borrow_tiers(state.tiers),
-        Order(borrow(state.order.places), borrow(state.order.clients)), borrow_adapters(state.adapters),
-    )  # fmt: skip
-
-
-@kernel
-def borrow_cache(cache: Cache) -> Cache:
-    """Likewise."""
-    return Cache(
-        borrow(cache.prefixes), borrow(cache.units), borrow(cache.ids), borrow(cache.sizes), borrow(cache.held)
-    )
 
 
 @kernel

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.tiers import TierLaw
-from apexsim.engine.jit import borrow, kernel
 
 Rows = Any
 """A record array, as in ``state.py``."""
@@ -50,12 +49,6 @@ class Tiers(NamedTuple):
     stores: Rows  # STORE [R, T]
     kept: Rows  # KEPT [R, T, U]
     prefill_s: NDArray[np.float64]  # [K] to compute the first tokens of a prompt alone, at multiples of Limits.weigh
-
-
-@kernel
-def borrow_tiers(tiers: Tiers) -> Tiers:
-    """The same arrays without their reference counts, as ``state.borrow_state``."""
-    return Tiers(borrow(tiers.stores), borrow(tiers.kept), borrow(tiers.prefill_s))
 
 
 def new_tiers(laws: Sequence[TierLaw], replicas: int, units: int, prefill_s: NDArray[np.float64]) -> Tiers:
