@@ -13,8 +13,7 @@ from typing import Any, get_type_hints
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import intrinsic, lower_getattr_generic, models, register_model
 from numba.np.arrayobj import populate_array
@@ -30,7 +29,7 @@ Book = Any
 
 Pool = tuple[State, StepTables, Limits]
 
-WORD = ir.IntType(64)
+WORD = cgutils.intp_t
 
 
 def book_of(pools: Sequence[Pool]) -> Book:
@@ -59,7 +58,7 @@ def _words(value: Any) -> Iterator[int]:
         yield int(value)
 
 
-class Row(types.Type):  # type: ignore[misc]
+class Row(types.Type):
     """The words of a namedtuple of the type ``kind``."""
 
     def __init__(self, kind: types.NamedTuple) -> None:
@@ -85,13 +84,13 @@ def _seen(kind: Any) -> Any:
 
 
 @register_model(Row)
-class _RowModel(models.PrimitiveModel):  # type: ignore[misc]
+class _RowModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Row) -> None:
         super().__init__(manager, kind, WORD.as_pointer())
 
 
 @infer_getattr
-class _RowFields(AttributeTemplate):  # type: ignore[misc]
+class _RowFields(AttributeTemplate):
     key = Row
 
     def generic_resolve(self, row: Row, field: str) -> Any:
