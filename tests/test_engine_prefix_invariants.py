@@ -115,8 +115,12 @@ def test_30_only_what_was_computed_or_declared_is_found(world: World) -> None:
 @given(worlds(closed=False, sharing=True))
 @drawn
 def test_31_no_cache_finds_more_than_an_endless_one(world: World) -> None:
-    """One request at a time, so that the order is fixed. With several at once a slower run may find more."""
-    one = replace(world, policy=replace(world.policy, max_num_seqs=1), replicas=1)
+    """One request at a time, so that the order is fixed. With several at once a slower run may find more.
+
+    In the whole replica, that is: where each batch of a pipeline has one, two run at once, and the second begins before
+    the first has computed what it could find.
+    """
+    one = replace(world, policy=replace(world.policy, max_num_seqs=1, seqs_of="replica"), replicas=1)
     endless = replace(one, limits=replace(one.limits, kv_blocks=10**6))
     served = run(one).requests
     fits = served.status == COMPLETED

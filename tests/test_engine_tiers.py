@@ -118,7 +118,7 @@ def test_hits_are_at_most_the_prompt_less_its_last_token(world: World) -> None:
 @drawn
 def test_one_at_a_time_an_endless_tier_finds_what_an_endless_device_would(world: World) -> None:
     endless = replace(world.limits.tiers[0], blocks=1 << 40, shared=False)
-    one = replace(world, policy=replace(world.policy, max_num_seqs=1), replicas=1)
+    one = replace(world, policy=replace(world.policy, max_num_seqs=1, seqs_of="replica"), replicas=1)
     tier = replace(one, limits=replace(one.limits, tiers=(endless,), weigh_loads=False))
     device = replace(one, limits=replace(one.limits, tiers=(), kv_blocks=10**6))
     served = run(tier).requests
