@@ -185,6 +185,18 @@ def test_every_field_of_every_schema_is_described() -> None:
         json.dumps(schema)
 
 
+def test_a_default_is_what_a_file_may_say() -> None:
+    """4.8GB/s, not 4800000000.0, where the key takes text with its unit."""
+    seen = set()
+    for name, schema in schemas().items():
+        for title, part in {name: schema, **schema.get("$defs", {})}.items():
+            for key, field in part.get("properties", {}).items():
+                if field.get("type") == "string" and field.get("default") is not None:
+                    seen.add(key)
+                    assert isinstance(field["default"], str), f"{title}.{key}"
+    assert {"source_bandwidth", "source_latency"} <= seen
+
+
 def test_schemas_admit_the_short_forms() -> None:
     kinds = {name: {form.get("type") for form in schemas()[name]["anyOf"]} for name in ("cluster", "slo")}
     assert kinds == {"cluster": {"object", "string", "array"}, "slo": {"object", "string"}}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.hardware import HardwareProfile
@@ -21,6 +23,19 @@ _CLASSES: dict[str, type[BaseModel]] = {
 }
 
 
+class _AsWritten(GenerateJsonSchema):
+    """A default is text with its unit where that is what a file takes."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        found = super().default_schema(schema)
+        writes = schema["schema"].get("serialization")
+        if writes is not None and writes["type"] == "function-plain" and found.get("default") is not None:
+            found["default"] = writes["function"](schema["default"])
+        return found
+
+
 def schemas() -> dict[str, dict[str, Any]]:
     """Name to JSON Schema (draft 2020-12) of plan, cluster, SLO, hardware profile and model."""
-    return {name: {"title": name, **cls.model_json_schema()} for name, cls in _CLASSES.items()}
+    return {
+        name: {"title": name, **cls.model_json_schema(schema_generator=_AsWritten)} for name, cls in _CLASSES.items()
+    }
