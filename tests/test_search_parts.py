@@ -272,3 +272,25 @@ def test_a_trace_without_rate_cannot_be_searched():
 def test_evaluations_are_json(tmp_path):
     data = evaluation(2.0, tp=2).to_dict(rank=1)
     assert json.loads(json.dumps(data, allow_nan=False))["rank"] == 1
+
+
+def test_speculation_of_no_drafts_is_no_second_plan():
+    """Else a search would rank one plan twice."""
+    off, one = ({"method": "ngram", "num_speculative_tokens": k} for k in (0, 1))
+    space = load_space({"tp": [4], "pp": [1], "speculative": [None, off, one]}, usual_space())
+    listed = [plan.id for plan in plans(space, "m", CLUSTER)]
+    assert space.speculative[0] is None
+    assert len(set(listed)) == len(listed)
+
+
+def test_bounds_on_goodput_copy_no_hashes(monkeypatch):
+    """Lengths and arrivals say all; the hashes of millions of copies would not fit a worker's memory."""
+    trace = poisson(2.0, 300, 800, 200, seed=1)
+    blocks = trace.input_tokens // 16
+    offsets = np.concatenate([[0], np.cumsum(blocks)])
+    hashed = trace.with_columns(hash_ids=np.arange(blocks.sum()), hash_offsets=offsets, hash_block_tokens=16)
+    plain = GoodputLoads(trace).of(20)
+    monkeypatch.setattr("apexsim.workload.trace.take_ragged", lambda *_: pytest.fail("hashes were copied"))
+    counted = GoodputLoads(hashed).of(20)
+    assert (counted.number == plain.number).all()
+    assert counted.arrivals_s == plain.arrivals_s

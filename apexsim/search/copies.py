@@ -35,7 +35,8 @@ class GoodputLoads:
     """The loads that goodput runs of one trace offer, by the number of copies; made when first asked for."""
 
     def __init__(self, trace: Trace) -> None:
-        self._trace = trace
+        # Only when requests arrive: prompts' hashes in millions of copies would fill the memory.
+        self._trace = Trace(trace.name, trace.arrival_s, trace.input_tokens, trace.output_tokens)
         self._loads: dict[int, Counted] = {}
         self.requests = len(trace)
         self.fewest = -(-MIN_REQUESTS // self.requests)

@@ -73,7 +73,12 @@ class Space(Strict):
             raise ValueError(f"{info.field_name} needs at least one value")
         if any(isinstance(value, int) and value < 1 for value in values):
             raise ValueError(f"{info.field_name} allows whole numbers from 1")
-        return tuple(dict.fromkeys(values))
+        return tuple(dict.fromkeys(None if _is_off(value) else value for value in values))
+
+
+def _is_off(value: object) -> bool:
+    """Speculation of no drafts is none: the same plan, by the same id."""
+    return isinstance(value, Speculative) and value.num_speculative_tokens == 0
 
 
 def default_space(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> Space:
