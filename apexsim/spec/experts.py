@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from apexsim.spec.base import Strict
+from apexsim.spec.units import format_number
 
 Exchange = Literal["auto", "all-gather", "deepep", "deepep-normal", "deepep-low-latency", "nvlink"]
 """Names of ``apexsim.cost.exchange.WAYS``, and ``auto``: what the engine does unless it is told."""
@@ -76,9 +77,9 @@ class Experts(Strict):
         """What tells pools apart, where it is not the default; "" where all is."""
         parts: list[str] = [] if self.exchange == "auto" else [self.exchange]
         if isinstance(self.routing, Zipf):
-            parts.append(f"zipf{self.routing.zipf:g}")
+            parts.append(f"zipf{format_number(self.routing.zipf)}")
         elif self.routing != "serving-default":
-            parts.append("evenly" if self.routing == "balanced" else Path(self.routing).stem)
+            parts.append("evenly" if self.routing == "balanced" else self.routing)
         parts += [f"r{self.redundant_experts}"] if self.redundant_experts else []
         parts += ["beside"] if self.overlap_shared else []
         parts += ["halves"] if self.overlap == "two-batch" else []

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from apexsim.spec.base import Strict
-from apexsim.spec.units import Bandwidth, Seconds, format_bytes, format_seconds
+from apexsim.spec.units import Bandwidth, Seconds, format_bytes, format_number, format_seconds
 
 Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
 LARGEST_RANK = 512  # vLLM's
@@ -96,7 +96,7 @@ class Lora(Strict):
         """What tells pools apart: ``lora100-r16-s8-qkvo-z1``."""
         targets = "all" if self.targets == "all-linear" else "".join(part[0] for part in self.matrices)
         ranks = "/".join(map(str, self.ranks))
-        name = f"lora{self.adapters}-r{ranks}-s{self.max_loras}-{targets}-z{self.popularity.zipf:g}"
+        name = f"lora{self.adapters}-r{ranks}-s{self.max_loras}-{targets}-z{format_number(self.popularity.zipf)}"
         return "-".join([name, *self._residency_id()])
 
     def _residency_id(self) -> list[str]:

@@ -19,7 +19,7 @@ from apexsim.spec.layer_precision import PrecisionRule
 from apexsim.spec.lora import Lora
 from apexsim.spec.speculative import Speculative
 from apexsim.spec.tiers import KvTier
-from apexsim.spec.units import Bytes, Seconds, format_bytes
+from apexsim.spec.units import Bytes, Seconds, format_bytes, format_number
 
 Role = Literal["serve", "encode", "prefill", "decode"]
 Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers", "aphrodite"]
@@ -96,12 +96,12 @@ class Scheduler(Strict):
         parts: list[str] = [] if self.policy == "fcfs" else [self.policy]
         weights = (self.input_weight, self.output_weight)
         parts += [f"w{weights[0]}:{weights[1]}"] if weights != (1, 2) else []
-        parts += [f"dl{self.deadline:g}"] if self.deadline is not None else []
+        parts += [f"dl{format_number(self.deadline)}"] if self.deadline is not None else []
         parts += ["shed"] if self.shed_late else []
         parts += [f"long{self.long_prefill_token_threshold}"] if self.long_prefill_token_threshold else []
         parts += [f"queue{self.max_waiting}"] if self.max_waiting is not None else []
         parts += self.attention_dp_config.id
-        return parts + ([f"wait{self.max_wait:g}"] if self.max_wait is not None else [])
+        return parts + ([f"wait{format_number(self.max_wait)}"] if self.max_wait is not None else [])
 
 
 class Pool(Strict):
@@ -229,7 +229,7 @@ def _pool_id(pool: Pool) -> str:
     if pool.disable_hybrid_kv_cache_manager is not None:
         parts.append("nohybrid" if pool.disable_hybrid_kv_cache_manager else "hybrid")
     parts += [
-        f"{short}{getattr(pool, key):g}" if key == "clock_mhz" else f"{short}{getattr(pool, key)}"
+        f"{short}{format_number(getattr(pool, key))}" if key == "clock_mhz" else f"{short}{getattr(pool, key)}"
         for key, short in _OTHERS.items()
         if getattr(pool, key) != Pool.model_fields[key].default
     ]

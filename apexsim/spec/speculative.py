@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from apexsim.spec.base import Strict
+from apexsim.spec.units import format_number
 
 Method = Literal["draft-model", "mtp", "eagle", "ngram"]
 
@@ -59,4 +60,4 @@ class Speculative(Strict):
         """What tells pools apart: ``mtp2-a0.7``."""
         each = self.acceptance if isinstance(self.acceptance, tuple) else (self.acceptance,)
         parts = [self.draft_model or self.method, *([f"dtp{n}"] if (n := self.draft_tensor_parallel_size) else [])]
-        return f"{'-'.join(parts)}-k{self.num_speculative_tokens}-a{'/'.join(f'{a:g}' for a in each)}"
+        return f"{'-'.join(parts)}-k{self.num_speculative_tokens}-a{'/'.join(map(format_number, each))}"
