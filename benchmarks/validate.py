@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date
+from itertools import product
 from pathlib import Path
 
 from apexsim import __version__
@@ -29,7 +30,10 @@ from apexsim.report.validation_tables import (
     set_table,
     skipped_table,
 )
+from apexsim.validation.case import read_set
 from apexsim.validation.errors import by_metric
+from apexsim.validation.run import simulate_all
+from apexsim.validation.sets import find_sets
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("docs/validation.md", "README.md")
@@ -37,6 +41,9 @@ MARK = r"(<!-- table: {name} -->\n)(.*?)(<!-- end of table -->)"
 
 ENDS = {"none of the prompt tokens cached": "0", "half of them cached": "0.5"}
 """Both ends of what a set leaves open that does not publish how many prompt tokens its prefix cache held."""
+
+GUESSES = {"speculative = none": "speculative = mtp"}
+"""What rows are taken to have run where nobody can tell -> the other thing that they may have."""
 
 SHORT = {
     "ttft_mean_s": "TTFT", "tpot_mean_s": "TPOT", "itl_mean_s": "ITL mean", "itl_p50_s": "ITL p50",
@@ -64,12 +71,11 @@ def heading(report: ValidationReport) -> str:
 def short(report: ValidationReport, _folder: Path) -> str:
     """Median absolute error of the means, one line a set."""
     rows = []
-    for name in report.result.sets:
-        figures = by_metric(o for o in report.result.of(name) if o.skipped is None)
+    for name, outcomes in report.result.groups.items():
+        figures = by_metric(outcomes)
         if figures:
             medians = (figures[c].median_abs_error if c in figures else None for c in SHORT)
-            runs = sum(outcome.skipped is None for outcome in report.result.of(name))
-            rows.append((name, f"{runs:,}", *map(percent, medians)))
+            rows.append((name, f"{len(outcomes):,}", *map(percent, medians)))
     title = "Median absolute errors, simulated against measured (–: not measured).\n"
     return "\n".join((heading(report), title, markdown(("set", "runs", *SHORT.values()), rows)))
 
@@ -78,9 +84,9 @@ def long(report: ValidationReport, folder: Path) -> str:
     """All tables of the report, and the two ends of what a set leaves open."""
     result = report.result
     parts = [
-        heading(report), of(set_table(result)), both_ends(report, folder), of(regime_table(result.simulated)),
-        of(request_table(result)), of(order_table(result.orders)), of(note_table(result.simulated)),
-        of(skipped_table(result)),
+        heading(report), of(set_table(result)), both_ends(report, folder), otherwise(report, folder),
+        of(regime_table(result.simulated)), of(request_table(result)), of(order_table(result.orders)),
+        of(note_table(result.simulated)), of(skipped_table(result)),
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
@@ -101,6 +107,23 @@ def both_ends(report: ValidationReport, folder: Path) -> str:
         return ""
     title = "Where the share of prompt tokens found in the prefix cache is not published, at either end:"
     return f"{title}\n\n{markdown(('set', 'prefix cache', 'metric', *STATISTICS), rows)}"
+
+
+def otherwise(report: ValidationReport, folder: Path) -> str:
+    """Rows that rest on a guess, with the other thing that they may have run."""
+    rows = []
+    for (guess, other), name in product(GUESSES.items(), report.result.sets):
+        mine = [outcome for outcome in report.result.of(name) if guess in outcome.guessed]
+        runs, assume = {outcome.run for outcome in mine}, dict([other.split(" = ")])
+        tables = [table for table in find_sets(folder).sets if table.name == name] if mine else []
+        cases = [case for table in tables for case in read_set(table, assume) if case.run in runs]
+        for words, outcomes in ((guess, mine), (other, simulate_all(cases) if cases else ())):
+            figures = by_metric(outcomes)
+            rows += [(name, words, c, *cells(figures[c])) for c in HEADLINE if c in figures]
+    if not rows:
+        return ""
+    title = "Rows that do not say which of two things ran, all taken as the one and all as the other:"
+    return f"{title}\n\n{markdown(('set', 'taken', 'metric', *STATISTICS), rows)}"
 
 
 TABLES: dict[str, Callable[[ValidationReport, Path], str]] = {"validation": long, "validation in short": short}

@@ -11,7 +11,9 @@ from apexsim.cost.tables import GroupTables, StepTables
 from tests.worlds import World, rising, worlds
 
 
-def in_lockstep(random: np.random.Generator, tables: StepTables, ranks: int, padded: tuple[int, int]) -> StepTables:
+def in_lockstep(
+    random: np.random.Generator, tables: StepTables, ranks: int, padded: tuple[int, int], drafts: int = 0
+) -> StepTables:
     """The tables of one rank with a random law of what ``ranks`` of them do together."""
     knots, seqs = tables.mixed_s.shape[1], tables.decode_s.shape[1]
     group = GroupTables(
@@ -20,6 +22,8 @@ def in_lockstep(random: np.random.Generator, tables: StepTables, ranks: int, pad
         exchange_decode_s=rising(random, seqs, start=1e-3, step=1e-3),
         experts_mixed_s=rising(random, knots, start=2e-3, step=2e-3),
         experts_decode_s=rising(random, seqs, start=2e-3, step=2e-3),
+        exchange_drafts_s=rising(random, seqs, start=1e-3, step=1e-3) if drafts > 1 else np.zeros(0),
+        experts_drafts_s=rising(random, seqs, start=1e-3, step=1e-3) if drafts > 1 else np.zeros(0),
     )  # fmt: skip
     return tables._replace(group=group, cp=1)
 
@@ -31,6 +35,8 @@ def lockstep_worlds(draw: st.DrawFn, **options: object) -> World:
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     ranks = draw(st.integers(2, 4))
     padded = draw(st.sampled_from([(0, 0), (0, 3), (6, 3), (1000, 1000)]))
+    drafts = len(world.policy.acceptance)
+    drafts = drafts if drafts and draw(st.booleans()) else 0  # or each rank drafts by itself
     return replace(
-        world, replicas=draw(st.integers(1, 2)), tables=in_lockstep(random, world.tables, ranks, padded)
-    )  # fmt: skip
+        world, replicas=draw(st.integers(1, 2)), tables=in_lockstep(random, world.tables, ranks, padded, drafts)
+    )

@@ -55,7 +55,7 @@ class LockstepOracle(Oracle):
         """Whether the rank could compute a chunk, before its decodes take their blocks."""
         slot, policy = replica.slots[0], self.policy
         decodes = sum(q.decoding for q in slot.running)
-        budget = policy.max_num_batched_tokens - (0 if policy.free_decodes else decodes)
+        budget = policy.max_num_batched_tokens - (0 if policy.free_decodes else decodes * self.each)
         ahead = policy.ahead and bool(slot.running)
         replica.line.see(slot.seen + one_instant(slot.seen) if ahead else np.inf)
         if budget <= 0 or decodes < len(slot.running):
@@ -67,7 +67,7 @@ class LockstepOracle(Oracle):
         units, found = replica.hit(request)
         rest = request.to_prefill - found
         chunk = min(rest, budget, self.longest) if policy.chunked else rest
-        whole = self.most_blocks(request.prompt + request.output - 1)
+        whole = self.most_blocks(request.prompt + request.output - 1 + len(policy.acceptance))
         blocks = min(whole, self.limits.kv_blocks) if policy.reserve else self.blocks_for(found, found + chunk)
         return blocks - blocks_of([unit for unit in units if unit in replica.held]) <= replica.free
 
@@ -95,14 +95,15 @@ class LockstepOracle(Oracle):
         t, group = self.tables, self.tables.group
         slots = [self.replicas[member].slots[0] for member in self.group_of(r)]
         mixed = any(slot.chunks for slot in slots)
-        tokens = [max(1, len(slot.decodes) + sum(c for _, c in slot.chunks)) for slot in slots]
+        tokens = [len(slot.decodes) * self.each + sum(c for _, c in slot.chunks) or self.each for slot in slots]
+        if not mixed:  # tables are by sequences
+            tokens = [count // self.each for count in tokens]
         if max(tokens) <= (group.padded_mixed if mixed else group.padded_decode):
             tokens = [max(tokens)] * group.ranks
         own = []
         for slot, count in zip(slots, tokens, strict=True):
             seconds = self.by_tokens(t.mixed_s[0], count) if mixed else float(t.decode_s[0, count])
-            sampled = len(slot.decodes) + sum(q.computed + c == q.to_prefill for q, c in slot.chunks)
-            own.append(seconds + self.attention(0, slot.decodes, slot.chunks) + float(t.head_s[sampled]))
+            own.append(seconds + self.attention(0, slot.decodes, slot.chunks) + float(t.head_s[sampled_of(slot)]))
         mean = sum(tokens) / group.ranks
         if mixed:
             together = self.by_tokens(group.exchange_mixed_s, max(tokens))
@@ -111,6 +112,8 @@ class LockstepOracle(Oracle):
             together = float(group.exchange_decode_s[max(tokens)])
             counts = [float(n) for n in range(len(group.experts_decode_s))]
             together += line(mean, counts, list(group.experts_decode_s))
+        if self.each > 2:
+            together += self.later_passes(slots)
         scheduled = max(len(slot.decodes) + len(slot.chunks) for slot in slots)
         for place, member in enumerate(self.group_of(r)):  # copies last as long beside what all run together
             replica, seconds = self.replicas[member], own[place] + together
@@ -119,3 +122,17 @@ class LockstepOracle(Oracle):
             own[place] += waited
         device = max(own) + together
         return max(device, float(t.host_floor_s[scheduled])) + float(t.host_serial_s[scheduled])
+
+    def later_passes(self, slots: list[Slot]) -> float:
+        """Passes 2 to k of a drafting layer: of every sequence that yields a token, one at least on each rank."""
+        group, sampled = self.tables.group, [sampled_of(slot) for slot in slots]
+        if max(sampled) == 0 or len(group.exchange_drafts_s) == 0:
+            return 0.0
+        counts = [float(n) for n in range(len(group.experts_drafts_s))]
+        mean = sum(max(1, n) for n in sampled) / group.ranks
+        return float(group.exchange_drafts_s[max(sampled)]) + line(mean, counts, list(group.experts_drafts_s))
+
+
+def sampled_of(slot: Slot) -> int:
+    """Sequences of a rank that yield a token."""
+    return len(slot.decodes) + sum(q.computed + c == q.to_prefill for q, c in slot.chunks)

@@ -15,6 +15,8 @@ from apexsim.workload.trace import Trace
 
 PROMPT, BATCH = 96, 5
 
+SMALL = {"max_num_seqs": 64, "max_num_batched_tokens": 4096}
+
 POOLS = {
     "dense": ("Llama-3.1-8B", {"tp": 2, "weights": "fp8", "kv_cache": "fp8"}),
     "experts": ("Mixtral-8x7B", {"tp": 4, "ep": 4}),
@@ -27,13 +29,16 @@ POOLS = {
     "drafts": ("Llama-3.1-8B", {"tp": 1, "speculative": {
         "method": "draft-model", "draft_model": "Llama-3.2-1B", "num_speculative_tokens": 3, "acceptance": 0.0,
     }}),
+    "ranks that draft": ("DeepSeek-V3", {"tp": 1, "dp": 16, "ep": 16, "max_model_len": 4096, "scheduler": SMALL,
+        "speculative": {"method": "mtp", "num_speculative_tokens": 3, "acceptance": 0.0},
+    }),
     "eager": ("Llama-3.1-8B", {"tp": 1, "scheduler": {"async_scheduling": False}}),
 }
 
 
 def prepared(name: str) -> scenario.Prepared:
     model, pool = POOLS[name]
-    data = {"model": model, "cluster": "8xh100-sxm", "pools": [pool]}
+    data = {"model": model, "cluster": "2x8xh100-sxm" if pool.get("dp", 1) > 8 else "8xh100-sxm", "pools": [pool]}
     found = scenario.prepare(parse(Plan, data, source="test"))
     assert isinstance(found, scenario.Prepared)
     return found
@@ -65,6 +70,18 @@ def test_the_rows_of_decodes_are_the_engines_iterations(name):
     assert sum(steps for steps, _ in decodes) == 2
     each = [scenario.explain(plan, Iteration(BATCH, PROMPT + 1.0 + i)) for i in range(2)]
     assert sum(one.duration_s for one in each) == pytest.approx(sum(seconds for _, seconds in decodes), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["dense", "drafts"])
+def test_the_rows_of_a_mixed_iteration_are_the_engines(name):
+    """One sequence decodes, and verifies its drafts, beside a prompt that came while the first was computed."""
+    plan = prepared(name)
+    trace = Trace("behind", np.array([0.0, 1e-4]), np.full(2, PROMPT), np.full(2, 9))
+    line = scenario.replay(plan, trace, timeline=True).timeline
+    assert line is not None
+    at = int(np.flatnonzero((line.decoding > 0) & (line.prefill_tokens > 0))[0])
+    found = scenario.explain(plan, Iteration(1, PROMPT + 1.0 + line.steps[:at].sum() - 1, chunk=PROMPT))
+    assert found.duration_s == pytest.approx(line.end_s[at] - line.begin_s[at], rel=1e-9)
 
 
 def test_later_chunks_pay_for_what_is_cached():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from apexsim.validation.case import Skipped
-from tests.validation_worlds import CLOSED, case_of, cases_of, reason_of
+from apexsim.validation.case import Case, Skipped, read_set
+from tests.validation_worlds import CLOSED, case_of, cases_of, reason_of, table_of
 
 R1 = CLOSED | {
     "model": "deepseek-ai/DeepSeek-R1", "device": "b200-sxm", "devices": 8, "tp": 8, "weights": "nvfp4",
@@ -27,7 +27,12 @@ def test_images_of_a_known_harness_say_what_they_ran(tmp_path):
     assert with_drafts.plan.pools[0].speculative.num_speculative_tokens == 3
     assert "draft_acceptance = 0.7 (not published; the default of plans)" in with_drafts.assumptions
     older = R1 | {"engine_version": "1.1.0rc2.post2", "ep": 8}
-    assert "does not say which" in reason_of(tmp_path / "both", older)
+    either = case_of(tmp_path / "both", older)
+    assert (either.plan.pools[0].speculative, either.guessed) == (None, ("speculative = none",))
+    assert any("does not say which" in text for text in either.assumptions)
+    (told,) = read_set(table_of(tmp_path / "told", older), {"speculative": "mtp"})
+    assert isinstance(told, Case)
+    assert (told.plan.pools[0].speculative.num_speculative_tokens, told.guessed) == (3, ())
     name = "2026_04_06_deepseek_r1_b200_sxm_trtllm_fp4_agg_1024x8192_c16_tp8_{}_1"
     assert case_of(tmp_path / "only", older, run=name.format("ep8")).plan.pools[0].speculative is not None
     assert case_of(tmp_path / "never", older, run=name.format("ep1"), ep=1).plan.pools[0].speculative is None
@@ -42,5 +47,6 @@ def test_attention_ranks_of_that_harness_wait_for_each_other(tmp_path):
     assert (rule.enable_balance, rule.timeout_iters, rule.batching_wait_iters) == (True, 60, 0)
     assert not case_of(tmp_path / "other", RANKS, source="").plan.pools[0].scheduler.attention_dp_config.enable_balance
     assert not case_of(tmp_path / "one", R1).plan.pools[0].scheduler.attention_dp_config.enable_balance
+    assert case_of(tmp_path / "none", RANKS).guessed == ()
     both = case_of(tmp_path / "mtp", RANKS, engine_version="1.2.0rc6.post3").plan.pools[0]
     assert both.speculative.num_speculative_tokens == 1

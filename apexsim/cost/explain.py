@@ -162,8 +162,9 @@ def _launches_s(parts: Parts, tables: StepTables, stage: int, iteration: Iterati
 
 
 def _rows(parts: Parts, iteration: Iteration) -> int:
-    """Tokens that a rank computes: ranks that share a context deal the chunk among them."""
-    return iteration.decoding + -(-iteration.chunk // (parts.ring.ranks if parts.ring else 1))
+    """Tokens that a rank computes, drafts among them: ranks that share a context deal the chunk among them."""
+    chunk = -(-iteration.chunk // (parts.ring.ranks if parts.ring else 1))
+    return (parts.each if chunk else 1) * iteration.decoding + chunk
 
 
 def _shares(parts: Parts, stage: int, iteration: Iteration) -> Iterator[OperatorShare]:
@@ -204,7 +205,7 @@ def _head(parts: Parts, iteration: Iteration) -> Iterator[OperatorShare]:
 def _drafts(drafts: Drafts, iteration: Iteration) -> Iterator[OperatorShare]:
     """The draft's first pass over what the model computes, k − 1 over one token a sequence, and k times its head."""
     later = replace(iteration, chunk=0, past=0)
-    yield from _times(1, _layers(drafts.first, 0, iteration, iteration.tokens))
+    yield from _times(1, _layers(drafts.first, 0, iteration, _rows(drafts.first, iteration)))
     yield from _times(drafts.passes - 1, _layers(drafts.later, 0, later, iteration.sampled))
     yield from _times(drafts.passes, _head(drafts.later, iteration))
 

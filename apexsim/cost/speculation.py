@@ -8,7 +8,8 @@ A step of k drafts on n decoding sequences:
     heads     the draft's LM head and an argmax, k times
 
 ``with_drafts`` adds all that to the tables of the model, so that a step of the engine looks like any other. What a
-sequence that has just ended its prompt drafts counts by ``head``: without the attention of passes 2 to k.
+sequence that has just ended its prompt drafts counts by ``head``: without the attention of passes 2 to k. Attention
+ranks (dp) draft in lockstep, too: an MTP layer's experts and exchanges are of the tokens of all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from apexsim.cost.accounting import AttentionWork
+from apexsim.cost.exchange import Way
 from apexsim.cost.graph import Cut, cut_of
 from apexsim.cost.host import HostModel
 from apexsim.cost.ledger import JOULES, MOVED_BYTES, Ledger
@@ -63,12 +65,13 @@ class Drafting(NamedTuple):
         return Beside(draft.copies * layers + draft.own_tables * tables, draft.copies * kv)
 
 
-def drafting_of(model: ModelSpec, pool: Pool) -> Drafting | None:
-    """The draft of a pool, or None where nothing is computed for one."""
+def drafting_of(model: ModelSpec, pool: Pool, way: Way | None = None) -> Drafting | None:
+    """The draft of a pool, or None where nothing is computed for one; ``way``: its tokens travel as the pool's do."""
     draft = draft_of(model, pool)
     if draft is None:
         return None
-    return Drafting(draft, cut_of(draft.model, draft.pool), drafts_of(pool), draft.pool.tp / pool.tp)
+    cut = cut_of(draft.model, draft.pool, way if draft.pool.dp > 1 else None)
+    return Drafting(draft, cut, drafts_of(pool), draft.pool.tp / pool.tp)
 
 
 def drafting_host(host: HostModel, pool: Pool) -> HostModel:
@@ -101,6 +104,7 @@ def with_drafts(
         ledger[[MOVED_BYTES, JOULES]] *= drafting.share
         return ledger
 
+    parts.together = parts.together.with_drafts(first.together, later.together, k - 1)
     parts.mixed = [parts.mixed[0] + ranks(first.mixed[0])]
     parts.decode = [parts.decode[0] + ranks(first.decode[0])]
     parts.head = parts.head + ranks(k * later.head + (k - 1) * later.decode[0])

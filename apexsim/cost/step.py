@@ -108,9 +108,10 @@ def compile_pool(
     refused = _refused(profile, model, pool, engine)
     if refused is not None:
         return refused
-    cut = cut_of(model, pool, way_of(pool, engine, profile, cluster))
+    way = way_of(pool, engine, profile, cluster)
+    cut = cut_of(model, pool, way)
     kept = kept_kv(model, pool, cut, engine, engine_version)
-    drafting = drafting_of(model, pool)
+    drafting = drafting_of(model, pool, way)
     beside = drafting.beside if drafting else slots_of(model, pool)
     memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine, kept.pool, beside)
     if isinstance(memory, DoesNotFit):
@@ -155,7 +156,7 @@ def _tables(parts: Parts, host: HostModel, transfer_s: Floats, max_num_seqs: int
         host_serial_s=host.serial(max_num_seqs),
         transfer_s=transfer_s,
         window=window,
-        group=parts.together.tables(host.graphs, max_num_seqs),
+        group=parts.together.tables(host.graphs, max_num_seqs, parts.each),
         cp=parts.ring.ranks if parts.ring else 1,
     )
 

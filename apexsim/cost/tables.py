@@ -18,12 +18,14 @@ Tables over tokens are dense up to ``token_dense`` and then have a knot every ``
 Tables over the context hold, for each nd, the value at mean contexts ``context_knots`` (linear in S between
 ``nd · knot_j`` and ``nd · knot_j+1``; the last slope goes on beyond the last knot). Everything is in seconds.
 
-D ranks in lockstep (``GroupTables``; one stage only) share each iteration. Rank j computes T_j tokens, at least 1
-(a dummy batch); T = max_j T_j. Up to T = ``padded`` tokens every rank computes T of them. The iteration holds prefill
-where any rank does, and then all take the tables of mixed iterations.
+D ranks in lockstep (``GroupTables``; one stage only) share each iteration. Rank j computes T_j tokens, or sequences
+where no rank holds prefill: at least those of one sequence (a dummy batch); T = max_j T_j. Up to T = ``padded`` every
+rank computes T of them. The iteration holds prefill where any rank does, and then all take the tables of mixed ones.
+Passes 2 to k of a drafting layer with experts are of s_j = max(1, n_sampled of rank j) sequences, if any has one.
 
     own_j     = linear(T_j) + Σ attention of rank j + head(n_sampled of rank j)
     device    = max_j own_j + exchange(T) + experts(Σ_j T_j / D)
+              + exchange_drafts(max_j s_j) + experts_drafts(Σ_j s_j / D)
     iteration = max(device, host_floor(n)) + host_serial(n)                n = max_j n_sched of rank j
 """
 
@@ -41,16 +43,22 @@ TOKEN_DENSE, TOKEN_STRIDE = 1024, 64
 """Knots of tables over tokens: every count up to the first, then one every ``TOKEN_STRIDE``."""
 
 
+NEVER_DRAFTED = np.zeros(0)
+"""Where no layer with experts drafts more than once a step."""
+
+
 class GroupTables(NamedTuple):
     """Seconds of what D ranks of a replica do together, in iterations with prefill (mixed) and without (decode)."""
 
     ranks: int  # D; 1 = no lockstep, and the arrays are empty
     padded_mixed: int  # tokens of the fullest rank up to which all ranks are padded to it
-    padded_decode: int
+    padded_decode: int  # sequences
     exchange_mixed_s: NDArray[np.float64]  # [N] by tokens of the fullest rank
     exchange_decode_s: NDArray[np.float64]  # [M + 1]
     experts_mixed_s: NDArray[np.float64]  # [N] by the mean tokens of the ranks
     experts_decode_s: NDArray[np.float64]  # [M + 1]
+    exchange_drafts_s: NDArray[np.float64] = NEVER_DRAFTED  # [M + 1] by sequences that yield a token; or empty
+    experts_drafts_s: NDArray[np.float64] = NEVER_DRAFTED
 
 
 ALONE = GroupTables(1, 0, 0, *(np.zeros(0) for _ in range(4)))

@@ -23,6 +23,9 @@ from apexsim.cost.tables import ALONE, GroupTables
 FULLEST, ALL, REST = 0, 2, 4
 """First rows of ``Counters.together``, each followed by that of iterations without prefill."""
 
+DRAFTED = 6
+"""First of three rows of later passes of drafts: fullest, all, rest."""
+
 
 class Together(NamedTuple):
     """Ledgers of one device, each for iterations with prefill (by token knots) and without (by sequences)."""
@@ -30,21 +33,38 @@ class Together(NamedTuple):
     ranks: int
     fullest: tuple[Ledger, Ledger]  # by tokens of the fullest rank
     all: tuple[Ledger, Ledger]  # by the mean tokens of the ranks
+    drafts: tuple[Ledger, Ledger] | None = None  # passes of drafts after the first: fullest, all, by sequences
 
     def seconds(self, mixed: bool) -> NDArray[np.float64]:
         """Device seconds at each size, where all ranks have as many tokens."""
         kind = 0 if mixed else 1
         return seconds(self.fullest[kind]) + seconds(self.all[kind])
 
-    def tables(self, graphs: Graphs, max_num_seqs: int) -> GroupTables:
-        """For the engine. Ranks pad to the fullest one up to the largest CUDA graph, as all replay the same one."""
+    def with_drafts(self, first: Together, later: Together, passes: int) -> Together:
+        """These, and what ranks do together for drafts: in one pass over the same tokens, and ``passes`` later ones."""
+        if first.ranks == 1:  # every rank drafts by itself
+            return self
+        mixed, decode = (
+            (self.fullest[kind] + first.fullest[kind], self.all[kind] + first.all[kind]) for kind in (0, 1)
+        )
+        more = (passes * later.fullest[1], passes * later.all[1]) if passes else None
+        return Together(self.ranks, (mixed[0], decode[0]), (mixed[1], decode[1]), more)
+
+    def tables(self, graphs: Graphs, max_num_seqs: int, each: int = 1) -> GroupTables:
+        """For the engine. Ranks pad to the fullest one up to the largest CUDA graph, as all replay the same one.
+
+        ``each``: tokens that a decoding sequence computes in an iteration.
+        """
         if self.ranks == 1:
             return ALONE
-        largest = int(graph_sizes(graphs, max_num_seqs).max(initial=0))
-        return GroupTables(
-            self.ranks, largest if graphs.with_prefill else 0, largest, seconds(self.fullest[0]),
+        largest = int(graph_sizes(graphs, each * max_num_seqs).max(initial=0))
+        group = GroupTables(
+            self.ranks, largest if graphs.with_prefill else 0, largest // each, seconds(self.fullest[0]),
             seconds(self.fullest[1]), seconds(self.all[0]), seconds(self.all[1]),
         )  # fmt: skip
+        if self.drafts is None:
+            return group
+        return group._replace(exchange_drafts_s=seconds(self.drafts[0]), experts_drafts_s=seconds(self.drafts[1]))
 
     def spent(self, counts: NDArray[np.int64], dense: int, stride: int) -> NDArray[np.float64]:
         """[LINES] of all iterations in ``counts`` (``Counters.together``), for one device of each rank."""
@@ -56,6 +76,10 @@ class Together(NamedTuple):
             total += _at(self.fullest[kind], counts[FULLEST + kind], dense, steps)
             total += _at(self.all[kind], counts[ALL + kind], dense, steps)
             total += _more(self.all[kind], counts[REST + kind] / self.ranks, dense, steps)
+        if self.drafts is not None:
+            fullest, everyone = self.drafts
+            total += _at(fullest, counts[DRAFTED], dense, 0) + _at(everyone, counts[DRAFTED + 1], dense, 0)
+            total += _more(everyone, counts[DRAFTED + 2] / self.ranks, dense, 0)
         return self.ranks * total
 
 

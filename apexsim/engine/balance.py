@@ -27,7 +27,7 @@ def has_prompt(state: State, limits: Limits, g: int) -> bool:
         groups[g].seen_s = np.inf  # there was nothing to compose ahead
     budget = limits.max_num_batched_tokens
     if not limits.free_decodes:
-        budget -= groups[g].decoding
+        budget -= groups[g].decoding * (state.drafts.size + 1)
     if budget <= 0 or groups[g].prefills > 0:
         return budget > 0
     i = replica.waiting_head

@@ -45,6 +45,7 @@ KERNEL_FILES = (
     "engine/pipeline.py",
     "engine/pool.py",
     "engine/presence.py",
+    "engine/ranks.py",
     "engine/replica.py",
     "engine/result.py",
     "engine/series.py",

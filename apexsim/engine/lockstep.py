@@ -3,7 +3,7 @@
 A *rank* is a replica to everything else: it has a waiting list, a batch, KV blocks and a prefix cache of its own, and a
 router chooses among ranks. ``ranks`` neighbours are a lockstep group, which replaces ``replica.advance``: its ranks
 compose at the same boundary, begin and end together, and a rank that has nothing to run runs a dummy batch of one
-token as long as another one has work. The law of such an iteration is in ``cost/tables.py``.
+sequence as long as another one has work. The law of such an iteration is in ``cost/tables.py``.
 
 Where every rank only decodes, a series is summed in closed form as in ``series.py``. The time of its iterations is the
 largest of straight lines, one a rank; a *stretch* ends at a knot of any rank or where another one becomes the slowest.
@@ -16,10 +16,11 @@ import numpy as np
 from apexsim.cost.tables import StepTables
 from apexsim.engine.balance import compose_decodes, count_series, hold_prompts
 from apexsim.engine.gaps import merge_cohorts, push_gap, record_run
-from apexsim.engine.iteration import attention_of_stage, note_decode_work, note_iteration, size_of_batch
+from apexsim.engine.iteration import attention_of_stage
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.kvcache import evict
-from apexsim.engine.law import NEVER, at_tokens, attention_segment, steps_to_reach, steps_within
+from apexsim.engine.law import NEVER, attention_segment, steps_to_reach, steps_within
+from apexsim.engine.ranks import book_sizes, prefill_tokens, weigh
 from apexsim.engine.replica import (
     NEEDS_RECORDS,
     THROUGH,
@@ -28,25 +29,10 @@ from apexsim.engine.replica import (
     has_news,
     one_cohort_at,
     room_in_stack,
-    scheduled_prefills,
 )
 from apexsim.engine.series import blocks_after_first, series_length, take_for_series
 from apexsim.engine.shedding import is_watched
-from apexsim.engine.state import (
-    ALL,
-    DECODE,
-    FULLEST,
-    IDLE,
-    MIXED,
-    READY,
-    REST,
-    RUNNING,
-    SAMPLED,
-    SCHEDULED,
-    Limits,
-    State,
-    instant,
-)
+from apexsim.engine.state import IDLE, READY, RUNNING, Limits, State, instant
 from apexsim.engine.tiers import wait_for_copies
 
 PIECES = 64
@@ -90,53 +76,6 @@ def set_off(state: State, tables: StepTables, limits: Limits, first: int, now: f
             if groups[g].decoding > 0:
                 steps = min(steps, series_length(state, tables, limits, g))
         run_series(state, tables, first, steps, np.inf)
-
-
-@kernel
-def weigh(state: State, tables: StepTables, first: int, mixed: bool) -> None:
-    """The sizes of every rank's batch, and what its iteration takes without its own decode attention."""
-    groups, group, last = state.groups, tables.group, first + tables.group.ranks
-    for g in range(first, last):
-        decoding, tokens, sampled = size_of_batch(state, tables, g)
-        groups[g].tokens = tokens
-        groups[g].sampled = sampled
-        groups[g].scheduled = decoding + scheduled_prefills(state, g)
-    fullest, total, padded = sizes_of_group(state, tables, first, mixed)
-    dense, stride = tables.token_dense, tables.token_stride
-    mean, rest = total // group.ranks, total % group.ranks
-    if mixed:
-        together = at_tokens(group.exchange_mixed_s, dense, stride, fullest)
-        together += between(group.experts_mixed_s, dense, stride, mean, rest / group.ranks)
-    else:
-        together = group.exchange_decode_s[fullest] + group.experts_decode_s[mean]
-        if rest > 0:
-            more = group.experts_decode_s[mean + 1] - group.experts_decode_s[mean]
-            together += more * rest / group.ranks
-    for g in range(first, last):
-        tokens = fullest if padded else max(1, groups[g].tokens)
-        own = at_tokens(tables.mixed_s[0], dense, stride, tokens) if mixed else tables.decode_s[0, tokens]
-        groups[g].own_s = own + tables.head_s[groups[g].sampled] + together
-
-
-@kernel
-def between(table: np.ndarray, dense: int, stride: int, tokens: int, share: float) -> float:
-    """The value at ``tokens + share`` of a table over token knots."""
-    low = at_tokens(table, dense, stride, tokens)
-    if share == 0.0:
-        return low
-    return low + (at_tokens(table, dense, stride, tokens + 1) - low) * share
-
-
-@kernel
-def sizes_of_group(state: State, tables: StepTables, first: int, mixed: bool) -> tuple[int, int, bool]:
-    """(tokens of the fullest rank, tokens of all of them, whether all are padded to the fullest) as executed."""
-    groups, group = state.groups, tables.group
-    fullest, total = 1, 0
-    for g in range(first, first + group.ranks):
-        fullest = max(fullest, groups[g].tokens)
-        total += max(1, groups[g].tokens)
-    padded = fullest <= (group.padded_mixed if mixed else group.padded_decode)
-    return fullest, group.ranks * fullest if padded else total, padded
 
 
 @kernel
@@ -243,34 +182,6 @@ def complete_ranks(state: State, tables: StepTables, limits: Limits, first: int)
 
 
 @kernel
-def prefill_tokens(state: State, g: int) -> int:
-    """Of the iteration in flight on a rank."""
-    decoding: int = state.groups[g].decoding if state.groups[g].decoded else 0
-    return int(state.groups[g].tokens - decoding)
-
-
-@kernel
-def book_sizes(state: State, tables: StepTables, first: int, steps: int, mixed: bool) -> None:
-    """The counters of the iterations that have ended, from which time, energy and work are accounted."""
-    groups, replicas, histograms, ranks = state.groups, state.replicas, state.histograms, tables.group.ranks
-    kind = MIXED if mixed else DECODE
-    fullest, total, padded = sizes_of_group(state, tables, first, mixed)
-    histograms[FULLEST + kind, fullest] += steps
-    histograms[ALL + kind, total // ranks] += steps
-    histograms[REST + kind, total // ranks] += total % ranks * steps
-    for g in range(first, first + ranks):
-        decoding = groups[g].decoding if groups[g].decoded else 0
-        histograms[kind, fullest if padded else max(1, groups[g].tokens)] += steps
-        histograms[SAMPLED, groups[g].sampled] += steps
-        histograms[SCHEDULED, groups[g].scheduled] += steps
-        replicas[g].iterations += steps
-        replicas[g].prefill_tokens += prefill_tokens(state, g)
-        replicas[g].busy_s += groups[g].duration_s
-        note_iteration(state, g, steps, decoding, prefill_tokens(state, g), groups[g].scheduled)
-        note_decode_work(state, g, decoding, steps)
-
-
-@kernel
 def close_once(state: State, tables: StepTables, first: int) -> None:
     """One iteration has ended: the gaps before its tokens, and who waited for whom."""
     groups, replicas, last = state.groups, state.replicas, first + tables.group.ranks
@@ -281,7 +192,8 @@ def close_once(state: State, tables: StepTables, first: int) -> None:
         replicas[g].waited_s += slowest - groups[g].line_s
         if groups[g].decoded:
             replicas[g].decode_attention_s += groups[g].line_s - groups[g].own_s
-            alike += close_cohorts(state, g)
+            if state.drafts.size == 0:  # else ``accept_drafts`` closes them
+                alike += close_cohorts(state, g)
     if alike > 0:
         record_run(state, groups[first].duration_s, 0.0, 1, alike)
 

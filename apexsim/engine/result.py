@@ -85,7 +85,9 @@ class Counters:
     Of ranks in lockstep every rank counts each iteration, with the tokens that it computes, padding and dummy batches
     included, and all count it as mixed where one of them holds prefill. ``together`` counts it once a group, in pairs
     of rows, mixed and decode: [0:2, T] iterations whose fullest rank has T tokens; [2:4, m] those with m · ranks + rest
-    tokens on all ranks, rest < ranks; [4:6, m] the sum of these rests. It has no rows without lockstep.
+    tokens on all ranks, rest < ranks; [4:6, m] the sum of these rests. It has no rows without lockstep. With drafts,
+    sizes of iterations without prefill are sequences; with several a step, [6:9, n] are the same three, once, of passes
+    after the first, by sequences that yield a token.
     """
 
     mixed: NDArray[np.int64]

@@ -40,6 +40,9 @@ MIXED, DECODE, SAMPLED, SCHEDULED = 0, 1, 2, 3
 FULLEST, ALL, REST = 4, 6, 8
 """More of them, each for mixed and for decode-only iterations, where ranks run in lockstep."""
 
+DRAFTED = 10
+"""And three of later passes of drafts: fullest, all and rest, where there are such."""
+
 REQUEST = np.dtype(
     [
         ("arrival_s", "f8"),  # when the engine sees it
@@ -297,7 +300,7 @@ class State(NamedTuple):
     cohorts: Rows  # COHORT [G, M + 2] sequences whose last token came at the same instant, and their next gap
     stack: Rows  # GAP [G, D] decreasing maxima of the gaps so far
     blocks: NDArray[np.int64]  # [G, block_size] decoding sequences by (tokens − step) modulo it; hybrid: ``pages.py``
-    histograms: NDArray[np.int64]  # [4, or 10 in lockstep, T] iterations by size: MIXED, DECODE, SAMPLED, SCHEDULED, …
+    histograms: NDArray[np.int64]  # [4, in lockstep 10 or 13, T] iterations by size: MIXED, DECODE, SAMPLED, …
     filled: NDArray[np.int64]  # [2] rows of ``itl`` and ``timeline`` in use
     itl: Rows  # ITL_RUN [rows]
     timeline: Rows  # ITERATION [rows], or [0] where it is not wanted
@@ -347,13 +350,14 @@ def new_state(
     longest = limits.max_num_batched_tokens
     if not limits.chunked:
         longest = max(longest, min(limits.max_model_len, int((prompt + output).max())))
+    sizes = (13 if len(drafts) > 1 else 10) if lockstep else 4
     room = 5 * n + 4 * seqs + 1024  # untouched rows cost nothing
     return State(
         requests=requests, replicas=fleet, groups=batches, stage_free_s=np.full((replicas, stages), -np.inf),
         begun=rows(CHUNK, groups, seqs + 1), finishes=rows(DUE, groups, 2 * seqs + 64),
         windows=rows(DUE, groups, 2 * seqs + 64), cohorts=rows(COHORT, groups, seqs + 2), stack=rows(GAP, groups, 256),
         blocks=np.zeros((groups, limits.cycle * (2 if limits.hybrid else 1)), np.int64),
-        histograms=np.zeros((10 if lockstep else 4, longest + seqs * (len(drafts) + 1) + 2), np.int64),
+        histograms=np.zeros((sizes, longest + seqs * (len(drafts) + 1) + 2), np.int64),
         filled=np.zeros(2, np.int64),
         itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0), cache=cache,
         drafts=drafts, tiers=tiers, order=order, adapters=adapters,

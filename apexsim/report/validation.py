@@ -104,6 +104,7 @@ def _run(outcome: Outcome) -> dict[str, Any]:
         },
         "requests": _figures(by_request([outcome])),
         "assumptions": list(outcome.assumptions),
+        "guessed": list(outcome.guessed),
         "notes": list(outcome.notes),
     }
 

@@ -66,10 +66,9 @@ def in_order(columns: Iterable[str], *, all_metrics: bool) -> list[str]:
 
 
 def set_table(result: Validation) -> Table:
-    """Errors by set and metric, and over all sets."""
+    """Errors by set and metric, of rows that rest on a guess once more by themselves, and over all sets."""
     one = len(result.sets) == 1
-    groups = [(name, [o for o in result.of(name) if o.skipped is None]) for name in result.sets]
-    groups += [] if one else [("all sets", list(result.simulated))]
+    groups = [*result.groups.items(), *([] if one else [("all sets", result.simulated)])]
     rows = [
         (name, column, *cells(figures[column]))
         for name, outcomes in groups

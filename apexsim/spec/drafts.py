@@ -51,7 +51,8 @@ def draft_of(model: ModelSpec, pool: Pool) -> Draft | None:
         attention = attention.model_copy(update={"window": 0})
     if speculative.method == "mtp":
         # DeepSeek-V3, arXiv 2412.19437, section 2.2: a whole layer after a projection of two hidden vectors to one.
-        update = {"ep": pool.ep, "moe_tp": pool.moe_tp, "experts": pool.experts} if model.is_moe else {}
+        spread = {"dp": pool.dp, "ep": pool.ep, "moe_tp": pool.moe_tp, "experts": pool.experts}
+        update = spread if model.is_moe else {}
         layer = group.model_copy(update={"count": 1, "attention": attention})
         own = alone.model_copy(update={**update, "weights": pool.weights})
         return Draft(_layer(model, "MTP layer", layer), own, max(model.mtp_layers, 1), 2, own_tables=False)
@@ -92,7 +93,7 @@ def check_drafts(
 
 def _no_such_step(pool: Pool) -> str | None:
     """Where steps of several tokens are not simulated."""
-    degrees = {"pp": pool.pp, "dp": pool.dp, "cp": pool.cp}
+    degrees = {"pp": pool.pp, "cp": pool.cp}
     for name, degree in degrees.items():
         if degree > 1:
             return f"not simulated with {name}={degree} (each sequence of a batch goes at its own pace)"

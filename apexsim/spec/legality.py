@@ -110,7 +110,6 @@ def _not_simulated_yet(pool: Pool) -> str | None:
         "role=decode with kv_tiers": decode and bool(pool.kv_tiers),
         f"role={pool.role} with speculative decoding": pool.role == "prefill" and pool.speculative is not None,
         f"dp={pool.dp} with pp={pool.pp} (ranks in lockstep over several stages)": pool.dp > 1 and pool.pp > 1,
-        f"dp={pool.dp} with speculative decoding": pool.dp > 1 and pool.speculative is not None,
         f"cp={pool.cp} with dp={pool.dp}": pool.cp > 1 and pool.dp > 1,
         f"cp={pool.cp} with ep={pool.ep}": pool.cp > 1 and pool.ep > 1,
         f"cp={pool.cp} with speculative decoding": pool.cp > 1 and pool.speculative is not None,

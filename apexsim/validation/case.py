@@ -43,6 +43,7 @@ class Case:
         cuda_graphs: False where the run replayed none.
         async_scheduling: whether the next batch was decided beside the device; None = as the version does.
         assumptions: every default in force, as ``column = value (why)``.
+        guessed: those of them that nobody can tell from another value, as ``column = value``.
     """
 
     set: str
@@ -57,6 +58,7 @@ class Case:
     cuda_graphs: bool
     async_scheduling: bool | None
     assumptions: tuple[str, ...]
+    guessed: tuple[str, ...] = ()
 
     @property
     def run(self) -> str:
@@ -137,7 +139,7 @@ def _case(row: Row, table: RunTable, known: Known) -> Case:
         ttft_anchor=str(known.default("ttft_anchor", "arrival", silent=True)),
         measured_at=str(known.default("measured_at", "engine" if static else "client", silent=static)),
         cuda_graphs=known.get("cuda_graphs") is not False, async_scheduling=known.get("async_scheduling"),
-        assumptions=tuple(known.assumed),
+        assumptions=tuple(known.assumed), guessed=tuple(known.guessed),
     )  # fmt: skip
 
 

@@ -12,19 +12,17 @@ ACCEPTANCE = Speculative.model_fields["acceptance"].default
 
 
 def speculative_of(known: Known) -> dict[str, Any] | None:
-    """The plan's ``speculative`` of a run; None where it ran without.
+    """The plan's ``speculative`` of a run; None where it ran without, and where nobody knows whether it did.
 
     Raises:
-        CannotSimulate: nobody knows whether it did.
+        CannotSimulate: it is not said how many tokens it drafted.
     """
     word = known.get("speculative")
     if word in (None, "none"):
         return None
     if word == "mtp-or-none":
-        raise CannotSimulate(
-            "served both with multi-token prediction and without, and the row does not say which "
-            "(--assume speculative=none or speculative=mtp does)"
-        )
+        known.guess("speculative", "none", "served with multi-token prediction and without: the row does not say which")
+        return None
     tokens = known.get("num_speculative_tokens")
     if tokens is None:
         raise CannotSimulate(f"column 'num_speculative_tokens' is empty: a run with speculative={word} needs it")

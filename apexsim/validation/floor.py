@@ -27,20 +27,23 @@ def floor_notes(case: Case, prepared: Prepared) -> tuple[str, ...]:
 
 
 def read_s(case: Case, prepared: Prepared) -> float | None:
-    """Seconds to read weights and caches once at the run's measured batch; None for other loads than a closed loop.
+    """Seconds to read weights and caches once at the run's measured batch, for each token that such a step may yield;
+    None for other loads than a closed loop.
 
     Of ``concurrency`` requests those decode that do not wait for their first token: TPOT · gaps of TTFT + TPOT · gaps.
+    Attention ranks share them; what they read together (experts) is left out.
     """
     lengths, concurrency = case.load.lengths, case.load.concurrency
     tpot, ttft = case.measured.get("tpot_mean_s"), case.measured.get("ttft_mean_s")
     if lengths is None or concurrency is None or tpot is None or ttft is None:
         return None
     answering = tpot * max(lengths.output_tokens - 1, 0)
-    each = concurrency / prepared.pool.replicas * answering / (ttft + answering)
+    each = concurrency / (prepared.pool.replicas * prepared.pool.dp) * answering / (ttft + answering)
     batch = int(min(each, prepared.policy.max_num_seqs))
     context = lengths.input_tokens + lengths.output_tokens / 2
     accounting = prepared.compiled.accounting
     full, windowed = accounting.attention
     window = prepared.compiled.tables.window
     cached = full.token_bytes * context + windowed.token_bytes * min(context, window or context)
-    return float(accounting.decode[MOVED_BYTES, batch] + batch * cached) / accounting.memory_bandwidth
+    read_bytes = float(accounting.decode[MOVED_BYTES, batch] + batch * cached)
+    return read_bytes / accounting.memory_bandwidth / prepared.policy.tokens_of_a_step

@@ -99,12 +99,12 @@ def fit_group(group: str, cases: Iterable[Case], workers: int, rows: int = ROWS)
 
 
 def runs_of(members: Sequence[tuple[EngineProfile, HostPreset]], cases: Iterable[Case]) -> list[Case]:
-    """The cases of the members' sets whose engine and version resolve to one of them."""
+    """The cases of the members' sets whose engine and version resolve to one of them; guessed plans teach nothing."""
     known = {(profile.engine, preset.version): preset.sets for profile, preset in members}
     found = []
     for case in cases:
         host = host_model(case.plan.engine, case.plan.engine_version)
-        if case.set in known.get((host.engine, host.since), ()):
+        if not case.guessed and case.set in known.get((host.engine, host.since), ()):
             found.append(case)
     return found
 

@@ -50,6 +50,18 @@ class Validation:
     def sets(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(outcome.set for outcome in self.outcomes))
 
+    @property
+    def groups(self) -> dict[str, tuple[Outcome, ...]]:
+        """Name of each set -> its simulated rows; after it, those of them that rest on a guess, by what was taken."""
+        found: dict[str, tuple[Outcome, ...]] = {}
+        for name in self.sets:
+            simulated = tuple(outcome for outcome in self.of(name) if outcome.skipped is None)
+            found[name] = simulated
+            for guess in dict.fromkeys(guess for outcome in simulated for guess in outcome.guessed):
+                mine = tuple(outcome for outcome in simulated if guess in outcome.guessed)
+                found[f"of {name}: {guess}, a guess"] = mine
+        return found
+
     def of(self, set_name: str) -> tuple[Outcome, ...]:
         """The rows of one set."""
         return tuple(outcome for outcome in self.outcomes if outcome.set == set_name)

@@ -52,6 +52,7 @@ class Outcome:
         metrics: column -> measured and simulated, for every metric that the row has.
         per_request: column -> errors of each single request, where they were measured.
         notes: what a reader of the simulated values has to know.
+        guessed: what of the plan is a guess, as ``column = value``: the row may have run with another one.
     """
 
     set: str
@@ -63,6 +64,7 @@ class Outcome:
     per_request: Mapping[str, Floats] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
 
 
 def simulate_case(case: Case | Skipped, host: HostModel | None = None) -> Outcome:
@@ -90,7 +92,7 @@ def simulate_case(case: Case | Skipped, host: HostModel | None = None) -> Outcom
         set=case.set, run=case.run, regime=case.row.get("regime"),
         metrics={c: Compared(value, simulated.value(c)) for c, value in case.measured.items()},
         per_request=_per_request(case, simulated), assumptions=case.assumptions,
-        notes=(*notes, *_rejected(result), *floor_notes(case, prepared)),
+        notes=(*notes, *_rejected(result), *floor_notes(case, prepared)), guessed=case.guessed,
     )  # fmt: skip
 
 

@@ -24,12 +24,14 @@ class CannotSimulate(Exception):
 class Known:
     """Looks a column up, and keeps a list of what was assumed on the way (``assumed``).
 
-    A cell comes first, then what the caller assumes for empty cells, then the notes, then the default.
+    A cell comes first, then what the caller assumes for empty cells, then the notes, then the default. ``guessed`` are
+    columns whose default is one of several things that may have run, as ``column = value``.
     """
 
     def __init__(self, row: Row, assume: Mapping[str, Any]) -> None:
         self.row = row
         self.assumed: list[str] = []
+        self.guessed: list[str] = []
         self._given = assume
 
     def get(self, column: str) -> Any:
@@ -71,6 +73,11 @@ class Known:
         if found is None:
             raise CannotSimulate(f"column {column!r} is empty: a run with load {load!r} needs it")
         return found
+
+    def guess(self, column: str, value: str, why: str) -> None:
+        """Take one of several values that the run may have had."""
+        self.guessed.append(f"{column} = {value}")
+        self.assume(f"{column} = {value} ({why})")
 
     def assume(self, text: str) -> None:
         """Note a default in force, once."""
