@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from apexsim.report.validation_tables import set_table
 from apexsim.validation.case import Case, Skipped, read_set
+from apexsim.validation.host_fit import groups, runs_of
+from apexsim.validation.run import validate_folder
 from tests.validation_worlds import CLOSED, case_of, cases_of, reason_of, table_of
 
 R1 = CLOSED | {
@@ -50,3 +55,17 @@ def test_attention_ranks_of_that_harness_wait_for_each_other(tmp_path):
     assert case_of(tmp_path / "none", RANKS).guessed == ()
     both = case_of(tmp_path / "mtp", RANKS, engine_version="1.2.0rc6.post3").plan.pools[0]
     assert both.speculative.num_speculative_tokens == 1
+
+
+def test_rows_that_rest_on_a_guess_stand_apart(tmp_path):
+    told = R1 | {"run": "told", "speculative": "none", "requests": 8, "ep": 8}
+    guess = told | {"run": "guess", "speculative": "", "engine_version": "1.1.0rc2.post2"}
+    table = table_of(tmp_path, told, guess)
+    result = validate_folder(table.folder, workers=1)
+    assert [len(outcomes) for outcomes in result.groups.values()] == [2, 1]
+    apart = f"of {table.name}: speculative = none, a guess"
+    assert [outcome.run for outcome in result.groups[apart]] == ["guess"]
+    assert [row[0] for row in set_table(result).rows if row[1] == "tpot_mean_s"] == [table.name, apart]
+    # a fit learns from the other one alone
+    cases = [replace(case, set="closed-loop-grid") for case in read_set(table) if isinstance(case, Case)]
+    assert [case.run for case in runs_of(groups()["tensorrt-llm-1"], cases)] == ["told"]
