@@ -119,3 +119,9 @@ def test_what_cannot_be_compared_is_said_in_one_line(files, tmp_path):
     other.write_text(json.dumps(cut))
     with pytest.raises(InputError, match=r"other\.json: throughput: missing"):
         ax.compare(other, files["plan.json"])
+
+
+def test_equal_plans_are_said_to_be_equal(files):
+    same = ax.compare(files["plan"], files["plan"], files["trace"])
+    assert same.heading.endswith("The plans are the same.")
+    assert {row.verdict for row in same.rows if row.base is not None} == {"same"}

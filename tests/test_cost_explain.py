@@ -144,3 +144,37 @@ def test_what_was_never_measured_is_said():
 def test_more_than_the_plan_can_hold_is_refused_in_one_line(flags):
     with pytest.raises(UsageError, match=rf"{next(iter(flags))} -?\d+ \(allowed: 1 to "):
         ax.explain({"model": "Llama-3.1-8B", "cluster": "1xh100-sxm", "pools": [{}]}, **flags)
+
+
+def test_what_other_work_hides_is_said_and_not_drawn():
+    pool = {
+        "dp": 16, "ep": 16, "weights": "fp8-block",
+        "experts": {"exchange": "deepep-low-latency", "overlap_shared": True},
+    }  # fmt: skip
+    report = ax.explain({"model": "DeepSeek-V3", "cluster": "2x8xh200-sxm", "pools": [pool]})
+    rows = {row[0]: row for row in report.tables[0].rows}
+    assert rows["shared_down_proj"][6] == "hidden"
+    assert report.plot_roofline().get_yscale() == "log"
+
+
+@pytest.mark.parametrize(("model", "fit"), [("Llama-3.1-8B", 432), ("Gemma-3-12B", 121), ("Nemotron-H-8B", 838)])
+def test_sequences_that_fit_are_counted_in_the_pages_of_the_engine(model, fit):
+    report = ax.explain({"model": model, "cluster": "1xh100-sxm", "pools": [{}]}, context=1024)
+    assert f"{fit} sequences of 1,024" in report.lines[2]  # as docs/attention.md has them
+
+
+def test_a_batch_is_no_larger_than_the_cache():
+    plan = {"model": "Llama-3.1-8B", "cluster": "1xh100-sxm", "pools": [{}]}
+    assert ax.explain(plan, context=100_000).decode.iteration.decoding == 4
+    with pytest.raises(UsageError, match=r"batch 5 \(allowed: 1 to 4, by its KV cache of 443,216 tokens\)"):
+        ax.explain(plan, batch=5, context=100_000)
+
+
+def test_accepted_drafts_count_as_tokens_and_ranks_are_named():
+    speculative = {"method": "ngram", "num_speculative_tokens": 2, "acceptance": [0.5, 0.4]}
+    plan = {"model": "Llama-3.1-8B", "cluster": "1xh100-sxm", "pools": [{"speculative": speculative}]}
+    report = ax.explain(plan, batch=10)
+    assert report.decoded_tokens == pytest.approx(10 * (1 + 0.5 + 0.5 * 0.4))
+    assert "tokens/s of a replica" in report.lines[0]
+    ranks = {"model": "DeepSeek-V2-Lite", "cluster": "2xh100-sxm", "pools": [{"dp": 2, "ep": 2}]}
+    assert all("of a rank" in line for line in ax.explain(ranks, batch=1).lines)

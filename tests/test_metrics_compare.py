@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apexsim import registry
-from apexsim.metrics.compare import compare
+from apexsim.metrics.compare import compare, compare_values
 from apexsim.metrics.metric import Metric, metrics
 from apexsim.metrics.summary import Deployment, Prices, Summary, summarise
 from apexsim.testing.metric import MetricContract
@@ -51,3 +51,8 @@ def test_a_change_is_judged_by_the_direction_of_its_metric():
     assert changes["tpot_p50"].verdict == "unknown"
     assert changes["preemptions"].relative is None
     assert {c.tag: c.verdict for c in compare(slow, fast)}["ttft_p99"] == "better"
+
+
+@pytest.mark.parametrize(("other", "verdict"), [(100.04, "same"), (100.06, "worse"), (99.9, "better")])
+def test_a_change_that_prints_as_nothing_is_none(other, verdict):
+    assert compare_values("x", "x", "s", "down", 100.0, other).verdict == verdict

@@ -117,3 +117,8 @@ def test_an_unknown_engine_is_one_line(key: str, value: str) -> None:
     data = {"model": "Llama-3.1-8B", "cluster": "8xh100-sxm", "pools": [{}], key: value}
     with pytest.raises(InputError, match=rf"p: {key} = '{value}': (unknown value; did you mean|must be a version)"):
         parse(Plan, data, source="p")
+
+
+def test_experts_of_a_dense_model_are_refused() -> None:
+    reason = check_pool(catalog.model("Llama-3.1-8B"), Pool.model_validate({"experts": {"routing": "balanced"}}))
+    assert reason == "experts: Llama-3.1-8B has no experts (leave the key out)"

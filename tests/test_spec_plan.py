@@ -177,3 +177,18 @@ def test_a_model_path_counts_from_the_folder_of_the_plan(tmp_path: Path) -> None
     file = tmp_path / "plan.yaml"
     file.write_text(yaml.safe_dump(changed(model="mine.json")))
     assert catalog.model(catalog.load_plan(file).model).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"lora": {"adapters": 2, "targets": ["q", "kv"]}}, "lora.targets[1] = 'kv': unknown value; did you mean 'v'?"),
+        ({"experts": {"routing": {"zipf": -1}}}, "experts.routing.zipf = -1: input should be greater"),
+        ({"experts": {"routing": 5}}, "experts.routing = 5: input should be a valid string"),
+    ],
+)
+def test_a_value_of_several_types_is_one_error_without_names_of_types(data: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse(Plan, {"model": "Mixtral-8x7B", "cluster": "1xh100-sxm", "pools": [data]}, source="p")
+    assert str(error.value).startswith(f"p: pools[0].{says}")
+    assert "more)" not in str(error.value)

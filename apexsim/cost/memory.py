@@ -68,6 +68,11 @@ class MemoryPlan:
             return self.kv_blocks * self.block_size
         return int(self.kv_blocks * self.max_model_len // self.pages.held(self.max_model_len))
 
+    def sequences(self, tokens: int) -> int:
+        """Decoding sequences of so many tokens whose KV fits at once, each in whole blocks or pages."""
+        each = -(-tokens // self.block_size) if self.pages is None else int(self.pages.held(tokens))
+        return self.kv_blocks // each
+
 
 class Beside(NamedTuple):
     """What else stands on every device of a replica: a draft model, slots of adapters."""

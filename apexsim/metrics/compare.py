@@ -11,12 +11,16 @@ from apexsim.metrics.summary import Summary
 Verdict = Literal["better", "worse", "same", "changed", "unknown"]
 
 
+SAME = 0.0005
+"""A smaller relative change is none: it would be printed as 0.0 %."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One metric of a base run and of another.
 
     ``relative`` is other / base − 1, None where either is undefined or the base is 0. The verdict is
-    ``changed`` for a metric without a direction, ``unknown`` where a value is undefined.
+    ``same`` below ``SAME``, ``changed`` for a metric without a direction, ``unknown`` where a value is undefined.
     """
 
     tag: str
@@ -48,7 +52,8 @@ def compare_values(
     if base is None or other is None:
         return Change(tag, title, unit, better, base, other, None, "unknown")
     relative = other / base - 1 if base else None
-    return Change(tag, title, unit, better, base, other, relative, _verdict(other - base, better))
+    difference = 0.0 if relative is not None and abs(relative) < SAME else other - base
+    return Change(tag, title, unit, better, base, other, relative, _verdict(difference, better))
 
 
 def _verdict(difference: float, better: Direction) -> Verdict:

@@ -82,7 +82,8 @@ class Comparison:
 
     @property
     def heading(self) -> str:
-        return f"A: {self.base.name}\nB: {self.other.name}"
+        alike = self.base.plan is not None and self.base.plan == self.other.plan
+        return f"A: {self.base.name}\nB: {self.other.name}" + ("\nThe plans are the same." if alike else "")
 
     @property
     def tables(self) -> tuple[Table, ...]:

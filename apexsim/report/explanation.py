@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from apexsim import scenario
@@ -17,6 +18,7 @@ from apexsim.report.markup import tables_html
 from apexsim.report.simulation import PlanLike, prepared_plan
 from apexsim.report.tables import UNDEFINED, Table, show
 from apexsim.scenario import Prepared
+from apexsim.spec.drafts import acceptance_of
 from apexsim.spec.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -50,21 +52,34 @@ class Explanation:
     @property
     def lines(self) -> tuple[str, ...]:
         """What decode and prefill take and what binds them, and what the cache holds: a line each."""
-        decode, memory = self.decode.iteration, self.prepared.compiled.memory
-        context = round(decode.context)
+        memory, context = self.prepared.compiled.memory, round(self.decode.iteration.context)
+        kept = f"{memory.kv_capacity_tokens:,} tokens"
+        if memory.pages is not None:
+            kept += f" in sequences of {memory.max_model_len:,}"
         return (
-            f"decode: {_took(self.decode, decode.decoding)}",
-            f"prefill: {_took(self.prefill, self.prefill.iteration.chunk)}",
-            f"KV cache: {memory.kv_capacity_tokens:,} tokens a replica, "
-            f"{memory.kv_capacity_tokens // context:,} sequences of {context:,}",
+            f"decode: {_took(self.decode, self.decoded_tokens, self._whose)}",
+            f"prefill: {_took(self.prefill, self.prefill.iteration.chunk, self._whose)}",
+            f"KV cache of {self._whose}: {kept}, {_plural(memory.sequences(context), 'sequence')} of {context:,}",
         )
+
+    @property
+    def decoded_tokens(self) -> float:
+        """That the decode iteration yields in the mean: one a sequence, and the drafts that are accepted."""
+        accepted = np.cumprod(acceptance_of(self.prepared.pool)).sum()
+        return float(self.decode.iteration.decoding * (1 + accepted))
+
+    @property
+    def _whose(self) -> str:
+        """What the figures are of: attention ranks have batches and a cache each."""
+        return "a replica" if self.prepared.pool.dp == 1 else "a rank"
 
     @property
     def tables(self) -> tuple[Table, ...]:
         decode, chunk = self.decode.iteration, self.prefill.iteration.chunk
         part = "" if chunk == self.prompt else f", the first chunk of {self.prompt:,}"
+        batch = _plural(decode.decoding, "sequence")
         return (
-            _iteration_table(f"Decode: {decode.decoding:,} sequences of {decode.context:,.0f} tokens", self.decode),
+            _iteration_table(f"Decode: {batch} of {decode.context:,.0f} tokens", self.decode),
             _iteration_table(f"Prefill: a prompt of {chunk:,} tokens{part}", self.prefill),
             self._memory_table(),
         )
@@ -78,7 +93,7 @@ class Explanation:
             "KV cache": memory.kv_bytes_per_token_per_device * memory.kv_capacity_tokens,
         }
         rows = tuple(
-            (name, format_bytes(size, 4), show(size / profile.memory_bytes, "share")) for name, size in parts.items()
+            (name, format_bytes(size, 4), _percent(size / profile.memory_bytes)) for name, size in parts.items()
         )
         return Table("Memory of the fullest device", ("", "bytes", f"of {format_bytes(profile.memory_bytes, 4)}"), rows)
 
@@ -86,7 +101,7 @@ class Explanation:
         """The JSON of ``apexsim explain``: SI units."""
         return {
             "plan": self.prepared.plan.model_dump(mode="json"),
-            "decode": _dict(self.decode),
+            "decode": _dict(self.decode) | {"tokens": self.decoded_tokens},
             "prefill": _dict(self.prefill) | {"prompt_tokens": self.prompt},
             "memory": asdict(self.prepared.compiled.memory),
             "notes": list(self.prepared.compiled.confidence.notes),
@@ -115,7 +130,7 @@ def explain(
 
     Args:
         batch: decoding sequences; 64, or as many as the plan has room for.
-        context: tokens of each, prompt and output so far; 2,048, or the context limit.
+        context: tokens of each, prompt and output so far; 2,048, or what one sequence may have.
         prompt: tokens of the prompt, of which one iteration computes the first chunk; 2,048, or the limit.
 
     Raises:
@@ -123,9 +138,11 @@ def explain(
     """
     prepared = prepared_plan(plan)
     memory, policy = prepared.compiled.memory, prepared.policy
-    context = _within("context", context, CONTEXT, memory.max_model_len, "max_model_len")
-    prompt = _within("prompt", prompt, PROMPT, memory.max_model_len, "max_model_len")
-    batch = _within("batch", batch, BATCH, policy.max_num_seqs, "max_num_seqs")
+    longest = min((memory.max_model_len, "the plan's max_model_len"), (memory.kv_capacity_tokens, "its KV cache"))
+    context = _within("context", context, CONTEXT, *longest)
+    prompt = _within("prompt", prompt, PROMPT, *longest)
+    room = max(1, memory.sequences(context)), f"its KV cache of {memory.kv_capacity_tokens:,} tokens"
+    batch = _within("batch", batch, BATCH, *min((policy.max_num_seqs, "the plan's max_num_seqs"), room))
     chunk = min(prompt, policy.max_num_batched_tokens) if policy.chunked else prompt
     decode = scenario.explain(prepared, Iteration(decoding=batch, context=context))
     prefill = scenario.explain(prepared, Iteration(chunk=chunk, ends=chunk == prompt))
@@ -137,15 +154,24 @@ def _within(name: str, given: int | None, default: int, most: int, limit: str) -
     if given is None:
         return min(default, most)
     if not 1 <= given <= most:
-        raise UsageError(f"{name} {given} (allowed: 1 to {most}, the plan's {limit})")
+        raise UsageError(f"{name} {given} (allowed: 1 to {most}, by {limit})")
     return given
 
 
-def _took(explained: Explained, tokens: int) -> str:
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    """One decimal for all rows: the column is read down."""
+    return f"{100 * share:.1f} %"
+
+
+def _took(explained: Explained, tokens: float, whose: str) -> str:
     duration_s = explained.duration_s
     share = explained.by_bound.get(explained.binds, 0.0) / duration_s
     return (
-        f"{format_seconds(duration_s, 4)} an iteration, {tokens / duration_s:,.0f} tokens/s; "
+        f"{format_seconds(duration_s, 4)} an iteration, {tokens / duration_s:,.0f} tokens/s of {whose}; "
         f"{WORDS[explained.binds]} takes {share:.0%}; {explained.calibrated_share:.0%} of the kernels' time rests on "
         f"measurements, {explained.extrapolated_share:.0%} lies outside their range"
     )
@@ -154,7 +180,7 @@ def _took(explained: Explained, tokens: int) -> str:
 def _iteration_table(title: str, explained: Explained) -> Table:
     total = explained.duration_s
     rows = [*_operator_rows(explained), *(
-        (name, "", show(seconds, "s"), show(seconds / total, "share"), "", "", "", "")
+        (name, "", show(seconds, "s"), _percent(seconds / total), "", "", "", "")
         for name, seconds in (("launches", explained.launches_s), ("host", explained.host_s)) if seconds
     )]  # fmt: skip
     header = ("", "runs", "time", "share", "FLOP/B", "of the roofline", "bound by", "price")
@@ -166,8 +192,8 @@ def _operator_rows(explained: Explained) -> Iterator[tuple[str, ...]]:
         intensity = UNDEFINED if op.intensity is None or not op.flops else f"{op.intensity:,.3g}"
         price = "measured" if op.calibrated else "estimated"
         yield (
-            op.name, f"{op.runs:,}", show(op.seconds, "s"), show(op.seconds / explained.duration_s, "share"),
-            intensity, show(op.reached, "share") if op.reached else UNDEFINED, op.bound,
+            op.name, f"{op.runs:,}", show(op.seconds, "s"), _percent(op.seconds / explained.duration_s),
+            intensity, _percent(op.reached) if op.reached else UNDEFINED, op.bound if op.seconds else "hidden",
             f"{price}, extrapolated" if op.extrapolated else price,
         )  # fmt: skip
 

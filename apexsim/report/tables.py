@@ -52,13 +52,18 @@ def show(value: float | None, unit: str) -> str:
     if unit == "s":
         return _seconds(value)
     if unit == "share":
-        return f"{100 * value:.4g} %"
+        return _percent(100 * value)
     if unit == "count":
         return f"{value:,.0f}"
     if unit in ("J", "W"):
         scale = next((scale for scale in _SCALES if abs(value) >= scale), 1.0)
         return f"{_four_digits(value / scale)} {_SCALES.get(scale, '')}{unit}"
     return f"{_four_digits(value)} {unit}"
+
+
+def _percent(value: float) -> str:
+    """Four digits, of them three behind the point."""
+    return "<0.001 %" if 0 < value < 0.0005 else f"{float(f'{value:.3f}'):.4g} %"
 
 
 def _seconds(value: float) -> str:

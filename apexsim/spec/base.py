@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from apexsim.errors import ApexsimError, InputError
 
+_CHOICE = re.compile(r"str|int|float|bool|[A-Z]\w*|.+\[.+\]")
 _EXPECTED = {
     "tuple_type": "must be a list",
     "list_type": "must be a list",
@@ -79,12 +81,33 @@ def read_text(path: Path | str) -> str:
 
 def one_line(problem: ValidationError, cls: type[BaseModel], data: Any) -> str:
     """The most telling of pydantic's errors as ``key = value: what is allowed``."""
-    all_errors = problem.errors(include_url=False)
+    all_errors = _without_choices(problem.errors(include_url=False))
     inner = [e for e in all_errors if not any(_encloses(e["loc"], other["loc"]) for other in all_errors)]
     errors = sorted(inner, key=lambda e: e["type"] != "extra_forbidden")
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return _describe(first, cls, data) + more
+
+
+def _without_choices(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Errors of a value that may have one of several types, without pydantic's names of these types.
+
+    Each type that the value is not has an error; the ones told are those furthest inside the value, else the first.
+    """
+    places = [tuple(step for step in e["loc"] if not _is_choice(step)) for e in errors]
+    chosen = []
+    for i, (error, place) in enumerate(zip(errors, places, strict=True)):
+        if len(place) < len(error["loc"]):
+            if any(_encloses(place, other) for other in places) or place in places[:i]:
+                continue
+            error = {**error, "loc": place}
+        chosen.append(error)
+    return chosen
+
+
+def _is_choice(step: int | str) -> bool:
+    """``str``, ``Zipf``, ``tuple[int, ...]``: a type, which no key of a file is called."""
+    return isinstance(step, str) and bool(_CHOICE.fullmatch(step))
 
 
 def _encloses(outer: tuple[int | str, ...], inner: tuple[int | str, ...]) -> bool:

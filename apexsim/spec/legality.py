@@ -10,7 +10,7 @@ from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.context_rules import wrong_context
 from apexsim.spec.drafts import check_drafts
-from apexsim.spec.experts import DIRECT, OFFERED
+from apexsim.spec.experts import DIRECT, OFFERED, Experts
 from apexsim.spec.formats import block_of, weights_part
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.lora_rules import wrong_lora
@@ -134,6 +134,8 @@ def _wrong_degrees(model: ModelSpec, pool: Pool, engine: str) -> str | None:
             reason = _wrong_experts(group.mlp, pool, blocks, uneven=rule.uneven)
             if reason:
                 return f"{reason} of {model.name}"
+    if pool.experts != Experts() and not model.is_moe:
+        return f"experts: {model.name} has no experts (leave the key out)"
     if pool.ep > 1 and not model.is_moe:
         return f"ep={pool.ep}: {model.name} has no experts"
     if pool.dp > 1 and not model.is_moe:
