@@ -178,3 +178,12 @@ def test_accepted_drafts_count_as_tokens_and_ranks_are_named():
     assert "tokens/s of a replica" in report.lines[0]
     ranks = {"model": "DeepSeek-V2-Lite", "cluster": "2xh100-sxm", "pools": [{"dp": 2, "ep": 2}]}
     assert all("of a rank" in line for line in ax.explain(ranks, batch=1).lines)
+
+
+@pytest.mark.parametrize(("kv_cache", "bound"), [("bf16", "memory"), ("int4", "vector")])
+def test_a_cache_of_few_bits_is_bound_by_the_units_that_expand_it(kv_cache, bound):
+    plan = {"model": "Llama-2-7B", "cluster": "1xa100-sxm-80gb", "engine": "tensorrt-llm",
+            "pools": [{"kv_cache": kv_cache}]}  # fmt: skip
+    report = ax.explain(plan, batch=16)
+    assert next(op for op in report.decode.operators if op.name == "attention").bound == bound
+    assert ("vector units" in report.lines[0]) == (report.decode.binds == "vector")

@@ -5,7 +5,8 @@ rows, the launches that nothing hides and the host's time give the iteration's d
 
 Roofline position (Williams, Waterman & Patterson, CACM 2009): an operator that must do F FLOP and move B bytes needs at
 least max(F / peak, B / bandwidth). ``reached`` is that time over the priced one. A short run that reaches less than
-half is held up by neither, but by latency: its launch, its synchronisation, its last wave.
+half is held up by neither, but by latency: its launch, its synchronisation, its last wave. Decode attention that takes
+as long as the vector units need to expand a cache of few bits (``low_bit_kv.py``) is bound by them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.cost import low_bit_kv
 from apexsim.cost.beside import ALL_OF_IT, Exposed
 from apexsim.cost.context import Ring
 from apexsim.cost.ledger import ATTENTION, CALIBRATED, COMMUNICATION, EXTRAPOLATED, MOVED_BYTES, PARTS, seconds
@@ -28,8 +30,10 @@ from apexsim.cost.shapes import causal_pairs
 from apexsim.cost.tables import StepTables, token_knots
 from apexsim.spec.dtypes import ComputeDtype
 
-Bound = Literal["compute", "memory", "links", "latency"]
+Bound = Literal["compute", "memory", "vector", "links", "latency"]
 
+EXPANDS = 0.9
+"""Attention of which expanding its cache takes more than this share is bound by the vector units."""
 HALF, SHORT_S = 0.5, 20e-6
 """An operator that reaches less than this share of the roofline in runs shorter than this is bound by latency."""
 
@@ -256,6 +260,7 @@ def _attention(parts: Parts, op: AttentionOp, iteration: Iteration, launch: Oper
     spent, flops, moved = launch.seconds, 0.0, 0.0
     ring, ranks = parts.ring, parts.ring.ranks if parts.ring else 1
     calibrated, extrapolated = True, iteration.past > 0  # nothing measured has cached tokens
+    expand_s = 0.0
     if iteration.decoding:
         reach = min(iteration.context, op.window) if op.window else iteration.context
         knots = tuple(knot / ranks for knot in parts.context_knots)
@@ -264,6 +269,7 @@ def _attention(parts: Parts, op: AttentionOp, iteration: Iteration, launch: Oper
         if ring is not None:
             spent += float(ring.merge_s(op, parts.decode_sizes.limit)[iteration.decoding])
         flops += op.count * parts.each * iteration.decoding * reach * op.decode_pair_flops
+        expand_s = float(low_bit_kv.expand_s(parts.prices.profile, op.kv_dtype, np.array(flops / ranks)))
         moved += op.count * iteration.decoding * reach * op.kv_token_bytes
         calibrated &= price.calibrated
         extrapolated |= bool(np.interp(reach, parts.context_knots, price.extrapolated[iteration.decoding]) > 0)
@@ -282,9 +288,10 @@ def _attention(parts: Parts, op: AttentionOp, iteration: Iteration, launch: Oper
         calibrated &= price.calibrated
         extrapolated |= _at(price.extrapolated.astype(np.float64), parts.mixed_sizes, iteration.chunk) > 0
     compute = sixteen_bit(parts.prices.profile)
-    return _placed(
+    share = _placed(
         parts.prices, op, PARTS[ATTENTION], spent, flops / ranks, moved / ranks, compute, calibrated, extrapolated
     )
+    return replace(share, bound="vector") if expand_s > EXPANDS * spent else share
 
 
 def _recurrence(parts: Parts, op: Recurrence, iteration: Iteration, launch: OperatorShare) -> OperatorShare:

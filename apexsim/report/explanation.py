@@ -29,8 +29,9 @@ BATCH, CONTEXT, PROMPT = 64, 2048, 2048
 """Decoding sequences, tokens of each, and tokens of the prompt, where nobody asks for others and the plan has room."""
 
 WORDS = {
-    "memory": "memory bandwidth", "compute": "compute", "links": "links between devices", "latency": "kernel latency",
-    "launches": "kernel launches", "host": "the engine's host time", "nothing": "nothing",
+    "memory": "memory bandwidth", "compute": "compute", "links": "traffic between devices", "latency": "kernel latency",
+    "vector": "expanding the KV cache in the vector units",
+    "launches": "launching kernels", "host": "the engine's host time", "nothing": "nothing",
 }  # fmt: skip
 """What an iteration's time is spent on -> how a sentence calls it."""
 
