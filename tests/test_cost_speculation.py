@@ -69,6 +69,19 @@ def test_attention_of_drafts_reads_the_cache_once() -> None:
     assert full.decode_pair_flops == 4 * off.accounting.attention[0].decode_pair_flops
 
 
+def test_attention_work_of_a_step_by_hand() -> None:
+    """Three drafts: the model's 4 queries read its cache once; the draft reads its own in 3 passes, of 4, 1 and 1.
+
+    Llama-3.1-70B on each of 4 ranks: 80 layers of 16 heads and 2 KV heads of 128. Llama-3.2-1B on one of the four: 16
+    layers of 32 heads and 8 KV heads of 64.
+    """
+    on = compiled(tp=4, speculative={**SMALL, "draft_tensor_parallel_size": 1})
+    full, _ = on.accounting.executed or on.accounting.attention
+    assert full.decode_pair_flops == 4 * (80 * 2 * 16 * 256) + (4 + 1 + 1) * (16 * 2 * 32 * 128) / 4
+    assert full.token_bytes == 80 * 2 * 256 * 2 + 3 * (16 * 8 * 128 * 2) / 4
+    assert on.accounting.attention[0].decode_pair_flops == 80 * 2 * 16 * 256  # what is useful
+
+
 def test_a_draft_model_is_priced_and_held_as_a_model_of_its_own() -> None:
     off, on = compiled(tp=4), compiled(tp=4, speculative=SMALL)
     draft, ngram = compiled("Llama-3.2-1B", tp=4), compiled(tp=4, speculative=NGRAM)
