@@ -153,3 +153,15 @@ def test_a_state_is_decayed_written_and_read_and_looked_up_where_it_is_a_delta()
     recurrence = Recurrence("recurrence", "mamba2", 4, 4, 8, 16, 4, 64, "float32", 1)
     assert recurrence.decode_flops == 5 * 4 * 8 * 16
     assert replace(recurrence, kind="gated-delta").decode_flops == 7 * 4 * 8 * 16
+
+
+def test_waiting_for_adapters_and_copies_is_communication() -> None:
+    pool = compiled(tp=4)
+    none = counters(pool, decode={8: 100})
+    some = replace(none, busy_s=none.busy_s + 3.0, copy_s=1.0, adapter_wait_s=2.0)
+    before, after = (pool.accounting.account(each, 1, 20.0) for each in (none, some))
+    more = {part: after.breakdown_s[part] - before.breakdown_s[part] for part in after.breakdown_s}
+    assert more.pop("communication") == pytest.approx(3.0)
+    assert more.pop("idle") == pytest.approx(-3.0)
+    assert more == pytest.approx(dict.fromkeys(more, 0.0), abs=1e-9)
+    assert after.energy_j == pytest.approx(before.energy_j)  # the device waits at its idle power
