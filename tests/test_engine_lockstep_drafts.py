@@ -19,12 +19,13 @@ from tests.test_engine_invariants import run
 from tests.test_engine_lockstep import at, together
 from tests.test_engine_speculation import inner
 from tests.test_engine_tiny import SEQS, serve
+from tests.tier_worlds import tiered_ranks
 from tests.worlds import World, drawn
 
 drafting = lockstep_worlds(routers=BUILT_IN, drafting=True)
 NUMBERED = (
     "test_ranks_of_a_group_begin_and_end_every_iteration_together", "test_ranks_conserve_requests_and_blocks",
-)  # fmt: skip
+)
 
 
 @given(drafting)
@@ -44,6 +45,19 @@ def test_every_gap_and_every_iteration_of_ranks_that_draft_agrees(world: World) 
 def test_ranks_that_draft_and_hold_prompts_agree_with_the_oracle(world: World) -> None:
     check_requests(world)
     check_iterations(world)
+
+
+@given(tiered_ranks(routers=BUILT_IN, drafting=True))
+@drawn
+def test_ranks_that_draft_and_load_from_tiers_agree_with_the_oracle(world: World) -> None:
+    check_requests(world)
+    check_iterations(world)
+
+
+@given(lockstep_worlds(routers=BUILT_IN, drafting=True, ordered=True))
+@drawn
+def test_ranks_that_draft_agree_with_the_oracle_in_every_order(world: World) -> None:
+    check_requests(world)
 
 
 @given(drafting)

@@ -38,10 +38,13 @@ def tiered_worlds(
 
 
 @st.composite
-def tiered_ranks(draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True) -> World:
-    """Ranks in lockstep, each with tiers of its own or one for all, and a swap space or none."""
-    world: World = draw(lockstep_worlds(routers=routers, closed=closed, sharing=True))
-    limits = replace(world.limits, tiers=draw(tiers()), weigh_loads=draw(st.booleans()), swap=draw(st.none() | swaps()))
+def tiered_ranks(
+    draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, drafting: bool = False
+) -> World:
+    """Ranks in lockstep, each with tiers of its own or one for all, and a swap space or none; none beside drafts."""
+    world: World = draw(lockstep_worlds(routers=routers, closed=closed, sharing=True, drafting=drafting))
+    swap = None if drafting else draw(st.none() | swaps())
+    limits = replace(world.limits, tiers=draw(tiers()), weigh_loads=draw(st.booleans()), swap=swap)
     policy = replace(world.policy, reserve=world.policy.reserve and limits.swap is None)
     return replace(world, limits=limits, policy=policy)
 
