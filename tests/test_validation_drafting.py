@@ -66,6 +66,7 @@ def test_rows_that_rest_on_a_guess_stand_apart(tmp_path):
     apart = f"of {table.name}: speculative = none, a guess"
     assert [outcome.run for outcome in result.groups[apart]] == ["guess"]
     assert [row[0] for row in set_table(result).rows if row[1] == "tpot_mean_s"] == [table.name, apart]
+    assert result.orders == ()
     # a fit learns from the other one alone
     cases = [replace(case, set="closed-loop-grid") for case in read_set(table) if isinstance(case, Case)]
     assert [case.run for case in runs_of(groups()["tensorrt-llm-1"], cases)] == ["told"]

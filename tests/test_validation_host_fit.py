@@ -30,6 +30,7 @@ class Run:
     batch: int
     engine: str = "vllm"
     version: str = "0.6.0"
+    guessed: tuple[str, ...] = ()
 
     @property
     def plan(self) -> SimpleNamespace:
@@ -76,11 +77,11 @@ def test_a_set_left_out_takes_no_part(monkeypatch):
 
 
 def test_runs_are_those_of_the_groups_sets_and_versions():
-    mine, other_set, newer, other_engine = (
+    mine, other_set, newer, other_engine, guess = (
         Run("apex-h100-llama70b", 1), Run("closed-loop-grid", 1), Run("apex-h100-llama70b", 1, version="0.15.1"),
-        Run("apex-h100-llama70b", 1, engine="sglang"),
+        Run("apex-h100-llama70b", 1, engine="sglang"), Run("apex-h100-llama70b", 1, guessed=("speculative = none",)),
     )  # fmt: skip
-    assert runs_of(groups()[GROUP], [mine, other_set, newer, other_engine]) == [mine]
+    assert runs_of(groups()[GROUP], [mine, other_set, newer, other_engine, guess]) == [mine]
 
 
 def test_a_set_is_thinned_evenly_from_end_to_end():

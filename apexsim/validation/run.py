@@ -30,7 +30,7 @@ class Validation:
 
     Attributes:
         outcomes: in the order of sets and rows.
-        orders: whether plans are put in their measured order, load by load.
+        orders: whether plans are put in their measured order, load by load; none that is a guess.
         no_sets: folders beside the sets that hold no table of runs.
     """
 
@@ -97,7 +97,8 @@ def validate_folder(
     outcomes = simulate_all(rows, workers, on_progress)
     if all(outcome.mistake for outcome in outcomes):
         raise InputError(str(outcomes[0].skipped))
-    kept = [(case, outcome) for case, outcome in zip(rows, outcomes, strict=True) if isinstance(case, Case)]
+    pairs = zip(rows, outcomes, strict=True)
+    kept = [(case, outcome) for case, outcome in pairs if isinstance(case, Case) and not case.guessed]
     orders = plan_orders([case for case, _ in kept], [outcome for _, outcome in kept])
     return Validation(outcomes, orders, found.no_sets)
 
