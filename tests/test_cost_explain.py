@@ -120,6 +120,7 @@ def test_stages_of_a_pipeline_the_slowest_is_shown():
     found = scenario.explain(plan, Iteration(256, 128.0))
     assert found.stage == 1  # it has the LM head and the sampler
     assert "lm_head" in {op.name for op in found.operators}
+    assert "an iteration of the slowest of 2 stages, " in ax.explain(data).lines[0]
 
 
 def test_the_report_says_what_binds_and_what_is_measured():
@@ -166,7 +167,7 @@ def test_sequences_that_fit_are_counted_in_the_pages_of_the_engine(model, fit):
 def test_a_batch_is_no_larger_than_the_cache():
     plan = {"model": "Llama-3.1-8B", "cluster": "1xh100-sxm", "pools": [{}]}
     assert ax.explain(plan, context=100_000).decode.iteration.decoding == 4
-    with pytest.raises(UsageError, match=r"batch 5 \(allowed: 1 to 4, by its KV cache of 443,216 tokens\)"):
+    with pytest.raises(UsageError, match=r"batch 5 \(allowed: 1 to 4, by its KV cache, at context 100000\)"):
         ax.explain(plan, batch=5, context=100_000)
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apexsim.engine.places import order_notes
 from apexsim.engine.schedulers import resolve
 from apexsim.errors import InputError, UsageError
 from apexsim.spec.base import parse
 from apexsim.spec.plan import Pool, Scheduler
 from apexsim.workload.read import read_trace
+from apexsim.workload.trace import Trace
 from apexsim.workload.transform import repeat
 from apexsim.workload.write import write_trace
 
@@ -65,3 +67,10 @@ def test_a_wrong_cell_is_an_error_of_one_line(tmp_path: Path, row: str, said: st
     (tmp_path / "t.csv").write_text(HEADER + row)
     with pytest.raises(InputError, match=said):
         read_trace(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize(("deadline", "notes"), [(None, 1), ("2s", 0)])
+def test_shedding_the_late_without_any_deadline_is_noted(deadline: str | None, notes: int) -> None:
+    policy = resolve(Scheduler.model_validate({"shed_late": True, "deadline": deadline}))
+    found = order_notes(policy, Trace("t", np.zeros(1), np.ones(1), np.ones(1)))
+    assert [note.startswith("shed_late is set, but") for note in found] == [True] * notes

@@ -53,4 +53,7 @@ def order_notes(policy: Policy, trace: Trace) -> list[str]:
     }  # fmt: skip
     lacks, column, so = missing.get(policy.order, (False, "", ""))
     served = f"policy is {policy.order}, but the trace has no column {column}"
-    return [f"{served}: {so}, so requests are served first come first served"] if lacks else []
+    found = [f"{served}: {so}, so requests are served first come first served"] if lacks else []
+    if policy.shed_late and trace.deadline_s is None and policy.deadline_s == np.inf:
+        found.append("shed_late is set, but neither the trace (deadline_s) nor the plan has deadlines: nobody is late")
+    return found

@@ -258,7 +258,7 @@ class Limits(NamedTuple):
     max_wait_s: float  # who has waited longer is rejected when its turn comes; inf = never
     longest_chunk: int  # tokens of a prompt in one iteration at most
     in_place: bool  # requests come with the KV of their prompt
-    shed_late: bool  # so is who can no longer have its first token by its deadline
+    shed_late: bool  # so is who is past its deadline when its turn comes
     balance: bool  # ranks compute prompts together (``balance.py``)
     timeout_iters: int
     batching_wait_iters: int

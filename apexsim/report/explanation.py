@@ -58,8 +58,8 @@ class Explanation:
         if memory.pages is not None:
             kept += f" in sequences of {memory.max_model_len:,}"
         return (
-            f"decode: {_took(self.decode, self.decoded_tokens, self._whose)}",
-            f"prefill: {_took(self.prefill, self.prefill.iteration.chunk, self._whose)}",
+            f"decode: {_took(self.decode, self.decoded_tokens, self._whose, self._stages)}",
+            f"prefill: {_took(self.prefill, self.prefill.iteration.chunk, self._whose, self._stages)}",
             f"KV cache of {self._whose}: {kept}, {_plural(memory.sequences(context), 'sequence')} of {context:,}",
         )
 
@@ -68,6 +68,11 @@ class Explanation:
         """That the decode iteration yields in the mean: one a sequence, and the drafts that are accepted."""
         accepted = np.cumprod(acceptance_of(self.prepared.pool)).sum()
         return float(self.decode.iteration.decoding * (1 + accepted))
+
+    @property
+    def _stages(self) -> str:
+        """A batch passes all stages of a pipeline; the figures are those of one, beside which the others run."""
+        return f" of the slowest of {self.prepared.pool.pp} stages" if self.prepared.pool.pp > 1 else ""
 
     @property
     def _whose(self) -> str:
@@ -142,7 +147,7 @@ def explain(
     longest = min((memory.max_model_len, "the plan's max_model_len"), (memory.kv_capacity_tokens, "its KV cache"))
     context = _within("context", context, CONTEXT, *longest)
     prompt = _within("prompt", prompt, PROMPT, *longest)
-    room = max(1, memory.sequences(context)), f"its KV cache of {memory.kv_capacity_tokens:,} tokens"
+    room = max(1, memory.sequences(context)), f"its KV cache, at context {context}"
     batch = _within("batch", batch, BATCH, *min((policy.max_num_seqs, "the plan's max_num_seqs"), room))
     chunk = min(prompt, policy.max_num_batched_tokens) if policy.chunked else prompt
     decode = scenario.explain(prepared, Iteration(decoding=batch, context=context))
@@ -168,11 +173,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _took(explained: Explained, tokens: float, whose: str) -> str:
+def _took(explained: Explained, tokens: float, whose: str, stages: str) -> str:
     duration_s = explained.duration_s
     share = explained.by_bound.get(explained.binds, 0.0) / duration_s
     return (
-        f"{format_seconds(duration_s, 4)} an iteration, {tokens / duration_s:,.0f} tokens/s of {whose}; "
+        f"{format_seconds(duration_s, 4)} an iteration{stages}, {tokens / duration_s:,.0f} tokens/s of {whose}; "
         f"{WORDS[explained.binds]} takes {share:.0%}; {explained.calibrated_share:.0%} of the kernels' time rests on "
         f"measurements, {explained.extrapolated_share:.0%} lies outside their range"
     )

@@ -44,7 +44,7 @@ class Scheduler(Strict):
     deadline: Seconds | None = Field(
         None, gt=0, description="time to the first token that is wanted where the trace has no deadline_s"
     )
-    shed_late: bool = Field(False, description="reject who can no longer have its first token by its deadline")
+    shed_late: bool = Field(False, description="reject who is past its deadline when its turn comes")
     max_waiting: int | None = Field(
         None, ge=1, description="requests that may wait at a replica before arrivals are rejected"
     )
