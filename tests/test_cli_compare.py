@@ -49,7 +49,7 @@ def test_results_compare_as_their_plans_do(files):
     results = ax.compare(files["plan.json"], files["other.json"])
     assert [row.tag for row in plans.rows] == [row.tag for row in results.rows]
     assert [row.other for row in plans.rows] == [row.other for row in results.rows]
-    assert results.plan_rows == ()  # a summary does not say its plan
+    assert results.plan_rows == plans.plan_rows  # the JSON says its plan
 
 
 def test_a_side_held_against_itself_changes_nothing(files):

@@ -64,7 +64,9 @@ def read_side(path: Path | str) -> Side:
         return _search(name, data)
     if kind == VALIDATION:
         return Side(name, kind, errors=_mapping(name, data, "summary"))
-    return Side(name, kind, summary=None if kind == PLAN else summary_of(name, data))
+    if kind == PLAN:
+        return Side(name, kind)
+    return Side(name, kind, summary_of(name, data), _mapping(name, data, "plan") if "plan" in data else None)
 
 
 def _search(name: str, data: Mapping[str, Any]) -> Side:

@@ -120,8 +120,8 @@ class SimulationReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary JSON."""
-        return self.summary.to_dict()
+        """The summary JSON, and the plan that it is of."""
+        return self.summary.to_dict() | {"plan": self.plan.model_dump(mode="json")}
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a request, in the order of the trace: instants and latencies in s, NaN where undefined."""
