@@ -11,14 +11,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from apexsim import __version__, registry
 from apexsim.cost.explain import Explained, Iteration
 from apexsim.cost.explain import explain as explain_iteration
 from apexsim.cost.host import HostModel, host_model
+from apexsim.cost.kvlinks import crowded, kv_links, kv_sizes
 from apexsim.cost.memory import DoesNotFit
 from apexsim.cost.power_law import Serving
 from apexsim.cost.step import CompiledPool, compile_pool
 from apexsim.engine.adapters_asked import adapter_notes
+from apexsim.engine.disaggregated import Handover, Links, PoolSetup, simulate_pools
 from apexsim.engine.places import order_notes
 from apexsim.engine.prefixes import declares_prefixes, shares_prefixes
 from apexsim.engine.result import SimulationResult
@@ -28,6 +32,7 @@ from apexsim.errors import InputError, UsageError, unknown_name
 from apexsim.metrics.attainment import attainment
 from apexsim.metrics.energy import Surroundings
 from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
+from apexsim.metrics.pools import PoolShape, joined
 from apexsim.metrics.summary import Deployment, Prices, Summary, summarise
 from apexsim.spec import catalog
 from apexsim.spec.drafts import acceptance_of, drafts_of
@@ -36,10 +41,10 @@ from apexsim.spec.legality import check_clock, check_cluster, check_exchange, ch
 from apexsim.spec.lora_rules import check_lora_link
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan, Pool
+from apexsim.spec.pool_rules import check_pools
 from apexsim.spec.slo import SLO
 from apexsim.spec.tier_rules import check_tiers
 from apexsim.workload.trace import Trace
-from apexsim.workload.transform import at_rate, head, scale_rate
 
 NO_PREFIXES = (
     "prefix caching is on, but the trace says nothing of shared prefixes (block_hashes or shared_prefix_tokens): "
@@ -61,56 +66,50 @@ class Prepared:
     profile: HardwareProfile
     policy: Policy
     compiled: CompiledPool
+    parts: tuple[Prepared, ...] = ()  # of several pools, each as a plan of its own; the fields above are the first's
 
     @property
     def pool(self) -> Pool:
         return self.plan.pools[0]
 
     @property
+    def limits(self) -> ReplicaLimits:
+        """What a replica of the first pool holds."""
+        compiled, memory = self.compiled, self.compiled.memory
+        return ReplicaLimits(
+            memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s, memory.pages,
+            compiled.tiers, compiled.swap, self.pool.kv_load == "cheapest", compiled.adapters,
+        )  # fmt: skip
+
+    @property
     def deployment(self) -> Deployment:
         memory, cluster = self.compiled.memory, self.plan.cluster
-        nodes = -(-self.plan.devices // cluster.devices_per_node)
+        parts = self.parts or (self,)
+        overhead_w = sum(
+            part.plan.cluster.node_overhead_w * -(-part.pool.devices // part.plan.cluster.devices_per_node)
+            for part in parts
+        )
         return Deployment(
             self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens * self.pool.dp,
-            Surroundings(cluster.node_overhead_w * nodes, cluster.pue), len(self.policy.acceptance),
+            Surroundings(overhead_w, cluster.pue), len(parts[-1].policy.acceptance),
             self.compiled.tiers, self.compiled.swap, self.compiled.adapters is not None,
+            tuple(part.shape for part in self.parts),
         )
 
+    @property
+    def price_usd_per_hour(self) -> float | None:
+        """Of a device, by its profile: the mean over the plan's devices; None where one of the prices is not known."""
+        if not self.parts:
+            return self.profile.price_usd_per_hour
+        prices = [(part.pool.devices, part.profile.price_usd_per_hour) for part in self.parts]
+        known = [devices * price for devices, price in prices if price is not None]
+        return sum(known) / sum(devices for devices, _ in prices) if len(known) == len(prices) else None
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How a trace is offered; at most one of rate, scale and concurrency.
-
-    Attributes:
-        rate_rps: requests/s; the trace's own arrivals are stretched to it.
-        rate_scale: factor on the trace's own rate.
-        concurrency: closed loop: this many requests are always in flight, arrival times are ignored.
-        requests: only this many of the first requests.
-    """
-
-    rate_rps: float | None = None
-    rate_scale: float | None = None
-    concurrency: int | None = None
-    requests: int | None = None
-
-    def __post_init__(self) -> None:
-        given = [
-            flag
-            for flag, value in (
-                ("rate", self.rate_rps), ("rate-scale", self.rate_scale), ("concurrency", self.concurrency)
-            )
-            if value is not None
-        ]
-        if len(given) > 1:
-            raise UsageError(f"{' and '.join(given)} exclude each other (allowed: one of them)")
-
-    def of(self, trace: Trace) -> Trace:
-        """The requests of ``trace`` as they are offered."""
-        if self.requests is not None:
-            trace = head(trace, self.requests)
-        if self.rate_rps is not None:
-            return at_rate(trace, self.rate_rps)
-        return trace if self.rate_scale is None else scale_rate(trace, self.rate_scale)
+    @property
+    def shape(self) -> PoolShape:
+        """The first pool as a summary of several knows it."""
+        accounting = self.compiled.accounting
+        return PoolShape(self.pool.role, self.pool.devices, accounting.peak_flops, accounting.memory_bandwidth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +141,15 @@ def prepare(
         InputError: a plan that is not legal, or that this release does not simulate.
     """
     model = model or catalog.model(plan.model)
+    if len(plan.pools) > 1:
+        return prepare_pools(plan, source, model, host, serving)
+    plan = on_its_group(plan)
     profile = profile or catalog.device(plan.pools[0].device or plan.cluster.device)
     host = _host(plan, profile, host)
     policy = replace(_policy(plan, source), ahead=host.asynchronous, role=plan.pools[0].role)
-    if plan.router not in registry.names("routers"):
-        raise UsageError(f"{source}: router: {unknown_name('router', plan.router, registry.names('routers'))}")
+    router = plan.router_of(plan.pools[0].role)
+    if router not in registry.names("routers"):
+        raise UsageError(f"{source}: router: {unknown_name('router', router, registry.names('routers'))}")
     missing = plan.devices - plan.cluster.devices
     if missing > 0:
         short = f"the cluster {plan.cluster} has {plan.cluster.devices}: short by {missing}"
@@ -173,6 +176,41 @@ def prepare(
     if compiled.memory.pages is not None and pool.lora is not None and pool.lora.unified:
         raise InputError(f"{source}: pools[0].lora.unified: {MIXED_ADAPTERS}")
     return Prepared(plan, model, profile, policy, compiled)
+
+
+def on_its_group(plan: Plan) -> Plan:
+    """The plan of one pool on the group of devices that it asks for, where the cluster has several."""
+    if not plan.cluster.other_groups:
+        return plan
+    return plan.model_copy(update={"cluster": plan.cluster.only(plan.pools[0].device)})
+
+
+def prepare_pools(
+    plan: Plan, source: str, model: ModelSpec, host: HostModel | None, serving: Serving | None
+) -> Prepared | DoesNotFit:
+    """``prepare`` for a plan of several pools: each is a plan of its own on its group of the cluster."""
+    reason = check_pools(model, plan) or crowded(plan.cluster, plan.pools)
+    if reason is not None:
+        raise InputError(f"{source}: {reason}")
+    parts = []
+    for index, pool in enumerate(plan.pools):
+        alone = plan.model_copy(update={"pools": (pool,), "cluster": plan.cluster.only(pool.device)})
+        try:
+            part = prepare(alone, source=source, model=model, host=host, serving=serving)
+        except InputError as problem:
+            raise InputError(_of_pool(str(problem), source, index)) from None
+        if isinstance(part, DoesNotFit):
+            return replace(part, reason=f"pools[{index}]: {part.reason}")
+        parts.append(part)
+    first = parts[0]
+    return Prepared(plan, model, first.profile, first.policy, first.compiled, tuple(parts))
+
+
+def _of_pool(message: str, source: str, index: int) -> str:
+    """What is wrong with the only pool of a plan, said of pool ``index`` of several."""
+    if "pools[0]" in message:
+        return message.replace("pools[0]", f"pools[{index}]")
+    return f"{source}: pools[{index}]: {message.removeprefix(f'{source}: ')}"
 
 
 def _host(plan: Plan, profile: HardwareProfile, given: HostModel | None) -> HostModel:
@@ -211,15 +249,40 @@ def replay(
     marks: tuple[float, ...] = (),
 ) -> SimulationResult:
     """Let the engine serve ``trace`` until its last request has ended; see ``engine.simulate.simulate_pool``."""
-    compiled, memory = prepared.compiled, prepared.compiled.memory
-    limits = ReplicaLimits(
-        memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s, memory.pages,
-        compiled.tiers, compiled.swap, prepared.pool.kv_load == "cheapest", compiled.adapters,
-    )  # fmt: skip
+    plan = prepared.plan
+    if prepared.parts:
+        if marks:
+            raise UsageError("marks: a plan of several pools does not reach them")
+        return replay_pools(prepared, trace, seed, concurrency, timeline)
     return simulate_pool(
-        trace, compiled.tables, limits, prepared.policy, replicas=prepared.pool.replicas,
-        router=prepared.plan.router, seed=seed, concurrency=concurrency, timeline=timeline, marks=marks,
+        trace, prepared.compiled.tables, prepared.limits, prepared.policy, replicas=prepared.pool.replicas,
+        router=plan.router_of(prepared.pool.role), seed=seed, concurrency=concurrency, timeline=timeline, marks=marks,
     )
+
+
+def replay_pools(
+    prepared: Prepared, trace: Trace, seed: int, concurrency: int | None, timeline: bool
+) -> SimulationResult:
+    """``replay`` of a plan of several pools."""
+    plan, parts = prepared.plan, prepared.parts
+    links = kv_links(plan.cluster, plan.pools, [part.profile for part in parts], plan.transfer.latency)
+    sinks = [part for part in parts if part.pool.role == "decode"]
+    size = (
+        kv_sizes(prepared.model, sinks[0].pool, sinks[0].compiled.memory, trace.input_tokens)
+        if sinks else np.zeros(len(trace))
+    )  # fmt: skip
+    layers = prepared.model.layers
+    handover = Handover(
+        size, push=plan.transfer.mode == "push", early=(layers - 1) / layers if plan.transfer.layerwise else 0.0,
+        shown=plan.transfer.first_token == "prefill",
+    )
+    pools = [PoolSetup(p.compiled.tables, p.limits, p.policy, p.pool.replicas) for p in parts]
+    roles = {pool.role for pool in plan.pools}
+    return simulate_pools(
+        trace, pools, Links(links.capacity, links.paths, links.latency_s, links.ways), handover,
+        routers={role: plan.router_of(role) for role in sorted(roles)}, seed=seed, concurrency=concurrency,
+        timeline=timeline,
+    )  # fmt: skip
 
 
 def run(
@@ -243,13 +306,18 @@ def run(
     began = time.perf_counter()
     result = replay(prepared, trace, seed=seed, concurrency=concurrency)
     wall_s = time.perf_counter() - began
-    accounting = prepared.compiled.accounting
-    account = accounting.account(result.pools[0], prepared.pool.replicas, result.duration_s)
+    parts = prepared.parts or (prepared,)
+    accounts = tuple(
+        part.compiled.accounting.account(counters, part.pool.replicas, result.duration_s)
+        for part, counters in zip(parts, result.pools, strict=True)
+    )
+    deployment = prepared.deployment
+    account = joined(accounts, deployment.shapes) if prepared.parts else accounts[0]
     summary = summarise(
-        result, account, prepared.deployment, slo=slo,
-        prices=prices or Prices(prepared.profile.price_usd_per_hour), warmup=warmup, with_itl=with_itl,
+        result, account, deployment, slo=slo,
+        prices=prices or Prices(prepared.price_usd_per_hour), warmup=warmup, with_itl=with_itl,
         notes=notes(prepared, trace), wall_s=wall_s, version=__version__,
-        senders=trace,
+        accounts=accounts if prepared.parts else (), senders=trace,
     )
     return Run(result, summary)
 

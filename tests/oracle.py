@@ -7,7 +7,6 @@ to date, no heaps, no Numba. Each iteration asks every sequence for its length a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -22,6 +21,7 @@ from apexsim.workload.trace import Trace
 from tests.oracle_adapters import Shelf, ask_for
 from tests.oracle_law import line, one_instant
 from tests.oracle_memory import Replica, Request, Slot, blocks_of, prefix_of
+from tests.oracle_one_pool import OnePool, Run
 from tests.oracle_order import Line, demand
 from tests.oracle_pages import most, pages
 from tests.oracle_speculation import tokens_of_a_step
@@ -30,17 +30,7 @@ from tests.oracle_tiers import new_below, prefill_alone
 
 TIED = 1e-9
 
-@dataclass
-class Run:
-    requests: list[Request]
-    iterations: list[tuple[float, float, int, int, int]]  # begin, end, replica, decoding sequences, prefill tokens
-    tied: bool  # an arrival fell on the end of an iteration
-    sizes: list[int]  # requests of every iteration
-    replicas: list[Replica]
-    copy_s: float
-
-
-class Oracle:
+class Oracle(OnePool):
     def __init__(
         self, tables: StepTables, limits: ReplicaLimits, policy: Policy, replicas: int, *, caching: bool, seed: int = 0
     ) -> None:
@@ -181,13 +171,20 @@ class Oracle:
                     slot.chunks.append((request, chunk))
                     budget -= chunk
         ahead = policy.ahead and len(replica.slots) == 1 and bool(slot.running)
-        replica.line.see(slot.seen + one_instant(slot.seen) if ahead else np.inf)
-        while not self.preempted and not replica.full and replica.line.waiting and budget > 0:
+        seen = slot.seen + one_instant(slot.seen) if ahead else np.inf
+        replica.line.see(seen)
+        shut = (self.preempted or replica.full) and not self.all_away(replica)
+        budget = budget if shut else self.join_received(replica, slot, budget, seen, now)
+        while not shut and replica.line.waiting and budget > 0:
             request, running = replica.next(), replica.running
             if request is None or len(running) >= self.in_replica or len(slot.running) >= self.in_batch:
                 break
             self.tied |= abs(now - replica.line.last_start(request)) <= TIED * max(1.0, now)
             if replica.line.shed(request, now):
+                continue
+            if self.comes_from_elsewhere(request):
+                if not self.reserve(replica, request, now):
+                    break
                 continue
             in_place = self.policy.role == "decode" and request.preemptions == 0
             units, found = ([], request.prompt - 1) if in_place else replica.hit(request)

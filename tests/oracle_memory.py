@@ -83,6 +83,7 @@ class Replica:
     line: Line
     shelf: Shelf
     open: list[Request] = field(default_factory=list)  # prompts of a pipeline that no slot holds, by admission
+    away: list[Request] = field(default_factory=list)  # hold blocks here without running: on their way to or from
     full: bool = False  # a pipeline that has preempted admits nobody until a request ends
     cached: list[Unit] = field(default_factory=list)  # held by nobody, the next to be evicted first
     evicted: list[Unit] = field(default_factory=list)
@@ -99,13 +100,14 @@ class Replica:
     @property
     def held(self) -> list[Unit]:
         """Units of running requests, each once."""
-        return list(dict.fromkeys(unit for r in self.running for unit in r.held))
+        return list(dict.fromkeys(unit for r in self.running + self.away for unit in r.held))
 
     @property
     def used(self) -> int:
         """KV blocks of running requests: their own, and those they share, once; and of their adapters."""
         adapters = self.shelf.blocks({r.adapter for r in self.running} - {-1})
-        return sum(r.blocks - blocks_of(r.held) for r in self.running) + blocks_of(self.held) + adapters
+        own = sum(r.blocks - blocks_of(r.held) for r in self.running + self.away)
+        return own + blocks_of(self.held) + adapters
 
     @property
     def free(self) -> int:

@@ -13,8 +13,9 @@ from apexsim.engine.result import COMPLETED
 from apexsim.errors import InputError, UsageError
 from apexsim.metrics.itl import total_gaps
 from apexsim.metrics.summary import Prices
-from apexsim.scenario import Load, Prepared
+from apexsim.scenario import Prepared
 from apexsim.spec.slo import parse_slo
+from apexsim.workload.load import Load
 from tests.scenario_worlds import LARGE, SMALL, plan, trace
 
 

@@ -80,8 +80,7 @@ def test_kv_heads_that_fit_no_rank_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"pools": [{}, {}]}, "2 pools: this release simulates one pool"),
-        ({"cluster": "8xh100-sxm+8xa100-sxm-80gb"}, "cluster 8xh100-sxm+8xa100-sxm-80gb has 2 device groups"),
+        ({"cluster": "8xh100-sxm+8xa100-sxm-80gb"}, None),
         ({"techniques": ["swiftkv"]}, "techniques ['swiftkv']"),
         ({"pools": [{"tp": 4, "replicas": 3}]}, "the plan needs 12 devices, the cluster 8xh100-sxm has 8"),
         ({"pools": [{"device": "h200-sxm"}]}, "the pool asks for device h200-sxm, the cluster holds h100-sxm"),

@@ -18,6 +18,7 @@ def explain(
     ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of each.", show_default="2048, or the limit")] = None,
     prompt: Annotated[int | None, typer.Option(help="Tokens of a prompt.", show_default="2048, or the limit")] = None,
+    pool: Annotated[int, typer.Option(help="Of a plan of several pools, which.")] = 0,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the roofline: .png, .pdf or .svg.")
     ] = None,
@@ -36,7 +37,7 @@ def explain(
         if target is not None:
             require_writable(target)
     require_picture("--plot", plot)
-    report = explained(plan, batch=batch, context=context, prompt=prompt)
+    report = explained(plan, batch=batch, context=context, prompt=prompt, pool=pool)
     say(defaults_in_force(report.prepared))
     if plot is not None:
         draw(report.plot_roofline, plot)

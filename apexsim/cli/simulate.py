@@ -45,7 +45,7 @@ def simulate(
     from apexsim.report.defaults import defaults_in_force
     from apexsim.report.files import require_writable, write_parquet
     from apexsim.report.simulation import Conditions, as_slo, as_trace, prepared_plan, simulate_under
-    from apexsim.scenario import Load
+    from apexsim.workload.load import Load
 
     for target in (None if json == "-" else json, requests_out):
         if target is not None:

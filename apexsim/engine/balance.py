@@ -12,10 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.admission import admission_blocks, first_chunk, unseen
 from apexsim.engine.batch import known
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.law import NEVER
-from apexsim.engine.replica import admission_blocks, first_chunk, schedule_decodes, unseen
+from apexsim.engine.replica import schedule_decodes
 from apexsim.engine.state import NONE, Limits, State
 
 

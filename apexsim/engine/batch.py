@@ -8,6 +8,7 @@ from apexsim.cost.tables import StepTables
 from apexsim.engine.adapters import leave_adapter
 from apexsim.engine.fair import charge, count_decoding
 from apexsim.engine.gaps import forget_old_gaps, join_cohort, largest_gap, leave_cohort, record_run
+from apexsim.engine.handover import hand_over
 from apexsim.engine.heap import heap_pop, heap_push
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.kvcache import release
@@ -167,7 +168,12 @@ def stop_decoding(state: State, tables: StepTables, limits: Limits, i: int) -> f
         requests[i].window_step = NONE
     # NumPy's fmax: NaN (no gap yet) loses.
     requests[i].itl_max_s = np.fmax(requests[i].itl_max_s, largest_gap(state, g, requests[i].gap))
-    return leave_cohort(state, g, requests[i].gap)
+    last_token_s = leave_cohort(state, g, requests[i].gap)
+    if requests[i].late == 1:
+        requests[i].late = 0
+        groups[g].late -= 1
+        last_token_s = requests[i].first_token_s
+    return last_token_s
 
 
 @kernel
@@ -177,13 +183,18 @@ def finish(state: State, limits: Limits, i: int, now: float) -> None:
     r = requests[i].group // state.stage_free_s.shape[1]
     tokens = tokens_held(requests, state.groups, i)
     held = limits.reserve or state.drafts.size > 0  # more blocks than the tokens fill
-    replicas[r].used_blocks -= requests[i].blocks if held else pages_held(limits, tokens)
-    release(state, limits, r, i, tokens)
+    blocks = requests[i].blocks if held else pages_held(limits, tokens)
     count_present(replicas, r, now)
+    requests[i].finish_s = now
+    if limits.hands_over:
+        stop_running(state, i)
+        hand_over(state, r, i, blocks, tokens)
+        return
+    replicas[r].used_blocks -= blocks
+    release(state, limits, r, i, tokens)
     stop_running(state, i)
     requests[i].phase = DONE
     requests[i].status = COMPLETED
-    requests[i].finish_s = now
     replicas[r].prompt_tokens -= requests[i].prompt
     replicas[r].ended += 1
     replicas[r].full = 0

@@ -112,11 +112,29 @@ def merge_cohorts(state: State, g: int, now: float) -> None:
     groups[g].cohorts = 1
 
 
+@rare_kernel
+def close_late(state: State, g: int) -> None:
+    """Sequences that joined with a token long out: their gap began with it, and is theirs alone."""
+    requests, groups = state.requests, state.groups
+    i = groups[g].youngest
+    while groups[g].late > 0:
+        if requests[i].late == 1:
+            gap = groups[g].end_s - requests[i].first_token_s
+            record_run(state, gap, 0.0, 1, 1)
+            requests[i].itl_max_s = np.fmax(requests[i].itl_max_s, gap)
+            leave_cohort(state, g, requests[i].gap)  # until all are merged
+            requests[i].late = 0
+            groups[g].late -= 1
+        i = requests[i].older
+
+
 @kernel
 def close_gaps(state: State, g: int) -> None:
     """One decode iteration has ended: every cohort's gap is known."""
     groups, cohorts = state.groups, state.cohorts
     end = groups[g].end_s
+    if groups[g].late > 0:
+        close_late(state, g)
     for c in range(groups[g].cohorts):
         sequences = cohorts[g, c].count
         if sequences > 0:

@@ -15,7 +15,8 @@ import numpy as np
 
 from apexsim.cost.tables import StepTables
 from apexsim.engine.balance import compose_decodes, count_series, hold_prompts
-from apexsim.engine.gaps import merge_cohorts, push_gap, record_run
+from apexsim.engine.gaps import close_late, merge_cohorts, push_gap, record_run
+from apexsim.engine.handover import tell_chunks
 from apexsim.engine.iteration import attention_of_stage
 from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.kvcache import evict
@@ -49,7 +50,7 @@ def first_rank(tables: StepTables, r: int) -> int:
 def set_off(state: State, tables: StepTables, limits: Limits, first: int, now: float) -> None:
     """Compose the next iteration of every rank at their boundary ``now`` and set it off, or leave the group idle."""
     groups, last = state.groups, first + tables.group.ranks
-    busy, mixed, series = False, False, True
+    busy, mixed, series, again = False, False, True, False
     held, steps = hold_prompts(state, tables, limits, first) if limits.balance else (False, NEVER)
     for g in range(first, last):
         if held:
@@ -59,16 +60,20 @@ def set_off(state: State, tables: StepTables, limits: Limits, first: int, now: f
         decodes = groups[g].decoding > 0
         busy = busy or decodes or prefills > 0
         mixed = mixed or prefills > 0
+        again = again or (preempted and limits.receives)
         if preempted or has_news(state, limits, g, oldest) or (decodes and not one_cohort_at(state, g, now)):
             series = False
-        series = series and not is_watched(state, limits, g)
+        series = series and not is_watched(state, limits, g) and groups[g].late == 0
     for g in range(first, last):
-        groups[g].phase = RUNNING if busy else IDLE
+        groups[g].phase = RUNNING if busy else (READY if again else IDLE)
         groups[g].begin_s = now
-        groups[g].end_s = np.inf
+        groups[g].end_s = now if again and not busy else np.inf
     if not busy:
         return
     weigh(state, tables, first, mixed)
+    if limits.streams:
+        for g in range(first, last):
+            tell_chunks(state, g)
     if mixed or not series:
         run_once(state, tables, first)
     else:
@@ -203,6 +208,8 @@ def close_cohorts(state: State, g: int) -> int:
     """One decode iteration of a rank has ended; returns its gaps that are the iteration, which the caller records."""
     groups, cohorts = state.groups, state.cohorts
     alike = 0
+    if groups[g].late > 0:
+        close_late(state, g)
     for c in range(groups[g].cohorts):
         sequences = cohorts[g, c].count
         if sequences > 0:

@@ -11,22 +11,16 @@ from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
 from apexsim.engine.adapters import expect_adapter, has_adapter, missing_blocks, own_blocks
+from apexsim.engine.admission import admission_blocks, first_chunk
 from apexsim.engine.batch import known
 from apexsim.engine.book import Book, pool_at
+from apexsim.engine.handover import blocks_to_receive, comes_from_elsewhere
 from apexsim.engine.jit import entry_kernel, kernel
 from apexsim.engine.kvcache import resident_tokens
 from apexsim.engine.order import arrive, may_lead
 from apexsim.engine.pages import most_pages
 from apexsim.engine.presence import count_present
-from apexsim.engine.replica import (
-    THROUGH,
-    admission_blocks,
-    advance,
-    first_chunk,
-    room,
-    schedule,
-    wake_groups,
-)
+from apexsim.engine.replica import THROUGH, advance, room, schedule, wake_groups
 from apexsim.engine.result import NOT_REJECTED, REJECTED_CONTEXT, REJECTED_KV, REJECTED_QUEUE
 from apexsim.engine.series import cut_series, evict_by, is_series, runs_series
 from apexsim.engine.shedding import reject, sheds
@@ -87,6 +81,8 @@ def could_join(state: State, limits: Limits, r: int, i: int) -> bool:
         budget -= groups[r].decoding
     if limits.own_tiers < limits.tiers:
         return True  # what it finds may change with every store of another replica
+    if comes_from_elsewhere(state, limits, i):
+        return blocks_to_receive(state, limits, i) <= limits.kv_blocks - replicas[r].used_blocks
     _, found, shared = known(state, limits, r, i)
     chunk = first_chunk(state, limits, i, found, budget, True)
     if chunk == 0:

@@ -113,11 +113,12 @@ def _tier(state: State, t: int) -> TierCounters:
     )  # fmt: skip
 
 
-def timeline(state: State, origin_s: float) -> Timeline:
+def timeline(state: State, origin_s: float, pool: int = 0) -> Timeline:
     """The iterations recorded so far, in the order in which they were set off or closed."""
     rows = state.timeline[: state.filled[1]]
     return Timeline(
         begin_s=rows.begin_s + origin_s, end_s=rows.end_s + origin_s, replica=rows.group // state.stages,
         slot=rows.group % state.stages, steps=rows.steps.copy(), decoding=rows.decoding.copy(),
         prefill_tokens=rows.prefill_tokens.copy(), requests=rows.requests.copy(),
+        pool=np.full(len(rows), pool),
     )  # fmt: skip

@@ -15,53 +15,33 @@ from __future__ import annotations
 import numpy as np
 
 from apexsim.cost.tables import StepTables
-from apexsim.engine.adapters import missing_blocks, use_adapter
+from apexsim.engine.admission import admit, unseen
 from apexsim.engine.batch import (
     end_prefill,
     fill_windows,
     finish,
-    known,
     make_room_for_gaps,
     preempt,
-    start_running,
     stop_decoding,
     target,
 )
 from apexsim.engine.gaps import close_gaps
+from apexsim.engine.handover import all_away, tell_chunks, unseen_received
 from apexsim.engine.heap import heap_pop
 from apexsim.engine.iteration import run_stages
 from apexsim.engine.jit import kernel
-from apexsim.engine.kvcache import by_admission, hold, settle, take_blocks
-from apexsim.engine.order import FCFS, join_seen, take_next
-from apexsim.engine.pages import most_pages, pages_of, step_pages
-from apexsim.engine.pipeline import is_full, leave_open, take_open
+from apexsim.engine.kvcache import by_admission, settle, take_blocks
+from apexsim.engine.order import FCFS, join_seen
+from apexsim.engine.pages import pages_of, step_pages
+from apexsim.engine.pipeline import leave_open, take_open
+from apexsim.engine.receiving import admit_received
 from apexsim.engine.series import close_series, is_series, series_length, series_seconds
-from apexsim.engine.shedding import drop, is_hopeless, watch_head
+from apexsim.engine.shedding import watch_head
 from apexsim.engine.speculation import accept_drafts, blocks_for_drafts, sequences_at_their_end
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State, instant
-from apexsim.engine.swap import in_swap_space, swap_in
 
 THROUGH, NEEDS_RECORDS, NEEDS_STACK = 0, 1, 2
 """What ``advance`` returns: it got to ``until``, or these arrays are full and it waits for longer ones."""
-
-
-@kernel
-def admission_blocks(state: State, limits: Limits, i: int, found: int, tokens: int) -> int:
-    """KV blocks that waiting request i needs to begin, its first chunk going from ``found`` to ``tokens``."""
-    if limits.reserve:
-        whole = state.requests[i].prompt + state.requests[i].output - 1 + state.drafts.size
-        return min(most_pages(limits, whole), limits.kv_blocks)
-    return pages_of(limits, found, tokens)
-
-
-@kernel
-def first_chunk(state: State, limits: Limits, i: int, found: int, budget: int, batch_is_empty: bool) -> int:
-    """Tokens of waiting request i, after ``found``, that the next iteration could compute; 0 where it has to wait."""
-    tokens = target(state.requests, i) - found
-    if limits.chunked:
-        return min(tokens, budget, limits.longest_chunk)
-    # Uncut prompts longer than the budget could never run, so the first of an iteration always may.
-    return tokens if tokens <= budget or batch_is_empty else 0
 
 
 @kernel
@@ -122,53 +102,6 @@ def continue_prefills(
 
 
 @kernel
-def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None:
-    """Start waiting requests, in their order, while they fit."""
-    requests, groups, replicas = state.requests, state.groups, state.replicas
-    r = g // state.stage_free_s.shape[1]
-    while budget > 0 and replicas[r].waiting_head != NONE and replicas[r].running < limits.max_num_seqs:
-        i = replicas[r].waiting_head
-        if is_full(state, limits, g) or (limits.order == FCFS and unseen(state, limits, g)):
-            break
-        if is_hopeless(state, limits, i, now):
-            drop(state, limits, r, now)
-            continue
-        units, found, shared = known(state, limits, r, i)
-        chunk = first_chunk(state, limits, i, found, budget, groups[g].prefills == 0)
-        blocks = admission_blocks(state, limits, i, found, found + chunk)
-        more = blocks - shared + missing_blocks(state, limits, r, i)
-        if chunk == 0 or more > limits.kv_blocks - replicas[r].used_blocks:
-            break
-        use_adapter(state, limits, r, i, now)
-        take_next(state, limits, r, True)
-        swapped = in_swap_space(state, limits, i)
-        hold(state, limits, r, i, units, found)
-        take_blocks(state, limits, r, more)
-        start_running(state, g, i)
-        requests[i].blocks, requests[i].computed = blocks, found
-        if swapped:
-            swap_in(state, limits, r, i)
-        if np.isnan(requests[i].start_s):
-            # A boundary within one instant before the arrival counts as after it.
-            requests[i].start_s = max(now, requests[i].arrival_s)
-        j = groups[g].prefills
-        state.begun[g, j].request = i
-        state.begun[g, j].tokens = chunk
-        groups[g].prefills = j + 1
-        budget -= chunk
-
-
-@kernel
-def unseen(state: State, limits: Limits, g: int) -> bool:
-    """True where the first waiting request came after the iteration that is now due was composed."""
-    if not limits.ahead:
-        return False
-    r, seen_s = g // state.stage_free_s.shape[1], state.groups[g].seen_s
-    i = state.replicas[r].waiting_head if limits.order == FCFS else state.replicas[r].incoming_head
-    return i != NONE and state.requests[i].arrival_s > seen_s + instant(seen_s)
-
-
-@kernel
 def scheduled_prefills(state: State, g: int) -> int:
     """Prompts that compute a chunk in the iteration being scheduled."""
     count = 0
@@ -199,7 +132,9 @@ def compose(state: State, tables: StepTables, limits: Limits, g: int, now: float
         groups[g].seen_s = np.inf  # there was nothing to compose ahead
     if limits.order != FCFS:
         join_seen(state, limits, g)
-    if not preempted and not state.replicas[g // stages].full:
+    if (not preempted and not state.replicas[g // stages].full) or all_away(state, limits, g):
+        if limits.receives:
+            budget = admit_received(state, tables, limits, g, budget, now)
         admit(state, limits, g, budget, now)
     prefills = scheduled_prefills(state, g)
     oldest = state.replicas[g // stages].oldest
@@ -214,7 +149,8 @@ def compose(state: State, tables: StepTables, limits: Limits, g: int, now: float
 def has_news(state: State, limits: Limits, g: int, oldest: int) -> bool:
     """Who waits is looked at again where there is news: that it is there, or of units evicted since it was refused."""
     evicted = state.replicas[g // state.stage_free_s.shape[1]].oldest != oldest
-    return unseen(state, limits, g) or evicted or others_decide(state, limits, g)
+    unknown = unseen(state, limits, g) or (limits.receives and unseen_received(state, limits, g))
+    return unknown or evicted or others_decide(state, limits, g)
 
 
 @kernel
@@ -223,13 +159,14 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
     groups = state.groups
     prefills, preempted, oldest = compose(state, tables, limits, g, now)
     if prefills == 0 and groups[g].decoding == 0:
-        groups[g].phase = IDLE
-        groups[g].end_s = np.inf
+        again = preempted and all_away(state, limits, g)
+        groups[g].phase = READY if again else IDLE
+        groups[g].end_s = now if again else np.inf
         return
     groups[g].phase = RUNNING
     groups[g].begin_s = now
     groups[g].steps = 1
-    alone = prefills == 0 and state.stage_free_s.shape[1] == 1
+    alone = prefills == 0 and state.stage_free_s.shape[1] == 1 and groups[g].late == 0
     if alone and not preempted and one_cohort_at(state, g, now):
         steps = 1 if has_news(state, limits, g, oldest) else series_length(state, tables, limits, g)
         groups[g].steps = steps
@@ -238,6 +175,8 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
         watch_head(state, tables, limits, g)
     else:
         run_stages(state, tables, g, prefills)
+        if limits.streams:
+            tell_chunks(state, g)
         if limits.follow:
             leave_open(state, limits, g)
             wake_for_open(state, g, now)

@@ -131,6 +131,30 @@ class Timeline:
     decoding: NDArray[np.int64]
     prefill_tokens: NDArray[np.int64]
     requests: NDArray[np.int64]
+    pool: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfers:
+    """KV on its way from the pools that prefill to those that decode, by request; NaN and -1 where it never went.
+
+    Attributes:
+        started, finished: transfers.
+        released, carried: bytes that could go, and that have gone.
+        busy_s: seconds in which at least one transfer moved.
+    """
+
+    left_s: NDArray[np.float64]  # the prefill had ended
+    reserved_s: NDArray[np.float64]  # there were blocks for it where it decodes
+    landed_s: NDArray[np.float64]  # it was there
+    size_bytes: NDArray[np.float64]
+    pool: NDArray[np.int64]  # that decoded it,
+    replica: NDArray[np.int64]  # and the replica there
+    started: int
+    finished: int
+    released: float
+    carried: float
+    busy_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +181,7 @@ class SimulationResult:
     notes: tuple[str, ...] = ()
     timeline: Timeline | None = None
     snapshots: tuple[Snapshot, ...] = ()  # one a mark, in the order of the marks
+    transfers: Transfers | None = None  # where pools hand requests to each other
 
     @property
     def duration_s(self) -> float:

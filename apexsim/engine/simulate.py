@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apexsim.cost.adapters import AdapterLaw
 from apexsim.cost.kvpages import KvPages, uniform
@@ -23,7 +24,7 @@ from apexsim.engine.result import SimulationResult, Snapshot
 from apexsim.engine.routers import Offered, PlugInRouter
 from apexsim.engine.routers import router as named_router
 from apexsim.engine.schedulers import Policy
-from apexsim.engine.state import LONGEST, Cache, Limits, new_drafts, new_state
+from apexsim.engine.state import LONGEST, Cache, Limits, State, new_drafts, new_state
 from apexsim.engine.tier_state import Tiers, new_tiers
 from apexsim.engine.weigh import NO_CURVE, Curve, prefill_curve
 from apexsim.errors import UsageError
@@ -84,26 +85,18 @@ def simulate_pool(
     """
     chosen = named_router(router) if isinstance(router, str) else router
     _check_load(chosen, router, concurrency, seed, marks, limits.tiers)
-    trace = _phase(trace, policy)
+    trace = phase_of(trace, policy)
     units = replicas * tables.group.ranks
-    asked = adapters_asked(trace, limits.adapters, seed)
-    cache = new_cache(apart_by_adapter(trace, asked), limits.block_size, units, wanted=policy.prefix_caching)
-    curve = _curve(trace, tables, policy, limits, cache)
-    rules = _rules(policy, limits, tables.stages, curve.step, prefix_caching=len(cache.prefixes) > 0)
     # The engine's clock starts at the first arrival: a clock of large numbers has no digits left for milliseconds.
     origin_s = float(trace.arrival_s[0]) if concurrency is None else 0.0
     arrival_s = trace.arrival_s - origin_s if concurrency is None else np.zeros(len(trace))
     outside_s = limits.entry_s + limits.exit_s
-    state = new_state(
-        arrival_s + limits.entry_s, trace.input_tokens, trace.output_tokens, rules, replicas=units,
-        stages=tables.stages, timeline=timeline, cache=cache, lockstep=tables.group.ranks > 1,
-        drafts=new_drafts(policy.acceptance, seed), tiers=_tiers(limits, cache, units, curve),
-        order=new_order(trace, policy, units, tables.stages, outside_s),
-        adapters=new_adapters(limits.adapters, asked, units),
-    )  # fmt: skip
+    rules, state = empty_pool(
+        trace, arrival_s + limits.entry_s, tables, limits, policy, units, seed=seed, timeline=timeline
+    )
     wanted = Marks(tuple(at_s - origin_s for at_s in marks))
     state = run_pool(
-        state, tables, rules, router=chosen, offered=_offered(trace), replicas=units, seed=seed,
+        state, tables, rules, router=chosen, offered=offered_by(trace), replicas=units, seed=seed,
         concurrency=concurrency, delay_s=outside_s, marks=wanted,
     )  # fmt: skip
     check_littles_law(state)
@@ -121,7 +114,29 @@ def simulate_pool(
     )  # fmt: skip
 
 
-def _phase(trace: Trace, policy: Policy) -> Trace:
+def empty_pool(
+    trace: Trace, arrival_s: NDArray[np.float64], tables: StepTables, limits: ReplicaLimits, policy: Policy,
+    units: int, *, seed: int, timeline: bool, ends: dict[str, bool] | None = None,
+) -> tuple[Limits, State]:  # fmt: skip
+    """What the compiled scheduler reads, and the state of ``units`` replicas, or ranks, before the first arrival.
+
+    ``ends``: what of ``handover.py`` the pool takes part in, by the names of ``Limits``.
+    """
+    asked = adapters_asked(trace, limits.adapters, seed)
+    cache = new_cache(apart_by_adapter(trace, asked), limits.block_size, units, wanted=policy.prefix_caching)
+    curve = _curve(trace, tables, policy, limits, cache)
+    rules = _rules(policy, limits, tables.stages, curve.step, prefix_caching=len(cache.prefixes) > 0)
+    rules = rules._replace(**ends or {})
+    return rules, new_state(
+        arrival_s, trace.input_tokens, trace.output_tokens, rules, replicas=units,
+        stages=tables.stages, timeline=timeline, cache=cache, lockstep=tables.group.ranks > 1,
+        drafts=new_drafts(policy.acceptance, seed), tiers=_tiers(limits, cache, units, curve),
+        order=new_order(trace, policy, units, tables.stages, limits.entry_s + limits.exit_s),
+        adapters=new_adapters(limits.adapters, asked, units),
+    )  # fmt: skip
+
+
+def phase_of(trace: Trace, policy: Policy) -> Trace:
     """The requests as a pool of this role serves them: prefill ends with the first token."""
     if policy.role != "prefill":
         return trace
@@ -174,7 +189,7 @@ def _check_shared(tiers: tuple[TierLaw, ...], chosen: object, name: object, mark
         raise UsageError("marks: a run with a remote KV tier does not reach them")
 
 
-def _offered(trace: Trace) -> Offered:
+def offered_by(trace: Trace) -> Offered:
     """What a router may know of the trace before it begins."""
     return Offered(len(trace), trace.session if trace.session is not None else np.full(len(trace), -1, np.int64))
 

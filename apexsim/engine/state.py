@@ -23,8 +23,8 @@ from apexsim.engine.tier_state import Tiers
 Rows = Any
 """A record array. NumPy cannot type the fields; the dtypes below name and explain them."""
 
-OFFERED, WAITING, PREFILLING, DECODING, DONE = 0, 1, 2, 3, 4
-"""Phases of a request."""
+OFFERED, WAITING, PREFILLING, DECODING, DONE, RESERVED, RECEIVED = 0, 1, 2, 3, 4, 5, 6
+"""Phases of a request; the last two where its KV comes from another pool (``handover.py``)."""
 
 IDLE, RUNNING, READY = 0, 1, 2
 """Phases of a group: nothing to do, an iteration (or a series) in flight, at a boundary and about to schedule."""
@@ -66,6 +66,7 @@ REQUEST = np.dtype(
         ("younger", "i4"),
         ("preemptions", "i4"),
         ("phase", "i1"), ("status", "i1"), ("reason", "i1"),
+        ("late", "i1"),  # 1 from joining a batch, after its KV came, until its next token (``receiving.py``)
     ],
     align=True,
 )
@@ -123,6 +124,9 @@ REPLICA = np.dtype(
         # In other orders than first come first served only.
         ("incoming_head", "i8"), ("incoming_tail", "i8"),  # ends of the list of those that no boundary has seen
         ("clients", "i8"), ("last_client", "i8"),  # that have requests in the waiting list; the last that left it
+        # Where KV comes from another pool: ends of the list of those whose KV is there, and that have not begun.
+        ("received_head", "i8"),
+        ("received_tail", "i8"),
     ]
 )
 
@@ -135,6 +139,7 @@ GROUP = np.dtype(
         ("steps", "i8"),  # iterations in flight
         ("step", "i8"),  # iterations in which this group's sequences decoded, so far
         ("decoding", "i8"),  # sequences that decode
+        ("late", "i8"),  # those of them whose last token was out before they joined
         ("decoded", "i8"),  # 1 where the iteration in flight includes them
         ("kv", "i8"),  # Σ tokens in the KV cache of the decoding sequences
         ("kv_windowed", "i8"),  # Σ min(tokens, window)
@@ -221,6 +226,10 @@ ITERATION = np.dtype(
 )  # fmt: skip
 
 
+EVENT = np.dtype([("kind", "i8"), ("request", "i8"), ("tokens", "i8")])
+"""What another pool has to know (``handover.py``)."""
+
+
 class Limits(NamedTuple):
     """What the scheduler may do; numbers only. Presets are in ``schedulers.py``."""
 
@@ -265,6 +274,9 @@ class Limits(NamedTuple):
     max_loras: int  # adapters of running requests; 0 without any
     max_cpu_loras: int  # in host memory
     prefetch_loras: bool  # fetched from their request's arrival on
+    hands_over: bool = False  # what a request leaves behind goes to another pool, and stays until it is there
+    receives: bool = False  # KV comes from another pool, once its blocks are reserved
+    streams: bool = False  # chunks are told when they begin, so that their KV leaves layer by layer
 
 
 class Order(NamedTuple):
@@ -301,7 +313,7 @@ class State(NamedTuple):
     stack: Rows  # GAP [G, D] decreasing maxima of the gaps so far
     blocks: NDArray[np.int64]  # [G, block_size] decoding sequences by (tokens − step) modulo it; hybrid: ``pages.py``
     histograms: NDArray[np.int64]  # [4, in lockstep 10 or 13, T] iterations by size: MIXED, DECODE, SAMPLED, …
-    filled: NDArray[np.int64]  # [2] rows of ``itl`` and ``timeline`` in use
+    filled: NDArray[np.int64]  # [3] rows of ``itl``, ``timeline`` and ``outbox`` in use
     itl: Rows  # ITL_RUN [rows]
     timeline: Rows  # ITERATION [rows], or [0] where it is not wanted
     cache: Cache
@@ -309,6 +321,7 @@ class State(NamedTuple):
     tiers: Tiers
     order: Order
     adapters: Adapters
+    outbox: Rows  # EVENT [rows], of the instant; [0] where no other pool takes part
 
     @property
     def stages(self) -> int:
@@ -345,6 +358,7 @@ def new_state(
     requests.arrival_s, requests.prompt, requests.output = arrival_s, prompt.clip(max=LONGEST), output.clip(max=LONGEST)
     fleet.waiting_head = fleet.waiting_tail = fleet.open_head = fleet.oldest = fleet.newest = NONE
     fleet.incoming_head = fleet.incoming_tail = fleet.last_client = NONE
+    fleet.received_head = fleet.received_tail = NONE
     batches.end_s = np.inf
     batches.youngest = NONE
     longest = limits.max_num_batched_tokens
@@ -358,9 +372,10 @@ def new_state(
         windows=rows(DUE, groups, 2 * seqs + 64), cohorts=rows(COHORT, groups, seqs + 2), stack=rows(GAP, groups, 256),
         blocks=np.zeros((groups, limits.cycle * (2 if limits.hybrid else 1)), np.int64),
         histograms=np.zeros((sizes, longest + seqs * (len(drafts) + 1) + 2), np.int64),
-        filled=np.zeros(2, np.int64),
+        filled=np.zeros(3, np.int64),
         itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0), cache=cache,
         drafts=drafts, tiers=tiers, order=order, adapters=adapters,
+        outbox=rows(EVENT, 2 * n + groups * (seqs + 1) if limits.hands_over or limits.receives else 0),
     )  # fmt: skip
 
 

@@ -21,14 +21,15 @@ from apexsim.metrics.groups import NOBODY, Group, Senders, groups_of
 from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.kv_copies import SwapUse, TierUse, swap_use, tier_uses, write_notes
 from apexsim.metrics.latency import counted_requests, latencies
+from apexsim.metrics.pools import PoolShape, PoolUse, TransferUse, pool_uses, transfer_use
 from apexsim.metrics.speculation import Speculation, speculation
 from apexsim.metrics.throughput import RequestCounts, Throughput, completed_tokens, count_requests, throughput
 from apexsim.metrics.usage import (
     Confidence,
     Memory,
     Utilization,
-    busy_fraction,
-    kv_peak_fraction,
+    busy_of_all,
+    kv_peak_of_all,
     prefix_hit_rate,
 )
 from apexsim.spec.slo import SLO
@@ -45,7 +46,8 @@ class Deployment:
     drafts: int = 0  # of a sequence in each step, speculative decoding
     tiers: tuple[TierLaw, ...] = ()
     swap: SwapLaw | None = None
-    lora: bool = False  # requests ask for LoRA adapters
+    lora: bool = False
+    shapes: tuple[PoolShape, ...] = ()  # of several pools  # requests ask for LoRA adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Summary:
     kv_tiers: tuple[TierUse, ...] = ()  # in the order of the plan; not in the JSON of a plan without tiers
     swap: SwapUse | None = None  # likewise
     lora: AdapterUse | None = None  # likewise
+    by_pool: tuple[PoolUse, ...] = ()  # of a plan of several, in its order
+    transfers: TransferUse | None = None  # between them
 
     def to_dict(self) -> dict[str, Any]:
         """The summary JSON: nested dicts, lists and plain numbers."""
@@ -110,7 +114,8 @@ class Summary:
             del data["requests"]["shed"]
         groups: dict[str, Any] = data.pop("groups")
         data["kv_tiers"] = list(data["kv_tiers"])
-        for key in ("kv_tiers", "swap", "lora"):
+        data["by_pool"] = list(data["by_pool"])
+        for key in ("kv_tiers", "swap", "lora", "by_pool", "transfers"):
             if not data[key]:
                 del data[key]
         return data | groups
@@ -128,12 +133,14 @@ def summarise(
     notes: tuple[str, ...] = (),
     wall_s: float = 0.0,
     version: str = "",
+    accounts: tuple[Account, ...] = (),
     senders: Senders = NOBODY,  # whose classes and clients the requests are of: the trace
 ) -> Summary:
     """Everything that one run of one pool says.
 
     Args:
-        account: time, energy and work of the pool's counters over the run's duration.
+        account: time, energy and work of the counters over the run's duration, all pools as one.
+        accounts: of each pool, where there are several; what is said of the only pool is then of the first.
         warmup: requests that arrive in this first share of the time of arrivals count neither for latencies
             nor for the SLO. Request counts, throughput, energy, cost and the gaps of ``itl_s`` are of the
             whole run.
@@ -161,18 +168,16 @@ def summarise(
         energy=joules,
         cost=cost(prices.usd_per_device_hour, deployment.devices, duration_s, output_tokens),
         carbon=carbon(joules.total_j, prices.g_co2e_per_kwh),
-        memory=Memory(
-            deployment.weights_bytes_per_device, deployment.kv_capacity_tokens, kv_peak_fraction(counters)
-        ),
-        preemptions=counters.preemptions,
+        memory=Memory(deployment.weights_bytes_per_device, deployment.kv_capacity_tokens, kv_peak_of_all(result)),
+        preemptions=sum(pool.preemptions for pool in result.pools),
         prefix_hit_rate=prefix_hit_rate(result.requests),
-        utilization=Utilization(account.mfu, account.mbu, busy_fraction(counters, result.replicas[0], duration_s)),
+        utilization=Utilization(account.mfu, account.mbu, busy_of_all(result)),
         breakdown_s=dict(account.breakdown_s),
         confidence=Confidence(account.calibrated_fraction, account.extrapolated_fraction, notes),
-        simulation=SimulationInfo(wall_s, counters.iterations, result.seed, version),
-        speculation=speculation(counters, deployment.drafts),
+        simulation=SimulationInfo(wall_s, sum(pool.iterations for pool in result.pools), result.seed, version),
+        speculation=speculation(result.pools[-1], deployment.drafts),
         groups=groups_of(result.requests, senders, counted),
         kv_tiers=tier_uses(counters, deployment.tiers, result.requests),
-        swap=swap_use(counters, deployment.swap),
-        lora=adapter_use(counters) if deployment.lora else None,
-    )
+        swap=swap_use(counters, deployment.swap), lora=adapter_use(counters) if deployment.lora else None,
+        by_pool=pool_uses(result, accounts, deployment.shapes) if accounts else (), transfers=transfer_use(result),
+    )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apexsim.engine.result import COMPLETED, Counters, RequestColumns
+from apexsim.engine.result import COMPLETED, Counters, RequestColumns, SimulationResult
 from apexsim.metrics.metric import Metric
 from apexsim.metrics.throughput import completed_tokens
 
@@ -44,9 +44,20 @@ def kv_peak_fraction(counters: Counters) -> float | None:
     return counters.kv_peak_blocks / counters.kv_blocks if counters.kv_blocks else None
 
 
+def kv_peak_of_all(result: SimulationResult) -> float | None:
+    """The largest ``kv_peak_fraction`` of any pool."""
+    return max((share for pool in result.pools if (share := kv_peak_fraction(pool)) is not None), default=None)
+
+
 def busy_fraction(counters: Counters, replicas: int, duration_s: float) -> float | None:
     """Share of all replicas' time in which an iteration runs."""
     return counters.busy_s / (replicas * duration_s) if duration_s > 0 else None
+
+
+def busy_of_all(result: SimulationResult) -> float | None:
+    """``busy_fraction`` over the replicas of all pools."""
+    busy_s, replicas = sum(pool.busy_s for pool in result.pools), sum(result.replicas)
+    return busy_s / (replicas * result.duration_s) if result.duration_s > 0 else None
 
 
 def prefix_hit_rate(requests: RequestColumns) -> float | None:

@@ -29,8 +29,8 @@ from apexsim.report.simulation import (
 )
 from apexsim.report.tables import UNDEFINED, Table, comparison_table
 from apexsim.report.what_if import HEADLINE
-from apexsim.scenario import Load
 from apexsim.spec.slo import SLO
+from apexsim.workload.load import Load
 from apexsim.workload.trace import Trace
 
 if TYPE_CHECKING:

@@ -130,7 +130,7 @@ class Explanation:
 
 
 def explain(
-    plan: PlanLike, *, batch: int | None = None, context: int | None = None, prompt: int | None = None
+    plan: PlanLike, *, batch: int | None = None, context: int | None = None, prompt: int | None = None, pool: int = 0
 ) -> Explanation:
     """Take one decode and one prefill iteration of ``plan`` apart.
 
@@ -138,11 +138,16 @@ def explain(
         batch: decoding sequences; 64, or as many as the plan has room for.
         context: tokens of each, prompt and output so far; 2,048, or what one sequence may have.
         prompt: tokens of the prompt, of which one iteration computes the first chunk; 2,048, or the limit.
+        pool: whose iterations, of a plan of several pools.
 
     Raises:
         NoFeasiblePlan: the plan does not fit. UsageError: more than the plan can hold.
     """
     prepared = prepared_plan(plan)
+    parts = prepared.parts or (prepared,)
+    if not 0 <= pool < len(parts):
+        raise UsageError(f"pool {pool} (allowed: 0 to {len(parts) - 1})")
+    prepared = parts[pool]
     memory, policy = prepared.compiled.memory, prepared.policy
     longest = min((memory.max_model_len, "the plan's max_model_len"), (memory.kv_capacity_tokens, "its KV cache"))
     context = _within("context", context, CONTEXT, *longest)

@@ -20,6 +20,7 @@ from apexsim.engine.result import (
     REJECTED_QUEUE,
     REJECTED_WAIT,
     SimulationResult,
+    Transfers,
 )
 from apexsim.errors import NoFeasiblePlan
 from apexsim.metrics.goodput import WARMUP
@@ -28,12 +29,14 @@ from apexsim.metrics.summary import Prices, Summary
 from apexsim.report import plots
 from apexsim.report.console import render
 from apexsim.report.markup import tables_html
+from apexsim.report.pool_tables import pool_tables
 from apexsim.report.tables import summary_tables
-from apexsim.scenario import Load, Prepared
+from apexsim.scenario import Prepared
 from apexsim.spec import catalog
 from apexsim.spec.base import parse
 from apexsim.spec.plan import Plan
 from apexsim.spec.slo import SLO
+from apexsim.workload.load import Load
 from apexsim.workload.read import read_trace
 from apexsim.workload.trace import Trace
 
@@ -57,6 +60,14 @@ def adapter_names(adapter: NDArray[np.int64], trace: Trace) -> list[str]:
     """Names of the trace where it has some, else numbers; "" for the base model."""
     names = trace.adapters if trace.adapter_code is not None else None
     return ["" if a < 0 else names[a] if names is not None else str(a) for a in adapter.tolist()]
+
+
+def transfer_columns(transfers: Transfers) -> dict[str, Any]:
+    """When each request's KV went from pool to pool, and where to; NaN and -1 where it never did."""
+    return {
+        "decode_pool": transfers.pool, "decode_replica": transfers.replica, "prefilled_s": transfers.left_s,
+        "reserved_s": transfers.reserved_s, "landed_s": transfers.landed_s, "kv_bytes": transfers.size_bytes,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +112,9 @@ class SimulationReport:
 
     @property
     def heading(self) -> str:
-        return (
-            f"{self.prepared.model.name} on {self.plan.devices} × {self.prepared.profile.name} "
-            f"({self.plan.id})"
-        )
+        parts = self.prepared.parts or (self.prepared,)
+        devices = " and ".join(f"{part.plan.devices} × {part.profile.name}" for part in parts)
+        return f"{self.prepared.model.name} on {devices} ({self.plan.id})"
 
     @property
     def offered(self) -> str:
@@ -146,6 +156,8 @@ class SimulationReport:
         }
         if requests.adapter is not None:
             columns["adapter"] = adapter_names(requests.adapter, self.trace)
+        if self.result.transfers is not None:
+            columns |= transfer_columns(self.result.transfers)
         return pd.DataFrame(columns)
 
     def plot_latency(self) -> Figure:
@@ -161,10 +173,12 @@ class SimulationReport:
         return plots.breakdown(self.summary.breakdown_s, ax)
 
     def __rich__(self) -> Group:
-        return render(summary_tables(self.summary, self.conditions.slo))
+        return render((*summary_tables(self.summary, self.conditions.slo), *pool_tables(self.summary)))
 
     def _repr_html_(self) -> str:
-        return tables_html(self.heading, summary_tables(self.summary, self.conditions.slo))
+        return tables_html(
+            self.heading, (*summary_tables(self.summary, self.conditions.slo), *pool_tables(self.summary))
+        )
 
 
 def simulate(
@@ -202,7 +216,7 @@ def simulate(
 
 def simulate_under(prepared: Prepared, trace: Trace, conditions: Conditions) -> SimulationReport:
     """The same with everything resolved: what the command line and ``what_if`` call."""
-    known = prepared.profile.price_usd_per_hour if conditions.price is None else conditions.price
+    known = prepared.price_usd_per_hour if conditions.price is None else conditions.price
     run = scenario.run(
         prepared, conditions.load.of(trace), slo=conditions.slo, prices=Prices(known, conditions.carbon),
         seed=conditions.seed, concurrency=conditions.load.concurrency,

@@ -25,10 +25,10 @@ from apexsim.report.simulation import (
     simulate_under,
 )
 from apexsim.report.tables import comparison_table
-from apexsim.scenario import Load
 from apexsim.spec.base import parse
 from apexsim.spec.plan import Plan, Pool, Scheduler
 from apexsim.spec.slo import SLO
+from apexsim.workload.load import Load
 from apexsim.workload.trace import Trace
 
 if TYPE_CHECKING:

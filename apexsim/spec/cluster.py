@@ -96,6 +96,11 @@ class Cluster(DeviceGroup):
         """Devices of all groups together."""
         return sum(group.devices_per_node * group.nodes for group in self.groups)
 
+    def only(self, device: str | None) -> Cluster:
+        """The first group with ``device`` alone; the first of all where it is None, or no group has it."""
+        group = next((group for group in self.groups if group.device == device), self.groups[0])
+        return Cluster(**group.model_dump(), pue=self.pue)
+
     def __str__(self) -> str:
         return "+".join(
             f"{f'{group.nodes}x' if group.nodes > 1 else ''}{group.devices_per_node}x{group.device}"

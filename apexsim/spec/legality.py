@@ -23,10 +23,6 @@ from apexsim.spec.tier_rules import wrong_swap, wrong_tiers
 
 def check_plan(model: ModelSpec, plan: Plan) -> str | None:
     """Why ``plan`` cannot run ``model``, or None. Needs no device: memory is another question."""
-    if len(plan.pools) > 1:
-        return f"{len(plan.pools)} pools: this release simulates one pool"
-    if plan.cluster.other_groups:
-        return f"cluster {plan.cluster} has {len(plan.cluster.groups)} device groups: this release simulates one"
     if plan.techniques:
         return f"techniques {list(plan.techniques)}: this release simulates none"
     if plan.devices > plan.cluster.devices:

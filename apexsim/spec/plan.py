@@ -19,6 +19,7 @@ from apexsim.spec.layer_precision import PrecisionRule
 from apexsim.spec.lora import Lora
 from apexsim.spec.speculative import Speculative
 from apexsim.spec.tiers import KvTier
+from apexsim.spec.transfer import Transfer
 from apexsim.spec.units import Bytes, Seconds, format_bytes, format_number
 
 Role = Literal["serve", "encode", "prefill", "decode"]
@@ -175,7 +176,10 @@ class Plan(Strict):
     pools: tuple[Pool, ...] = Field(
         min_length=1, strict=False, description="the groups of replicas that serve the model"
     )
-    router: str = Field("least-loaded", description="how requests are spread over the replicas")
+    router: str | dict[Role, str] = Field(
+        "least-loaded", description="how requests are spread over the replicas: one name, or one a role"
+    )
+    transfer: Transfer = Field(Transfer(), description="how KV goes from pools that prefill to those that decode")
     techniques: tuple[dict[str, Any] | str, ...] = Field(
         (), strict=False, description="serving techniques that are switched on"
     )
@@ -193,10 +197,15 @@ class Plan(Strict):
     def devices(self) -> int:
         return sum(pool.devices for pool in self.pools)
 
+    def router_of(self, role: Role) -> str:
+        """The name of the router before the pools with this role."""
+        return self.router if isinstance(self.router, str) else self.router.get(role, "least-loaded")
+
     @property
     def id(self) -> str:
         """Short, unique among the plans of one search, and stable: what ties are broken by."""
-        return " + ".join(_pool_id(pool) for pool in self.pools)
+        word = self.transfer.id
+        return " + ".join(_pool_id(pool) for pool in self.pools) + (f" via {word}" if word else "")
 
 
 _DEGREES = ("tp", "pp", "dp", "ep", "cp")
