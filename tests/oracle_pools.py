@@ -142,6 +142,7 @@ class Pools:
                 replica = oracle.replicas[held.replica]
                 replica.away.remove(held)
                 replica.give_back(held)
+                replica.full = False
                 oracle.wake(replica)
 
     # --- transfers ------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class Prefilling(Oracle):
         replica = self.replicas[request.replica]
         replica.away.remove(request)
         replica.give_back(request)
+        replica.full = False
         self.wake(replica)
 
 

@@ -57,6 +57,7 @@ def let_go(state: State, limits: Limits, r: int, i: int) -> None:
     replicas[r].used_blocks -= requests[i].blocks
     release(state, limits, r, i, requests[i].computed)
     requests[i].blocks = 0
+    replicas[r].full = 0  # as where a request ends: whoever was preempted may find room now
 
 
 @rare_kernel
