@@ -208,9 +208,16 @@ def ended_in(book: Book, p: int) -> int:
 
 
 @rare_kernel
-def release_next(course: Course, cursor: NDArray[np.int64], ended: int, concurrency: int, at_s: float) -> None:
+def release_next(
+    book: Book, course: Course, rules: Rules, cursor: NDArray[np.int64], concurrency: int, at_s: float
+) -> None:
     """Closed loop: as many requests as have ended arrive at ``at_s``; ``cursor[1]`` counts those that have."""
-    offered = min(course.arrivals.size, concurrency + ended)
+    if cursor[1] == course.arrivals.size:
+        return
+    offered = concurrency
+    for p in range(rules.pools):
+        offered += ended_in(book, p)
+    offered = min(course.arrivals.size, offered)
     for i in range(cursor[1], offered):
         course.arrivals[i] = at_s
     cursor[1] = max(cursor[1], offered)
@@ -274,15 +281,15 @@ def run_coupled(
                 return full
         if not begins:
             carry(traffic, now)
-        ended = 0
         for p in range(rules.pools):
             errands = read_outbox(book, p, traffic, course, rules, errands, now)
-            ended += ended_in(book, p)
-        release_next(course, cursor, ended, concurrency, now + delay_s)
+        release_next(book, course, rules, cursor, concurrency, now + delay_s)
         if not begins:
             errands = read_landings(traffic, course, errands, now)
             errands = arrive_at(course, cursor, errands, now)
         run_errands(book, course, rules, errands, now)
+        if errands > 0:
+            release_next(book, course, rules, cursor, concurrency, now + delay_s)  # in place of those turned away
         if begins:
             share_out(traffic)
         begins = not begins
