@@ -27,6 +27,7 @@ _PUBLIC = {
     "listing": "apexsim.report.listing:listing",
     "model": "apexsim.spec.catalog:model",
     "parse_slo": "apexsim.spec.slo:parse_slo",
+    "plan_fleet": "apexsim.report.fleet:plan_fleet",
     "read_trace": "apexsim.workload.read:read_trace",
     "search": "apexsim.report.search_results:search",
     "simulate": "apexsim.report.simulation:simulate",

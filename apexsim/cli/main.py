@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from apexsim import __version__
-from apexsim.cli import calibrate, compare, explain, imports, listing, schema, search, simulate, trace, validate
+from apexsim.cli import calibrate, compare, explain, imports, listing, plan, schema, search, simulate, trace, validate
 from apexsim.errors import ApexsimError
 
 INTERRUPTED = 130
@@ -99,6 +99,7 @@ app.command("simulate")(simulate.simulate)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.command("validate")(validate.validate)
+app.add_typer(plan.app, name="plan")
 app.command("import")(imports.import_run)
 app.add_typer(trace.app, name="trace")
 app.add_typer(calibrate.app, name="calibrate", hidden=True)

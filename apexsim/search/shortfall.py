@@ -1,0 +1,26 @@
+"""One line about what stands in the way where an integer program has no solution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from apexsim.search.ilp import Shortfall
+
+
+def told(shortfalls: Sequence[Shortfall]) -> str:
+    """``it takes one of: …``: each limit that would do alone, or all that must give way."""
+    if not shortfalls:
+        return "no limit that could give way would help"
+    parts = [_one(shortfall) for shortfall in shortfalls]
+    if len(parts) == 1:
+        return f"it takes {parts[0]}"
+    alone = shortfalls[0].alone
+    return f"it takes {'one' if alone else 'all'} of: {'; '.join(parts)}"
+
+
+def _one(shortfall: Shortfall) -> str:
+    limit, by = shortfall.limit, shortfall.by
+    if limit.unit == "share":
+        return f"{100 * by:.3g} % less {limit.name}"
+    needed = limit.size + by
+    return f"{limit.name} {needed:.6g} {limit.unit} instead of {limit.size:.6g} (short by {by:.4g})"
