@@ -121,8 +121,9 @@ class Oracle(OnePool):
         return most(self.pages, tokens, self.policy.max_num_batched_tokens if self.policy.chunked else tokens)
 
     def let_go(self, request: Request) -> None:
-        """What the next token does not see."""
-        if not self.policy.reserve:
+        """What the next token does not see; blocks that were taken for drafts stay."""
+        drafts_only = self.each > 1 and self.pages == uniform(self.limits.block_size)
+        if not self.policy.reserve and not drafts_only:
             request.blocks = self.blocks_for(request.computed, request.computed)
 
     def grow(self, replica: Replica, slot: Slot, request: Request, tokens: int) -> bool:

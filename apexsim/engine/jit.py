@@ -56,6 +56,7 @@ KERNEL_FILES = (
     "engine/result.py",
     "engine/series.py",
     "engine/shedding.py",
+    "engine/shortage.py",
     "engine/speculation.py",
     "engine/state.py",
     "engine/swap.py",

@@ -37,6 +37,7 @@ from apexsim.engine.pipeline import leave_open, take_open
 from apexsim.engine.receiving import admit_received
 from apexsim.engine.series import close_series, is_series, series_length, series_seconds
 from apexsim.engine.shedding import watch_head
+from apexsim.engine.shortage import take_in_turn
 from apexsim.engine.speculation import accept_drafts, blocks_for_drafts, sequences_at_their_end
 from apexsim.engine.state import DECODING, IDLE, NONE, READY, RUNNING, Limits, State, instant
 
@@ -53,6 +54,9 @@ def schedule_decodes(state: State, tables: StepTables, limits: Limits, g: int) -
     r = g // state.stage_free_s.shape[1]
     preempted = False
     need = next_blocks(state, limits, g, False)
+    if limits.prefix_caching and not limits.hybrid and need > limits.kv_blocks - replicas[r].used_blocks:
+        take_in_turn(state, tables, limits, g)
+        return True
     while need > limits.kv_blocks - replicas[r].used_blocks:
         preempt(state, tables, limits, g, 0)
         preempted = True

@@ -1,0 +1,68 @@
+"""KV blocks run short in a batch that decodes: who takes the last ones, and who gives his back.
+
+Sequences take their block in the order of their admission, as vLLM's scheduler does, and one that finds none preempts
+the youngest, or the least urgent. With a prefix cache the order shows: those before the shortage evict what is
+cached, those after it find what the preempted ones left.
+"""
+
+from __future__ import annotations
+
+from apexsim.cost.tables import StepTables
+from apexsim.engine.batch import preempt, tokens_held
+from apexsim.engine.jit import rare_kernel
+from apexsim.engine.kvcache import take_blocks
+from apexsim.engine.order import PRIORITY, least_urgent
+from apexsim.engine.pages import pages_held
+from apexsim.engine.speculation import lookahead_blocks
+from apexsim.engine.state import DECODING, NONE, Limits, State
+
+
+@rare_kernel
+def take_in_turn(state: State, tables: StepTables, limits: Limits, g: int) -> None:
+    """Each decoding sequence of group g takes the blocks of its next iteration, the longest admitted first."""
+    requests = state.requests
+    r = g // state.stage_free_s.shape[1]
+    i = oldest_of(state, g)
+    while i != NONE:
+        after, lost = requests[i].younger, False
+        more = blocks_lacking(state, limits, i)
+        while more > limits.kv_blocks - state.replicas[r].used_blocks and not lost:
+            victim = least_urgent(state, g) if limits.order == PRIORITY else state.groups[g].youngest
+            lost = victim == i
+            preempt(state, tables, limits, g, 1 if is_older(state, victim, i) else 0)
+            if not lost:
+                after = requests[i].younger
+        if not lost and more > 0:
+            take_blocks(state, limits, r, more)
+            if state.drafts.size > 0:
+                requests[i].blocks += more
+        i = after
+
+
+@rare_kernel
+def oldest_of(state: State, g: int) -> int:
+    """The running request of group g that was admitted first."""
+    i: int = state.groups[g].youngest
+    while i != NONE and state.requests[i].older != NONE:
+        i = state.requests[i].older
+    return i
+
+
+@rare_kernel
+def is_older(state: State, i: int, j: int) -> bool:
+    """True where request i was admitted to the batch of request j before it."""
+    j = state.requests[j].older
+    while j != NONE and j != i:
+        j = state.requests[j].older
+    return j == i
+
+
+@rare_kernel
+def blocks_lacking(state: State, limits: Limits, i: int) -> int:
+    """KV blocks that request i lacks for its next iteration; 0 where it does not decode."""
+    if state.requests[i].phase != DECODING:
+        return 0
+    if state.drafts.size > 0:
+        return int(lookahead_blocks(state, limits, i) - state.requests[i].blocks)
+    tokens = tokens_held(state.requests, state.groups, i)
+    return pages_held(limits, tokens + 1) - pages_held(limits, tokens)
