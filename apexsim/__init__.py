@@ -28,6 +28,7 @@ _PUBLIC = {
     "model": "apexsim.spec.catalog:model",
     "parse_slo": "apexsim.spec.slo:parse_slo",
     "plan_fleet": "apexsim.report.fleet:plan_fleet",
+    "plan_pools": "apexsim.report.pool_nodes:plan_pools",
     "read_trace": "apexsim.workload.read:read_trace",
     "search": "apexsim.report.search_results:search",
     "simulate": "apexsim.report.simulation:simulate",

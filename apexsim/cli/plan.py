@@ -39,6 +39,14 @@ def fleet(question: Question, json: Json = None, time_limit: TimeLimit = LONGEST
     _answer(json, lambda: plan_fleet(question, time_limit_s=_seconds(time_limit)))
 
 
+@app.command()
+def pools(question: Question, json: Json = None, time_limit: TimeLimit = LONGEST) -> None:
+    """How many prefill and decode replicas of which shape, on which nodes, with KV within the nodes' links."""
+    from apexsim.report.pool_nodes import plan_pools
+
+    _answer(json, lambda: plan_pools(question, time_limit_s=_seconds(time_limit)))
+
+
 def _answer(json: str | None, found: Callable[[], _Report]) -> None:
     from rich.text import Text
 

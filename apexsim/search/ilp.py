@@ -30,6 +30,9 @@ TIME_LIMIT_S = 60.0
 RELATIVE_GAP = 1e-7
 """Nearer to its bound than this, a solution is the optimum."""
 
+TIE = 1e-10
+"""Solutions whose objectives differ by less than this, relatively, are ties; the solver itself keeps rows to 1e-7."""
+
 TOLERANCE = 1e-5
 """A solution that breaks a scaled row by more than this is a bug. HiGHS keeps rows to 1e-7, whole numbers to 1e-6,
 and rounding the latter moves rows by as much for each variable."""
@@ -137,7 +140,7 @@ class Program:
             if not outcome.found or outcome.timed_out or left <= 0:
                 break
             reached = _sum(before, outcome.values)
-            rows.append(_Row(tuple(before), -inf, reached + RELATIVE_GAP * max(abs(reached), 1e-6)))
+            rows.append(_Row(tuple(before), -inf, reached + TIE * abs(reached)))
             again = _solved(self._bounds, rows, terms, left)
             if not again.found:
                 break  # the time ran out, or rounding closed the door: what is known stays an optimum
