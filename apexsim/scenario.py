@@ -279,7 +279,7 @@ def replay_pools(
     pools = [PoolSetup(p.compiled.tables, p.limits, p.policy, p.pool.replicas) for p in parts]
     roles = {pool.role for pool in plan.pools}
     return simulate_pools(
-        trace, pools, Links(links.capacity, links.paths, links.latency_s, links.ways), handover,
+        trace, pools, Links(links.capacity, links.paths, links.latency_s, links.ways, links.shares), handover,
         routers={role: plan.router_of(role) for role in sorted(roles)}, seed=seed, concurrency=concurrency,
         timeline=timeline,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 from apexsim.cost.coefficients import KernelFile, load
 from apexsim.engine.schedulers import PRESETS, Policy
 from apexsim.spec.catalog import device_names, profile_folder
-from benchmarks import attention_tables, host_tables, loop_tables, power_tables, precision_tables
+from benchmarks import attention_tables, host_tables, loop_tables, network_tables, power_tables, precision_tables
 
 ROOT = Path(__file__).parents[1]
 MARKED = r"(<!-- table: {name} -->\n)(.*?)(<!-- end of table -->)"
@@ -99,6 +99,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     **loop_tables.TABLES,
     **attention_tables.TABLES,
     **precision_tables.TABLES,
+    **network_tables.TABLES,
 }
 """Name in the mark -> file, and what makes the table."""
 

@@ -15,6 +15,13 @@ class Flow:
     rate: float = 0.0
     lands: float | None = None
     sent: float = 0.0
+    shares: tuple[float, ...] = ()
+
+    def share(self, link: int) -> float:
+        """Of its bytes on a link; 0 where it does not go there."""
+        if link not in self.path:
+            return 0.0
+        return self.shares[self.path.index(link)] if self.shares else 1.0
 
 
 def fair_rates(flows: list[Flow], capacity: list[float]) -> None:
@@ -25,8 +32,8 @@ def fair_rates(flows: list[Flow], capacity: list[float]) -> None:
     fixed: list[Flow] = []
     while rising:
         room = {
-            link: (capacity[link] - sum(f.rate for f in fixed if link in f.path))
-            / sum(link in f.path for f in rising)
+            link: (capacity[link] - sum(f.share(link) * f.rate for f in fixed))
+            / sum(f.share(link) for f in rising)
             for flow in rising for link in flow.path
         }  # fmt: skip
         least = min(room.values(), default=float("inf"))

@@ -157,7 +157,8 @@ class Pools:
             word = (i * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF
             word = ((word ^ (word >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
             path = int(ways[(word ^ (word >> 16)) % len(ways)])
-            flow = Flow(i, self.links.paths[path], float(self.links.latency_s[path]))
+            shares = self.links.shares[path] if self.links.shares else ()
+            flow = Flow(i, self.links.paths[path], float(self.links.latency_s[path]), shares=shares)
             self.flows.append(flow)
         flow.left += amount
         flow.closed = closed

@@ -41,10 +41,18 @@ def pool_of(draw: st.DrawFn, role: str, longest: int) -> PoolSetup:
     return PoolSetup(tables, limits, policy, replicas)
 
 
-def links_of(random: np.random.Generator, units: int, *, shared: bool, ways: int, latency_s: float) -> Links:
-    """Every unit has a link out and a link in; between them one that all share, or one of several ways."""
-    middle = ways if shared else 0
-    capacity = 50.0 + 2000.0 * random.random(2 * units + middle)
+def links_of(
+    random: np.random.Generator, units: int, *, middle: str, ways: int, latency_s: float
+) -> Links:
+    """Every unit has a link out and a link in; between them one that all share, one of several ways, or some of each.
+
+    ``middle``: none, one, or parts: a way puts shares of its bytes on two links in between.
+    """
+    if middle == "parts":
+        return in_parts(random, units, ways, latency_s)
+    shared = middle == "one"
+    middles = ways if shared else 0
+    capacity = 50.0 + 2000.0 * random.random(2 * units + middles)
     paths, numbers = [], np.zeros((units, units, ways), np.int64)
     for a in range(units):
         for b in range(units):
@@ -52,6 +60,22 @@ def links_of(random: np.random.Generator, units: int, *, shared: bool, ways: int
                 numbers[a, b, k] = len(paths)
                 paths.append((a, units + b, 2 * units + k) if shared else (a, units + b))
     return Links(capacity, tuple(paths), np.full(len(paths), latency_s), numbers)
+
+
+def in_parts(random: np.random.Generator, units: int, ways: int, latency_s: float) -> Links:
+    """Three links in the middle, of which each way takes two, with shares of its own."""
+    capacity = 50.0 + 2000.0 * random.random(2 * units + 3)
+    paths, shares, numbers = [], [], np.zeros((units, units, ways), np.int64)
+    for a in range(units):
+        for b in range(units):
+            for k in range(ways):
+                numbers[a, b, k] = len(paths)
+                share = float(random.choice([0.25, 0.5, random.random()]))
+                skipped = int(random.integers(3))
+                between = [2 * units + m for m in range(3) if m != skipped]
+                paths.append((a, units + b, *between))
+                shares.append((1.0, 1.0, share, 1.0 - share))
+    return Links(capacity, tuple(paths), np.full(len(paths), latency_s), numbers, tuple(shares))
 
 
 @st.composite
@@ -68,7 +92,7 @@ def pool_worlds(draw: st.DrawFn) -> PoolWorld:
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     units = sum(pool.units for pool in pools)
     links = links_of(
-        random, units, shared=draw(st.booleans()), ways=draw(st.integers(1, 2)),
+        random, units, middle=draw(st.sampled_from(["none", "one", "parts"])), ways=draw(st.integers(1, 2)),
         latency_s=draw(st.sampled_from([0.0, 1e-3])),
     )  # fmt: skip
     push = draw(st.booleans())

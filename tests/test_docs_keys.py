@@ -21,7 +21,7 @@ TABLES = {
     "DeviceGroup": ("files.md", "A cluster"), "slo": ("files.md", "An SLO"), "SLO": ("files.md", "An SLO"),
     "Limit": ("files.md", "An SLO"), "Speculative": ("speculation.md", "What a plan says"),
     "AttentionDp": ("parallelism.md", "Prompts of all ranks together"),
-    "Transfer": ("pools.md", "A request's way"),
+    "Transfer": ("pools.md", "A request's way"), "Network": ("network.md", "What a cluster says"),
     "Lora": ("lora.md", "LoRA adapters"), "PrecisionRule": ("precision.md", "Single layers"),
 }  # fmt: skip
 """Class of a user's file → the page and the section that explain its keys."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,15 +28,15 @@ def begin_all(traffic: Traffic, paths: int) -> None:
     share_out(traffic)
 
 
-def shared_out(capacity: list[float], paths: list[list[int]]) -> Traffic:
+def shared_out(capacity: list[float], paths: list[list[int]], shares: Sequence[Sequence[float]] = ()) -> Traffic:
     """One flow a path, all under way."""
-    traffic = new_traffic(np.array(capacity), paths, np.zeros(len(paths)), len(paths))
+    traffic = new_traffic(np.array(capacity), paths, np.zeros(len(paths)), len(paths), shares)
     begin_all(traffic, len(paths))
     return traffic
 
 
-def rates(capacity: list[float], paths: list[list[int]]) -> list[float]:
-    return shared_out(capacity, paths).flows.rate[: len(paths)].tolist()
+def rates(capacity: list[float], paths: list[list[int]], shares: Sequence[Sequence[float]] = ()) -> list[float]:
+    return shared_out(capacity, paths, shares).flows.rate[: len(paths)].tolist()
 
 
 @pytest.mark.parametrize("flows", [1, 2, 3, 10])
@@ -52,24 +54,43 @@ def test_a_parking_lot() -> None:
     assert rates([1.0, 1.0, 1.0], [[0, 1, 2], [0], [1], [2]]) == [0.5] * 4
 
 
+def test_bytes_that_go_over_two_links_need_a_half_of_each() -> None:
+    """A flow over two links of 4 B/s side by side gets 8 B/s; one beside it on the first of them meets half of it."""
+    assert rates([4.0, 4.0], [[0, 1]], [[0.5, 0.5]]) == [8.0]
+    halved = rates([4.0, 4.0], [[0, 1], [0]], [[0.5, 0.5], [1.0]])
+    assert halved == [pytest.approx(8 / 3)] * 2
+
+
+def test_shares_of_one_are_no_shares() -> None:
+    capacity, paths = [3.0, 7.0, 11.0], [[0], [0, 1], [1, 2], [2]]
+    assert rates(capacity, paths, [[1.0] * len(path) for path in paths]) == rates(capacity, paths)
+
+
 @st.composite
-def networks(draw: st.DrawFn) -> tuple[list[float], list[list[int]]]:
+def networks(draw: st.DrawFn) -> tuple[list[float], list[list[int]], list[list[float]]]:
     links = draw(st.integers(1, 6))
     capacity = [draw(st.floats(0.5, 100.0)) for _ in range(links)]
     paths = [
         draw(st.lists(st.integers(0, links - 1), min_size=1, max_size=links, unique=True))
         for _ in range(draw(st.integers(1, 12)))
     ]
-    return capacity, paths
+    whole = draw(st.booleans())
+    share = st.just(1.0) if whole else st.floats(0.05, 1.0)
+    return capacity, paths, [[draw(share) for _ in path] for path in paths]
 
 
 @given(networks())
 @drawn
-def test_no_flow_can_be_given_more(network: tuple[list[float], list[list[int]]]) -> None:
+def test_no_flow_can_be_given_more(
+    network: tuple[list[float], list[list[int]], list[list[float]]],
+) -> None:
     """Max-min fairness by its definition: each flow has a full link on which nobody has more than it."""
-    capacity, paths = network
-    found = rates(capacity, paths)
-    load = [sum(rate for rate, path in zip(found, paths, strict=True) if link in path) for link in range(len(capacity))]
+    capacity, paths, shares = network
+    found = rates(capacity, paths, shares)
+    load = [0.0] * len(capacity)
+    for rate, path, share in zip(found, paths, shares, strict=True):
+        for link, part in zip(path, share, strict=True):
+            load[link] += part * rate
     assert all(used <= room * (1 + 1e-9) for used, room in zip(load, capacity, strict=True))
     for rate, path in zip(found, paths, strict=True):
         full = [link for link in path if load[link] >= capacity[link] * (1 - 1e-9)]

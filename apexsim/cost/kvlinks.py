@@ -6,7 +6,7 @@ devices at once: its link out has the bandwidth of them all, and so has its link
 
     in one island of scale-up links      out and in over these
     in one node                          out and in over PCIe
-    between nodes                        out and in over the NICs
+    between nodes                        out and in over the NICs; between leaves over their links to the spines, too
 
 Bandwidth is what the profile says that links reach of their datasheet. Attention ranks in lockstep are units of their
 own, each with the links of its share of the devices.
@@ -20,8 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.cost.fabric import fabric_of
 from apexsim.cost.graph import cut_of
+from apexsim.cost.kvroutes import Routes
 from apexsim.cost.memory import MemoryPlan, stage_kv_token_bytes
+from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster, DeviceGroup, island_size
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import ModelSpec
@@ -50,12 +53,14 @@ class KvLinks:
         paths: links of each way.
         latency_s: [paths].
         ways: [U, U, 1] way from unit to unit.
+        shares: of each way's bytes on each of its links; empty where all go over every one.
     """
 
     capacity: NDArray[np.float64]
     paths: tuple[tuple[int, ...], ...]
     latency_s: NDArray[np.float64]
     ways: NDArray[np.int64]
+    shares: tuple[tuple[float, ...], ...] = ()
 
 
 def place(cluster: Cluster, pools: Sequence[Pool]) -> list[Unit]:
@@ -98,16 +103,44 @@ def kv_links(
     units = place(cluster, pools)
     owners = [p for p, pool in enumerate(pools) for _ in range(pool.replicas * pool.dp)]
     capacity = np.concatenate([_capacity(profiles[p], cluster, unit) for unit, p in zip(units, owners, strict=True)])
+    routes = _routes(cluster, pools, profiles, len(capacity))
     paths: list[tuple[int, ...]] = []
+    shares: list[tuple[float, ...]] = []
     latencies: list[float] = []
     ways = np.zeros((len(units), len(units), 1), np.int64)
     for a, here in enumerate(units):
         for b, there in enumerate(units):
             kind = _class_between(cluster, here, there, profiles[owners[a]])
+            between: tuple[tuple[int, ...], tuple[float, ...]] = (), ()
+            if routes is not None and kind == NIC:
+                between = routes.between(_ends(cluster, here), _ends(cluster, there))
             ways[a, b, 0] = len(paths)
-            paths.append((2 * (a * CLASSES + kind), 2 * (b * CLASSES + kind) + 1))
-            latencies.append(latency_s + _latency(profiles[owners[a]], kind))
-    return KvLinks(capacity, tuple(paths), np.array(latencies), ways)
+            paths.append((2 * (a * CLASSES + kind), 2 * (b * CLASSES + kind) + 1, *between[0]))
+            shares.append((1.0, 1.0, *between[1]))
+            hops_s = 2 * cluster.network.hop_latency if between[0] else 0.0
+            latencies.append(latency_s + _latency(profiles[owners[a]], kind) + hops_s)
+    if routes is None:
+        return KvLinks(capacity, tuple(paths), np.array(latencies), ways)
+    links = np.concatenate([capacity, routes.capacity])
+    return KvLinks(links, tuple(paths), np.array(latencies), ways, tuple(shares))
+
+
+def _routes(
+    cluster: Cluster, pools: Sequence[Pool], profiles: Sequence[HardwareProfile], first: int
+) -> Routes | None:
+    """The switches between the nodes; None where there are none that could limit."""
+    known = {pool.device or cluster.device: profile for pool, profile in zip(pools, profiles, strict=True)}
+    of_groups = [known.get(group.device) or catalog.device(group.device) for group in cluster.groups]
+    fabric = fabric_of(cluster, of_groups)
+    if fabric is None:
+        return None
+    devices = [group.devices_per_node * group.nodes for group in cluster.groups]
+    return Routes(fabric, np.repeat([profile.efficiency.link for profile in of_groups], devices), first)
+
+
+def _ends(cluster: Cluster, unit: Unit) -> tuple[int, int]:
+    before = sum(group.devices_per_node * group.nodes for group in cluster.groups[: unit.group])
+    return before + unit.first, unit.devices
 
 
 def _capacity(profile: HardwareProfile, cluster: Cluster, unit: Unit) -> NDArray[np.float64]:

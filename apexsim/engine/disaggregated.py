@@ -52,12 +52,14 @@ class Links:
         paths: links of each way, by number.
         latency_s: [paths] of the last byte.
         ways: [U, U, k] numbers of the k ways between two units.
+        shares: of each way's bytes on each of its links; all of them where empty.
     """
 
     capacity: NDArray[np.float64]
     paths: tuple[tuple[int, ...], ...]
     latency_s: NDArray[np.float64]
     ways: NDArray[np.int64]
+    shares: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class _Run:
             len(pools), int(entry.load), int(out.load), bool(handover.push), float(handover.early), bool(handover.shown)
         )
         self.course = self._course(entry, out, links, arrival_s + self.entry_s)
-        self.traffic = new_traffic(links.capacity, [list(p) for p in links.paths], links.latency_s, len(trace))
+        self.traffic = new_traffic(links.capacity, links.paths, links.latency_s, len(trace), links.shares)
 
     def _empty(self, pool: PoolSetup, arrival_s: NDArray[np.float64]) -> tuple[Limits, State]:
         role = pool.policy.role

@@ -4,12 +4,16 @@ A *flow* carries the bytes of one request along a path of links. Rates are max-m
 Networks, §6.5.2): no flow can be given more without taking from one that has as little or less. They change only
 where a flow begins, runs dry or ends; in between, bytes go down in straight lines.
 
+A path may put a *share* of its bytes on a link, where they go over several links side by side. A flow of rate x takes
+share · x of such a link; with all shares 1 that is the textbook's problem.
+
 Bytes may be *released* little by little: a flow whose bytes have all gone, but which more may be released to, is dry
 and takes no bandwidth. Once it is closed and dry, its last byte lands one latency later, and it ends.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +36,18 @@ FLOW = np.dtype(
     ]
 )
 
+LINK = np.dtype(
+    [
+        ("capacity", "f8"),  # B/s
+        ("spare", "f8"),  # scratch: what is left of it,
+        ("wanted", "f8"),  # the shares of its flows whose rate is not known yet,
+        ("open", "i8"),  # and how many these are
+    ]
+)
+
+HOP = np.dtype([("link", "i8"), ("share", "f8")])
+"""A link of a path, and the share of the path's bytes that go over it."""
+
 MOVED = np.dtype(
     [
         ("started", "i8"),
@@ -49,26 +65,29 @@ MOVED = np.dtype(
 class Traffic(NamedTuple):
     """L links, paths over them, and the flows that are under way."""
 
-    capacity: NDArray[np.float64]  # [L] B/s
+    links: Rows  # LINK [L]
     first: NDArray[np.int64]  # [paths + 1] where a path's links begin in ``hops``
-    hops: NDArray[np.int64]
+    hops: Rows  # HOP [all paths]
     latency_s: NDArray[np.float64]  # [paths] of the last byte
     flows: Rows  # FLOW [most at once]
     moved: Rows  # MOVED [1]
-    spare: NDArray[np.float64]  # [L] scratch: what a link has left,
-    open: NDArray[np.int64]  # [L] and its flows whose rate is not known yet
 
 
 def new_traffic(
-    capacity: NDArray[np.float64], paths: list[list[int]], latency_s: NDArray[np.float64], most: int
-) -> Traffic:
-    """Links of ``capacity`` B/s and ``paths`` over them, with room for ``most`` flows at once."""
-    lengths = [len(path) for path in paths]
+    capacity: NDArray[np.float64], paths: Sequence[Sequence[int]], latency_s: NDArray[np.float64], most: int,
+    shares: Sequence[Sequence[float]] = (),
+) -> Traffic:  # fmt: skip
+    """Links of ``capacity`` B/s and ``paths`` over them, with room for ``most`` flows at once.
+
+    ``shares``: of each path's bytes on each of its links; all of them where left out.
+    """
+    links, hops = rows(LINK, len(capacity)), rows(HOP, sum(map(len, paths)))
+    links.capacity = capacity
+    hops.link = [link for path in paths for link in path]
+    hops.share = [share for path in shares for share in path] if shares else 1.0
     return Traffic(
-        np.ascontiguousarray(capacity, np.float64), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        np.array([link for path in paths for link in path], np.int64),
+        links, np.concatenate([[0], np.cumsum([len(path) for path in paths])]).astype(np.int64), hops,
         np.ascontiguousarray(latency_s, np.float64), rows(FLOW, max(most, 1)), rows(MOVED, 1),
-        np.zeros(len(capacity)), np.zeros(len(capacity), np.int64),
     )  # fmt: skip
 
 
@@ -166,25 +185,25 @@ def share_out(traffic: Traffic) -> None:
 
     Links that are equally tight are settled in the order of their numbers.
     """
-    flows, moved, spare, waiting = traffic.flows, traffic.moved, traffic.spare, traffic.open
+    flows, moved, links = traffic.flows, traffic.moved, traffic.links
     if not moved[0].changed:
         return
     moved[0].changed = 0
-    for link in range(spare.size):
-        spare[link] = traffic.capacity[link]
-        waiting[link] = 0
+    for link in range(links.size):
+        links[link].spare, links[link].wanted, links[link].open = links[link].capacity, 0.0, 0
     unsettled = 0
     for f in range(moved[0].flows):
         if flows[f].left > 0.0:
             flows[f].rate = -1.0
             unsettled += 1
             for h in range(traffic.first[flows[f].path], traffic.first[flows[f].path + 1]):
-                waiting[traffic.hops[h]] += 1
+                links[traffic.hops[h].link].wanted += traffic.hops[h].share
+                links[traffic.hops[h].link].open += 1
     while unsettled > 0:
         tight, least = NONE, np.inf
-        for link in range(spare.size):
-            if waiting[link] > 0 and spare[link] / waiting[link] < least:
-                tight, least = link, spare[link] / waiting[link]
+        for link in range(links.size):
+            if links[link].open > 0 and links[link].spare / links[link].wanted < least:
+                tight, least = link, links[link].spare / links[link].wanted
         for f in range(moved[0].flows):
             if flows[f].rate < 0.0 and (tight == NONE or crosses(traffic, f, tight)):
                 settle_flow(traffic, f, least)
@@ -195,7 +214,7 @@ def share_out(traffic: Traffic) -> None:
 def crosses(traffic: Traffic, f: int, link: int) -> bool:
     """True where the path of flow f goes over ``link``."""
     for h in range(traffic.first[traffic.flows[f].path], traffic.first[traffic.flows[f].path + 1]):
-        if traffic.hops[h] == link:
+        if traffic.hops[h].link == link:
             return True
     return False
 
@@ -207,6 +226,8 @@ def settle_flow(traffic: Traffic, f: int, rate: float) -> None:
     flow.rate = rate
     flow.end_s = traffic.moved[0].clock_s + flow.left / rate
     for h in range(traffic.first[flow.path], traffic.first[flow.path + 1]):
-        link = traffic.hops[h]
-        traffic.spare[link] = max(traffic.spare[link] - rate, 0.0)
-        traffic.open[link] -= 1
+        hop = traffic.hops[h]
+        link = traffic.links[hop.link]
+        link.spare = max(link.spare - hop.share * rate, 0.0)
+        link.wanted -= hop.share
+        link.open -= 1

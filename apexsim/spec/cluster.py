@@ -19,6 +19,7 @@ from pydantic_core import CoreSchema
 
 from apexsim.spec.base import Strict
 from apexsim.spec.hardware import HardwareProfile, Scaleup
+from apexsim.spec.network import Network
 from apexsim.spec.units import Bandwidth
 
 LinkClass = Literal["scaleup", "pcie", "nic", "fabric"]
@@ -37,6 +38,18 @@ class Link:
     switched: bool  # every pair at full bandwidth at once, and each rank reads the others' memory
     near: Link | None = None  # between nodes: what joins the ranks of one node; None where a node holds one
     near_ranks: int = 1  # between nodes: ranks that one node holds at most
+    crowding: Crowding | None = None  # between nodes: the algorithms to choose from, and what the switches add to them
+
+
+@dataclass(frozen=True, slots=True)
+class Crowding:
+    """How much longer a pattern of traffic takes over leaves and spines than over its NICs alone; 1 = no longer."""
+
+    ring: float = 1.0  # every NIC to the one of its place in the next node
+    tree: float = 1.0  # two binary trees over the nodes, in each of which half of the bytes goes up and down
+    doubling: tuple[float, ...] = ()  # step j: with the node 2^j away
+    direct: float = 1.0  # every NIC to all NICs of the other nodes
+    aligned: float = 1.0  # every NIC to those of its place in the other nodes
 
 
 class DeviceGroup(Strict):
@@ -62,6 +75,7 @@ class Cluster(DeviceGroup):
     pue: float = Field(
         1.0, ge=1, allow_inf_nan=False, description="energy of the site over that of its nodes"
     )
+    network: Network = Field(Network(), description="switches between the nodes, and how packets find their way")
 
     @model_validator(mode="before")
     @classmethod
@@ -71,6 +85,23 @@ class Cluster(DeviceGroup):
         if isinstance(data, list | tuple):
             return _joined(data)
         return data
+
+    @model_validator(mode="after")
+    def _leaves_are_even(self) -> Cluster:
+        network = self.network
+        if not network.switched:
+            return self
+        for group in self.groups:
+            if network.nodes_per_leaf is not None and group.nodes % network.nodes_per_leaf:
+                raise ValueError(
+                    f"network.nodes_per_leaf = {network.nodes_per_leaf} does not divide the {group.nodes} nodes of "
+                    f"{group.device}"
+                )
+        nics = [network.nics(group.nodes, group.devices_per_node) for group in self.groups]
+        if network.spines is None and len(set(nics)) > 1:
+            each = " and ".join(map(str, nics))
+            raise ValueError(f"network.spines is needed: the leaves of the groups have {each} NICs")
+        return self
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -99,7 +130,7 @@ class Cluster(DeviceGroup):
     def only(self, device: str | None) -> Cluster:
         """The first group with ``device`` alone; the first of all where it is None, or no group has it."""
         group = next((group for group in self.groups if group.device == device), self.groups[0])
-        return Cluster(**group.model_dump(), pue=self.pue)
+        return Cluster(**group.model_dump(), pue=self.pue, network=self.network)
 
     def __str__(self) -> str:
         return "+".join(
@@ -159,7 +190,8 @@ class Cluster(DeviceGroup):
         graph: nx.Graph[str] = nx.Graph()
         first = 0
         for index, group in enumerate(self.groups):
-            _add_group(graph, index, group, profiles[group.device], first, alone=self._is_one_node)
+            network = None if self._is_one_node else self.network
+            _add_group(graph, index, group, profiles[group.device], first, network)
             first += group.devices_per_node * group.nodes
         return graph
 
@@ -200,7 +232,7 @@ def _joined(groups: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _add_group(
-    graph: nx.Graph[str], index: int, group: DeviceGroup, profile: HardwareProfile, first: int, *, alone: bool
+    graph: nx.Graph[str], index: int, group: DeviceGroup, profile: HardwareProfile, first: int, network: Network | None
 ) -> None:
     count = group.devices_per_node * group.nodes
     names = [f"device{first + i}" for i in range(count)]
@@ -214,8 +246,8 @@ def _add_group(
             host = f"host{index}.{i // group.devices_per_node}"
             graph.add_node(host, kind="host", group=index)
             _connect(graph, name, host, "pcie", profile.pcie_bandwidth, profile.pcie_latency_s)
-    if not alone:
-        _add_network(graph, index, group, profile, names)
+    if network is not None:
+        _add_network(graph, index, group, profile, names, network)
 
 
 def _islands(names: list[str], group: DeviceGroup, profile: HardwareProfile) -> Iterator[list[str]]:
@@ -252,20 +284,33 @@ def _ring(names: list[str]) -> list[tuple[str, str]]:
 
 
 def _add_network(
-    graph: nx.Graph[str], index: int, group: DeviceGroup, profile: HardwareProfile, names: list[str]
+    graph: nx.Graph[str], index: int, group: DeviceGroup, profile: HardwareProfile, names: list[str], network: Network
 ) -> None:
-    """A NIC for every device, one leaf a group, one spine; the fabric does not block."""
+    """A NIC for every device, below its leaf. A flat network has one leaf a group and one spine, and does not block."""
     bandwidth = group.node_link or profile.node_link_bandwidth
-    leaf = f"leaf{index}"
-    graph.add_node(leaf, kind="leaf", group=index)
-    graph.add_node("spine", kind="spine")
-    for name in names:
+    leaves: dict[str, None] = {}
+    for number, name in enumerate(names):
         nic = name.replace("device", "nic")
+        leaf = f"leaf{index}"
+        if network.switched:
+            leaf += f".{network.leaf(group.nodes, group.devices_per_node, number)}"
+        leaves[leaf] = None
         graph.add_node(nic, kind="nic", group=index)
+        graph.add_node(leaf, kind="leaf", group=index)
         to_nic = profile.pcie_bandwidth or bandwidth
         _connect(graph, name, nic, "pcie", to_nic, profile.pcie_latency_s)
         _connect(graph, nic, leaf, "nic", bandwidth, profile.node_link_latency_s / 2)
-    _connect(graph, leaf, "spine", "fabric", bandwidth * len(names), profile.node_link_latency_s / 2)
+    if not network.switched:
+        graph.add_node("spine", kind="spine")
+        _connect(graph, leaf, "spine", "fabric", bandwidth * len(names), profile.node_link_latency_s / 2)
+        return
+    nics = network.nics(group.nodes, group.devices_per_node)
+    spines = network.spines or nics
+    for spine in range(spines):
+        graph.add_node(f"spine{spine}", kind="spine")
+        for leaf in leaves:
+            each = bandwidth * nics / (spines * network.oversubscription)
+            _connect(graph, leaf, f"spine{spine}", "fabric", each, network.hop_latency)
 
 
 def _connect(graph: nx.Graph[str], a: str, b: str, link_class: LinkClass, bandwidth: float, latency_s: float) -> None:
