@@ -14,6 +14,8 @@ phases, so their bytes overlap and their latencies add up; each phase starts up 
 A gather, a scatter of sums and an exchange of all with all send half of what an all-reduce does. An exchange goes
 straight to its receivers: nothing of it is shared on the way, so between nodes all of it that leaves a node does.
 
+Where the network says so, other ways between nodes compete with the ring (``between.py``).
+
 Calibrated: a fitted law and grid for each measured number of ranks, on the links of a node that it was measured on.
 """
 
@@ -26,45 +28,73 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from apexsim.cost import between
 from apexsim.cost.floor import FLOOR
 from apexsim.spec.cluster import Link
 
 Floats = NDArray[np.float64]
 
 
-def all_reduce_s(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Floats:
-    """Seconds to sum ``message`` bytes over ``ranks``; every rank ends with the sum."""
+Ways = dict[str, Floats]
+"""Seconds by algorithm."""
+
+
+def all_reduce_ways(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Ways:
+    """Ways to sum ``message`` bytes over ``ranks``; every rank ends with the sum."""
     size = np.asarray(message, dtype=np.float64)
+    if link.crowding is not None:
+        return between.summed(size, ranks, link, link.crowding, efficiency=efficiency, launch_s=launch_s)
     if link.near is not None and ranks > link.near_ranks:
-        return _hierarchical_s(size, ranks, link, link.near, 2, efficiency=efficiency, launch_s=launch_s)
+        rings = _hierarchical_s(size, ranks, link, link.near, 2, efficiency=efficiency, launch_s=launch_s)
+        return {between.RINGS: rings}
     rate = link.bandwidth * efficiency
     share = 2.0 * (ranks - 1) / ranks * size / rate
-    ring = 2 * (ranks - 1) * link.latency_s + share
-    if not link.switched:
-        return launch_s + ring
-    one_shot = link.latency_s + (ranks - 1) * size / rate
-    two_shot = 2 * link.latency_s + share
-    return launch_s + np.minimum(np.minimum(one_shot, two_shot), ring)
+    ways = {"ring": launch_s + (2 * (ranks - 1) * link.latency_s + share)}
+    if link.switched:
+        ways["one-shot"] = launch_s + (link.latency_s + (ranks - 1) * size / rate)
+        ways["two-shot"] = launch_s + (2 * link.latency_s + share)
+    return ways
 
 
-def all_to_all_s(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Floats:
-    """Seconds until every rank has sent each other one its own 1 / ranks of ``message`` bytes."""
+def all_to_all_ways(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Ways:
+    """Ways to send every other rank one its own 1 / ranks of ``message`` bytes."""
     size = np.asarray(message, dtype=np.float64)
+    if link.crowding is not None:
+        return between.exchanged(size, ranks, link, link.crowding, efficiency=efficiency, launch_s=launch_s)
     if link.near is None or ranks <= link.near_ranks:
-        return all_gather_s(size, ranks, link, efficiency=efficiency, launch_s=launch_s)
+        (alone,) = all_gather_ways(size, ranks, link, efficiency=efficiency, launch_s=launch_s).values()
+        return {"direct": alone}
     local = link.near_ranks
-    between = (ranks - local) / ranks * size / (link.bandwidth * efficiency)
+    outside = (ranks - local) / ranks * size / (link.bandwidth * efficiency)
     inside = (local - 1) / ranks * size / (link.near.bandwidth * efficiency)
-    return launch_s + link.latency_s + np.maximum(inside, between)
+    return {"direct": launch_s + link.latency_s + np.maximum(inside, outside)}
+
+
+def all_gather_ways(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Ways:
+    """Ways to give every rank all of ``message`` bytes, of which it held 1 / ranks; backwards, to scatter sums."""
+    size = np.asarray(message, dtype=np.float64)
+    if link.crowding is not None:
+        return between.gathered(size, ranks, link, link.crowding, efficiency=efficiency, launch_s=launch_s)
+    if link.near is not None and ranks > link.near_ranks:
+        rings = _hierarchical_s(size, ranks, link, link.near, 1, efficiency=efficiency, launch_s=launch_s)
+        return {between.RINGS: rings}
+    hops = 1 if link.switched else ranks - 1
+    alone = launch_s + hops * link.latency_s + (ranks - 1) / ranks * size / (link.bandwidth * efficiency)
+    return {"direct" if link.switched else "ring": alone}
+
+
+def _fastest(ways: Ways) -> Floats:
+    return np.asarray(np.minimum.reduce(list(ways.values())))
+
+
+def all_reduce_s(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Floats:
+    """Seconds to sum ``message`` bytes over ``ranks``, the fastest way."""
+    return _fastest(all_reduce_ways(message, ranks, link, efficiency=efficiency, launch_s=launch_s))
 
 
 def all_gather_s(message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float) -> Floats:
     """Seconds until every rank has all of ``message`` bytes, of which it held 1 / ranks."""
-    size = np.asarray(message, dtype=np.float64)
-    if link.near is not None and ranks > link.near_ranks:
-        return _hierarchical_s(size, ranks, link, link.near, 1, efficiency=efficiency, launch_s=launch_s)
-    hops = 1 if link.switched else ranks - 1
-    return launch_s + hops * link.latency_s + (ranks - 1) / ranks * size / (link.bandwidth * efficiency)
+    return _fastest(all_gather_ways(message, ranks, link, efficiency=efficiency, launch_s=launch_s))
 
 
 def _hierarchical_s(
@@ -88,23 +118,24 @@ def _spread(ranks: int, link: Link) -> tuple[int, int]:
 
 
 def send_s(message: ArrayLike, link: Link, *, efficiency: float) -> Floats:
-    """Seconds to send ``message`` bytes to one other rank."""
-    return link.latency_s + np.asarray(message, dtype=np.float64) / (link.bandwidth * efficiency)
+    """Seconds to send ``message`` bytes to one other rank, as all ranks of a stage do at once."""
+    crowded = link.crowding.ring if link.crowding is not None else 1.0
+    return link.latency_s + np.asarray(message, dtype=np.float64) / (link.bandwidth * efficiency) * crowded
 
 
 class Kind(NamedTuple):
     """One collective."""
 
-    seconds: Callable[..., Floats]  # analytic price: message, ranks, link; efficiency, launch_s
+    ways: Callable[..., Ways]  # analytic prices by algorithm: message, ranks, link; efficiency, launch_s
     summed: bool = False  # a switch may do the sums, so that a rank sends its message once
     exchanged: bool = False  # every byte has its own receiver, so that the devices of a node do not share traffic
 
 
 KINDS: dict[str, Kind] = {
-    "all_reduce": Kind(all_reduce_s, summed=True),
-    "all_gather": Kind(all_gather_s),
-    "reduce_scatter": Kind(all_gather_s),  # the same steps backwards
-    "all_to_all": Kind(all_to_all_s, exchanged=True),
+    "all_reduce": Kind(all_reduce_ways, summed=True),
+    "all_gather": Kind(all_gather_ways),
+    "reduce_scatter": Kind(all_gather_ways),  # the same steps backwards
+    "all_to_all": Kind(all_to_all_ways, exchanged=True),
 }
 """Collectives by name. ``message``: bytes of the sum, or of all that one rank gathers, scatters or exchanges."""
 
@@ -118,8 +149,16 @@ def sent_bytes(kind: str, message: ArrayLike, ranks: int) -> Floats:
 def collective_s(
     kind: str, message: ArrayLike, ranks: int, link: Link, *, efficiency: float, launch_s: float
 ) -> Floats:
-    """Analytic seconds of a collective of ``KINDS``."""
-    return KINDS[kind].seconds(message, ranks, link, efficiency=efficiency, launch_s=launch_s)
+    """Analytic seconds of a collective of ``KINDS``, the fastest way."""
+    return _fastest(KINDS[kind].ways(message, ranks, link, efficiency=efficiency, launch_s=launch_s))
+
+
+def algorithm_of(
+    kind: str, message: float, ranks: int, link: Link, *, efficiency: float, launch_s: float
+) -> str:
+    """Name of the fastest way at a size; of equal ones the first."""
+    ways = KINDS[kind].ways(message, ranks, link, efficiency=efficiency, launch_s=launch_s)
+    return min(ways, key=lambda name: float(ways[name]))
 
 
 def collective_floor_s(kind: str, message: ArrayLike, ranks: int, link: Link) -> Floats:

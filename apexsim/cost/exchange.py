@@ -19,6 +19,7 @@ from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
 
+from apexsim.cost.crowding import group_link
 from apexsim.cost.fullest import Skew, dealt_of, skew
 from apexsim.cost.operators import ExpertExchange, GroupedGemm, Phase
 from apexsim.spec.cluster import Cluster, island_size
@@ -65,6 +66,7 @@ class Way(NamedTuple):
     network: float = 0.0  # B/s of a device's NIC; 0 = its profile's
     overlap_shared: bool = False  # shared experts run beside the exchange
     halves: bool = False  # the exchange of one half of a batch runs beside the other half's compute
+    crowded: tuple[float, float] = (1.0, 1.0)  # of NICs of one place in their nodes, and of all: what switches add
 
 
 def way_of(pool: Pool, engine: str, profile: HardwareProfile, cluster: Cluster) -> Way:
@@ -77,7 +79,11 @@ def way_of(pool: Pool, engine: str, profile: HardwareProfile, cluster: Cluster) 
         rack = profile.scaleup is not None and profile.scaleup.rack_scale
         name = "nvlink" if engine == "tensorrt-llm" and rack and pool.experts_tp == 1 else "all-gather"
     halves = pool.experts.overlap == "two-batch"
-    return Way(name, nodes, cluster.node_link or 0.0, pool.experts.overlap_shared, halves)
+    found = group_link(cluster, profile, pool.tp * pool.dp)
+    network, crowded = cluster.node_link or 0.0, (1.0, 1.0)
+    if found.crowding is not None:
+        network, crowded = found.bandwidth, (found.crowding.aligned, found.crowding.direct)
+    return Way(name, nodes, network, pool.experts.overlap_shared, halves, crowded)
 
 
 def carriers(
@@ -86,7 +92,7 @@ def carriers(
     """What carries tokens in iterations that hold prefill, and in those that only decode; None for collectives.
 
     A low-latency kernel sends pairs, so that the device with the most pairs is waited for; the others send a token once
-    to each device, and over the network once to each node.
+    to each device, and over the network once to each node, to the device of the sender's place in it.
     """
     transports = WAYS[way.name]
     if transports is None:
@@ -103,9 +109,10 @@ def _carrier(
 ) -> ExpertExchange:
     exchange = ExpertExchange(
         "exchange", experts.hidden_size, mlp.experts, mlp.experts_per_token, devices, way.nodes, transport.name,
-        _wire(transport, phase, experts.weights), transport.multiprocessors, network=way.network,
+        _wire(transport, phase, experts.weights), transport.multiprocessors,
         groups=mlp.groups, groups_per_token=mlp.groups_per_token,
     )  # fmt: skip
+    exchange = replace(exchange, network=way.network / way.crowded[exchange.low_latency])
     near, far = (found.pairs, found.pairs) if exchange.low_latency else (found.visits, found.node_visits)
     return replace(exchange, near_skew=near, far_skew=far)
 

@@ -69,6 +69,7 @@ class OperatorShare:
         flops, moved_bytes: what it must do; bytes of a collective pass over links.
         reached: share of the roofline, 0 where it must do neither.
         calibrated: its price comes from measurements; extrapolated: … from outside their range.
+        algorithm: of a collective that was not measured, how it runs; "" of all else.
     """
 
     name: str
@@ -81,6 +82,7 @@ class OperatorShare:
     bound: Bound
     calibrated: bool
     extrapolated: bool
+    algorithm: str = ""
 
     @property
     def intensity(self) -> float | None:
@@ -247,12 +249,14 @@ def _linear(
     ledger = np.array([_at(line, sizes, tokens) for line in exposed.of(op, prices.ledger(op, sizes))])
     part = int(np.argmax(ledger[: len(PARTS)]))
     spent = float(ledger[: len(PARTS)].sum())
-    flops = op.count * prices.flops(op, sizes, _at(executed(sizes).astype(np.float64), sizes, tokens))
+    rows = _at(executed(sizes).astype(np.float64), sizes, tokens)
+    flops = op.count * prices.flops(op, sizes, rows)
     compute = compute_dtype(prices.profile, op.weights) if isinstance(op, Gemm | GroupedGemm) else None
-    return _placed(
+    share = _placed(
         prices, op, PARTS[part], spent, flops, float(ledger[MOVED_BYTES]), compute,
         bool(ledger[CALIBRATED] > 0), bool(ledger[EXTRAPOLATED] > 0),
     )  # fmt: skip
+    return share if share.calibrated or not spent else replace(share, algorithm=prices.algorithm(op, sizes, rows))
 
 
 def _attention(parts: Parts, op: AttentionOp, iteration: Iteration, launch: OperatorShare) -> OperatorShare:

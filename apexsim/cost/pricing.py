@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from apexsim import registry
+from apexsim.cost.analytic import AnalyticKernels
 from apexsim.cost.clock import AT_BOOST, Clock, clocked
+from apexsim.cost.collectives import algorithm_of
 from apexsim.cost.experts import exchange_work
 from apexsim.cost.fullest import mean_load
 from apexsim.cost.host import Graphs, graph_sizes, padded
@@ -138,6 +140,17 @@ class Pricer:
         """FLOP of one run of an operator at ``tokens`` executed tokens of each rank; 0 for attention."""
         rows = tokens * (sizes.ranks if op.rows.tokens == "all" else 1) / op.rows.over
         return float(self._run(op, np.maximum(np.array([rows]), 1.0), sizes.kind == "decode")[2][0])
+
+    def algorithm(self, op: Operator, sizes: Sizes, tokens: float) -> str:
+        """How a collective runs at ``tokens`` executed tokens of each rank, by the analytic model; "" of any other
+        operator, and where another model prices it."""
+        if not isinstance(op, Collective) or not isinstance(self.kernels, AnalyticKernels):
+            return ""
+        rows = max(tokens * (sizes.ranks if op.rows.tokens == "all" else 1) / op.rows.over, 1.0)
+        reached, link = self.profile.efficiency, self.wide if op.wide else self.link
+        return algorithm_of(
+            op.kind, rows * op.token_bytes, op.ranks, link, efficiency=reached.link, launch_s=reached.launch_s
+        )
 
     def attention_power(self, operators: Iterable[Operator]) -> tuple[PowerLaw, PowerLaw] | None:
         """Laws of prefill and decode attention of a model; None where the device's power is unknown.

@@ -16,6 +16,7 @@ from apexsim.cost.adapters import AdapterLaw, adapter_law
 from apexsim.cost.clock import clock_of
 from apexsim.cost.collectives import all_gather_s, send_s
 from apexsim.cost.context import Ring
+from apexsim.cost.crowding import crowding_note, group_link, switched
 from apexsim.cost.exchange import way_of
 from apexsim.cost.expert_notes import expert_notes
 from apexsim.cost.format_notes import format_notes
@@ -121,7 +122,7 @@ def compile_pool(
     each = 1 + drafts_of(pool)
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, each * max_num_seqs)
     sizes = (most_tokens, max_num_seqs, memory.max_model_len)
-    ring = Ring(pool.cp, cluster.strided_link(profile, pool.cp, pool.tp), prices) if pool.cp > 1 else None
+    ring = Ring(pool.cp, group_link(cluster, profile, pool.cp, pool.tp), prices) if pool.cp > 1 else None
     parts = Parts(model, cut, prices, host, *sizes, each, adapter_operators(model, pool, max_num_seqs), ring)
     if drafting is not None:
         draft_prices = _prices(profile, cluster, drafting.draft.pool, engine, costs, serving)
@@ -164,8 +165,8 @@ def _tables(parts: Parts, host: HostModel, transfer_s: Floats, max_num_seqs: int
 def _prices(
     profile: HardwareProfile, cluster: Cluster, pool: Pool, engine: str, costs: str, serving: Serving | None
 ) -> Pricer:
-    link, clock = cluster.link(profile, pool.tp), clock_of(profile, pool.clock_mhz)
-    wide = cluster.link(profile, pool.tp * pool.dp) if pool.dp > 1 else None
+    link, clock = group_link(cluster, profile, pool.tp), clock_of(profile, pool.clock_mhz)
+    wide = group_link(cluster, profile, pool.tp * pool.dp) if pool.dp > 1 else None
     return pricer(profile, engine, link, costs, clock, serving, wide)
 
 
@@ -197,14 +198,18 @@ def _transfer_s(model: ModelSpec, profile: HardwareProfile, cluster: Cluster, po
     tokens = token_knots(most_tokens).astype(np.float64)
     if pool.pp == 1:
         return np.zeros((1, len(tokens)))
-    links = [cluster.stage_link(profile, pool.tp * pool.dp * pool.cp, pool.pp, stage) for stage in range(pool.pp - 1)]
+    width = pool.tp * pool.dp * pool.cp
+    links = [
+        switched(cluster, profile, cluster.stage_link(profile, width, pool.pp, stage), width * pool.pp)
+        for stage in range(pool.pp - 1)
+    ]
     message = tokens * STAGE_TENSORS * model.hidden_size * ACTIVATION_BYTES
     reached = profile.efficiency
     sent = np.stack([send_s(message / pool.tp, link, efficiency=reached.link) for link in links])
     if pool.tp == 1:
         return sent
     return sent + all_gather_s(
-        message, pool.tp, cluster.link(profile, pool.tp), efficiency=reached.link, launch_s=reached.launch_s
+        message, pool.tp, group_link(cluster, profile, pool.tp), efficiency=reached.link, launch_s=reached.launch_s
     )
 
 
@@ -281,6 +286,6 @@ def _confidence(
             f"{'the limit, at equal joules a FLOP and a byte' if rates else 'TDP and idle power'}"
         )
     between = (op for operators in parts.stages for op in operators if isinstance(op, Collective))
-    if any((prices.wide if op.wide else prices.link).link_class == "nic" for op in between):
-        notes.append("collectives between nodes are estimated: a ring in each node and one between them, by datasheet")
+    links = [prices.wide if op.wide else prices.link for op in between]
+    notes += dict.fromkeys(crowding_note(link) for link in links if link.link_class == "nic")
     return Confidence(calibrated, analytic, tuple(notes))

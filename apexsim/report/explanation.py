@@ -201,7 +201,7 @@ def _iteration_table(title: str, explained: Explained) -> Table:
 def _operator_rows(explained: Explained) -> Iterator[tuple[str, ...]]:
     for op in sorted(explained.operators, key=lambda op: -op.seconds):
         intensity = UNDEFINED if op.intensity is None or not op.flops else f"{op.intensity:,.3g}"
-        price = "measured" if op.calibrated else "estimated"
+        price = "measured" if op.calibrated else f"estimated, {op.algorithm}" if op.algorithm else "estimated"
         yield (
             op.name, f"{op.runs:,}", show(op.seconds, "s"), _percent(op.seconds / explained.duration_s),
             intensity, _percent(op.reached) if op.reached else UNDEFINED, op.bound if op.seconds else "hidden",

@@ -45,9 +45,10 @@ class Link:
 class Crowding:
     """How much longer a pattern of traffic takes over leaves and spines than over its NICs alone; 1 = no longer."""
 
+    fastest: bool = True  # of several algorithms the fastest counts; else rings
     ring: float = 1.0  # every NIC to the one of its place in the next node
     tree: float = 1.0  # two binary trees over the nodes, in each of which half of the bytes goes up and down
-    doubling: tuple[float, ...] = ()  # step j: with the node 2^j away
+    doubling: tuple[float, ...] = ()  # step j: with the node 2^j away; empty where nodes are no power of two
     direct: float = 1.0  # every NIC to all NICs of the other nodes
     aligned: float = 1.0  # every NIC to those of its place in the other nodes
 
