@@ -17,6 +17,7 @@ from apexsim.errors import UsageError, unknown_name
 SEAMS: dict[str, dict[str, str]] = {
     "routers": {
         "round-robin": "apexsim.engine.routers:RoundRobin",
+        "round-robin-front-ends": "apexsim.engine.routers:FrontEnds",
         "random": "apexsim.engine.routers:Random",
         "least-loaded": "apexsim.engine.routers:LeastLoaded",
         "join-shortest-queue": "apexsim.engine.routers:JoinShortestQueue",

@@ -61,7 +61,8 @@ class Decoding(Oracle):
 
     def reserve(self, replica: Replica, request: Request, now: float) -> bool:
         blocks = self.blocks_to_receive(request)
-        if blocks > replica.free:
+        seats = len(replica.running) + len(replica.away) if self.policy.seat_first else 0
+        if blocks > replica.free or seats >= self.in_replica:
             return False
         replica.line.begin(request)
         request.blocks = blocks

@@ -26,7 +26,8 @@ class PoolWorld:
 def pool_of(draw: st.DrawFn, role: str, longest: int) -> PoolSetup:
     """A pool of its own law, limits and rules; one that decodes has no prefix cache."""
     world: World = draw(worlds(alone=draw(st.booleans()), sharing=role == "prefill" and draw(st.booleans())))
-    policy = replace(world.policy, role=role, prefix_caching=world.policy.prefix_caching and role != "decode")
+    caching = world.policy.prefix_caching and role != "decode"
+    policy = replace(world.policy, role=role, seat_first=draw(st.booleans()), prefix_caching=caching)
     block = world.limits.block_size
     blocks = -(-longest // block)
     limits = replace(

@@ -35,7 +35,7 @@ def test_the_answer_is_measured_simulated_and_error(folder):
     assert "a ttft_mean_s 50ms" in out
     assert "set metric n median mean p90 worst bias" in out
     assert "regime metric" in out
-    assert "separate prefill and decode pools" in out
+    assert "a disaggregated run needs its workers" in out
 
 
 def test_assumptions_are_said_once_with_their_runs_on_stderr(folder):

@@ -220,7 +220,7 @@ def test_the_json_is_the_one_of_the_design_and_strict(tmp_path):
     assert first["skipped"] is None
     for metric in first["metrics"].values():
         assert metric["error"] == pytest.approx(metric["simulated"] / metric["measured"] - 1)
-    assert skipped["skipped"].startswith("separate prefill and decode pools")
+    assert skipped["skipped"].startswith("column 'prefill_workers' is empty")
     assert skipped["metrics"] == {}
     figures = data["summary"]["tpot_mean_s"]
     assert set(figures) == {"n", "median_abs_error", "mean_abs_error", "p90_abs_error", "worst_abs_error", "bias"}
@@ -286,7 +286,7 @@ def test_a_report_has_tables_a_picture_and_a_frame(tmp_path):
     assert frame["error"].notna().all()
     html = report._repr_html_()
     assert "tpot_mean_s" in html
-    assert "separate prefill and decode pools" in html
+    assert "a disaggregated run needs its workers" in html
     panels = [ax_.get_title() for ax_ in report.plot().axes if ax_.get_title()]
     assert "tpot_mean_s" in panels
 

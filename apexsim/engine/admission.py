@@ -50,6 +50,8 @@ def admit(state: State, limits: Limits, g: int, budget: int, now: float) -> None
         if comes_from_elsewhere(state, limits, i):
             if blocks_to_receive(state, limits, i) > limits.kv_blocks - replicas[r].used_blocks:
                 break
+            if limits.seat_first and replicas[r].running + replicas[r].coming >= limits.max_num_seqs:
+                break
             reserve(state, limits, r, i)
             continue
         units, found, shared = known(state, limits, r, i)

@@ -66,6 +66,7 @@ def free_at(book: Book, p: int, r: int, i: int, now: float) -> None:
         count_present(state.replicas, r, now)
         state.replicas[r].shed_s += now - state.requests[i].arrival_s
         state.replicas[r].waiting -= 1
+        state.replicas[r].coming -= 1
         state.replicas[r].prompt_tokens -= state.requests[i].prompt
         state.requests[i].phase = DONE
     let_go(state, limits, r, i)

@@ -96,6 +96,7 @@ def reserve(state: State, limits: Limits, r: int, i: int) -> None:
     state.requests[i].blocks = blocks
     state.requests[i].phase = RESERVED
     state.replicas[r].waiting += 1  # it still waits, though not in the list
+    state.replicas[r].coming += 1
     tell(state, TAKEN, i, 0)
 
 

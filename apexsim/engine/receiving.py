@@ -44,4 +44,5 @@ def take_received(state: State, r: int) -> int:
     if replicas[r].received_head == NONE:
         replicas[r].received_tail = NONE
     replicas[r].waiting -= 1
+    replicas[r].coming -= 1
     return i

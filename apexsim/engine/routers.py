@@ -20,6 +20,9 @@ from apexsim.engine.pool import BY_LORA, BY_PLACE, BY_PREFIX, BY_PROMPT_TOKENS, 
 Ints = NDArray[np.int64]
 
 
+FRONT_ENDS = 10
+
+
 class Offered(NamedTuple):
     """What a router may know of the requests: their order and sessions, not their lengths to come."""
 
@@ -77,6 +80,18 @@ class RoundRobin:
 
     def candidates(self, offered: Offered, replicas: int, seed: int) -> Choice:
         return Choice((np.arange(offered.requests, dtype=np.int64) % replicas)[:, None], BY_PLACE)
+
+
+class FrontEnds:
+    """Requests go to ten front ends in turn, each of which hands its own to the replicas in turn.
+
+    Each begins at a replica of its own, drawn once, so that even ten times as many requests as replicas may meet.
+    """
+
+    def candidates(self, offered: Offered, replicas: int, seed: int) -> Choice:
+        begins = np.random.default_rng(seed).integers(replicas, size=FRONT_ENDS)
+        rounds, front = np.divmod(np.arange(offered.requests, dtype=np.int64), FRONT_ENDS)
+        return Choice(((begins[front] + rounds) % replicas)[:, None], BY_PLACE)
 
 
 class Random:

@@ -45,6 +45,7 @@ class Policy:
         long_prefill_token_threshold: tokens of a prompt in one iteration at most; 0 = no limit.
         balance: ranks in lockstep compute prompts only where every one of them has one (``balance.py``);
         timeout_iters, batching_wait_iters: its limits.
+        seat_first: where KV comes from elsewhere, a request has its seat from when its blocks are reserved on.
         role: ``prefill``: a request ends with its first token; ``decode``: it comes with the KV of its prompt.
         shed_late: so is who could not have its first token by its deadline any more.
 
@@ -74,6 +75,7 @@ class Policy:
     balance: bool = False
     timeout_iters: int = 50
     batching_wait_iters: int = 10
+    seat_first: bool = False
     role: Role = "serve"
     about: str = ""
     acceptance: tuple[float, ...] = ()
@@ -118,9 +120,9 @@ PRESETS: dict[str, Policy] = {
         Policy("vllm-v0", 8192, 256, mix=False, chunked=False, seqs_of="batch",
                about="vLLM before v1: whole prompts first, decodes wait"),
         Policy("sglang", 8192, 256, mix=False, seqs_of="share", about="SGLang: chunks first, decodes wait"),
-        Policy("tensorrt-llm", 8192, 2048, reserve=True, seqs_of="batch",
+        Policy("tensorrt-llm", 8192, 2048, reserve=True, seqs_of="batch", seat_first=True,
                about="in-flight batching, GUARANTEED_NO_EVICT: whole length reserved"),
-        Policy("tensorrt-llm-max-utilization", 8192, 2048, seqs_of="batch",
+        Policy("tensorrt-llm-max-utilization", 8192, 2048, seqs_of="batch", seat_first=True,
                about="in-flight batching, MAX_UTILIZATION: admits while blocks are free, recomputes"),
         Policy("sarathi", 512, 128, follow=False,
                about="Sarathi-Serve: stall-free mixed batches under a small token budget"),

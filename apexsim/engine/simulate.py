@@ -242,6 +242,7 @@ def _rules(policy: Policy, limits: ReplicaLimits, stages: int, weigh: int, *, pr
         max_wait_s=float(policy.max_wait_s),
         longest_chunk=int(policy.long_prefill_token_threshold or LONGEST),
         in_place=policy.role == "decode",
+        seat_first=bool(policy.seat_first),
         shed_late=bool(policy.shed_late),
         balance=bool(policy.balance),
         timeout_iters=int(policy.timeout_iters),

@@ -127,6 +127,7 @@ REPLICA = np.dtype(
         # Where KV comes from another pool: ends of the list of those whose KV is there, and that have not begun.
         ("received_head", "i8"),
         ("received_tail", "i8"),
+        ("coming", "i8"),  # and how many have blocks reserved and have not begun
     ]
 )
 
@@ -277,6 +278,7 @@ class Limits(NamedTuple):
     hands_over: bool = False  # what a request leaves behind goes to another pool, and stays until it is there
     receives: bool = False  # KV comes from another pool, once its blocks are reserved
     streams: bool = False  # chunks are told when they begin, so that their KV leaves layer by layer
+    seat_first: bool = False  # whoever KV comes for has a seat from when its blocks are reserved on
 
 
 class Order(NamedTuple):

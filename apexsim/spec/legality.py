@@ -101,7 +101,6 @@ def _not_simulated_yet(pool: Pool) -> str | None:
     decode = pool.role == "decode"
     later = {
         f"role={pool.role}": pool.role == "encode",
-        f"role=decode with dp={pool.dp} (ranks in lockstep)": decode and pool.dp > 1,
         "role=decode with prefix_caching (its KV comes from elsewhere)": decode and pool.scheduler.prefix_caching,
         "role=decode with kv_tiers": decode and bool(pool.kv_tiers),
         f"role={pool.role} with speculative decoding": pool.role == "prefill" and pool.speculative is not None,

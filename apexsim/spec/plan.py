@@ -193,6 +193,10 @@ class Plan(Strict):
             raise ValueError("must be a version, as 0.11.0 is")
         return version
 
+    def __hash__(self) -> int:
+        """Of what tells most plans apart; routers and techniques may be mappings, which have none."""
+        return hash((self.model, self.cluster, self.pools, self.engine, self.engine_version))
+
     @property
     def devices(self) -> int:
         return sum(pool.devices for pool in self.pools)

@@ -23,6 +23,8 @@ from apexsim.validation.drafting import speculative_of, waiting_of
 from apexsim.validation.limits import limits_of, preset_of
 from apexsim.validation.loads import Load, load_of
 from apexsim.validation.precision import activation_dtype, kv_dtype, weight_dtype
+from apexsim.validation.recipes import recipe_of
+from apexsim.validation.roles import engine_of, is_disaggregated, nodes_of, role_pools, role_router
 from apexsim.validation.sets import RunTable
 from apexsim.validation.stated import CannotSimulate, Known
 
@@ -44,6 +46,7 @@ class Case:
         async_scheduling: whether the next batch was decided beside the device; None = as the version does.
         assumptions: every default in force, as ``column = value (why)``.
         guessed: those of them that nobody can tell from another value, as ``column = value``.
+        graphs: sequences for which a graph was captured at least; None = as the engine's version does.
     """
 
     set: str
@@ -59,6 +62,7 @@ class Case:
     async_scheduling: bool | None
     assumptions: tuple[str, ...]
     guessed: tuple[str, ...] = ()
+    graphs: int | None = None
 
     @property
     def run(self) -> str:
@@ -72,6 +76,8 @@ class Case:
         """Host terms of this run: ``given``, or those of its engine's version; without what was not measured."""
         device = catalog.device(self.plan.cluster.device)
         host = given or host_model(self.plan.engine, self.plan.engine_version, device.folder)
+        if self.graphs is not None:
+            host = replace(host, largest_graph=max(host.largest_graph, self.graphs))
         if not self.cuda_graphs:
             host = replace(host, largest_graph=0)
         if self.async_scheduling is not None:
@@ -139,13 +145,11 @@ def _case(row: Row, table: RunTable, known: Known) -> Case:
         ttft_anchor=str(known.default("ttft_anchor", "arrival", silent=True)),
         measured_at=str(known.default("measured_at", "engine" if static else "client", silent=static)),
         cuda_graphs=known.get("cuda_graphs") is not False, async_scheduling=known.get("async_scheduling"),
-        assumptions=tuple(known.assumed), guessed=tuple(known.guessed),
+        assumptions=tuple(known.assumed), guessed=tuple(known.guessed), graphs=recipe_of(row).get("decode_batch"),
     )  # fmt: skip
 
 
 def _refuse_what_is_not_simulated(known: Known) -> None:
-    if known.get("mode") == "disagg":
-        raise CannotSimulate("separate prefill and decode pools are not simulated in this release")
     if known.get("modality") == "multimodal":
         raise CannotSimulate("multimodal input: image tokens and the vision encoder are not part of the simulation")
 
@@ -163,9 +167,23 @@ def _model(row: Row) -> ModelSpec:
 
 def _plan(known: Known, model: ModelSpec) -> Plan:
     row = known.row
-    degrees = {name: int(known.default(name, 1)) for name in ("tp", "pp", "dp", "ep")}
     engine = str(known.default("engine", "vllm"))
     version = known.get("engine_version")
+    data = {
+        "model": row.get("model"), "engine": engine,
+        **(_roles if is_disaggregated(known) else _alike)(known, model, engine, version),
+    }  # fmt: skip
+    try:
+        plan = parse(Plan, data, source=f"{row.file}: row {row.number} ({row.name})")
+    except InputError as problem:
+        raise CannotSimulate(str(problem), mistake=True) from None
+    return plan
+
+
+def _alike(known: Known, model: ModelSpec, engine: str, version: str | None) -> dict[str, Any]:
+    """Pools, cluster, router and version of a run of one or several engines that are all alike."""
+    row = known.row
+    degrees = {name: int(known.default(name, 1)) for name in ("tp", "pp", "dp", "ep")}
     each = degrees["tp"] * degrees["pp"] * degrees["dp"]
     devices = int(known.default("devices", each))
     if devices % each:
@@ -173,28 +191,38 @@ def _plan(known: Known, model: ModelSpec) -> Plan:
             f"{row.where('devices')} is {devices} (allowed: a multiple of tp · pp · dp = {each})", mistake=True
         )
     preset = preset_of(known, engine, version)
-    pool: dict[str, Any] = {
-        **degrees, "replicas": devices // each, "weights": weight_dtype(known, model),
-        "activations": activation_dtype(known), "kv_cache": kv_dtype(known, engine),
-        "scheduler": {
-            "preset": preset, **limits_of(known, preset, engine), **waiting_of(known, engine, degrees["dp"])
-        },
-        "speculative": speculative_of(known),
-        "moe_tp": known.get("moe_tp"), "max_model_len": known.get("max_model_len"),
+    scheduler = {"preset": preset, **limits_of(known, preset, engine), **waiting_of(known, engine, degrees["dp"])}
+    pool = {
+        **degrees, "replicas": devices // each, **_formats(known, model, engine), "scheduler": scheduler,
+        "speculative": speculative_of(known), "moe_tp": known.get("moe_tp"),
+    }  # fmt: skip
+    nodes = {"devices_per_node": min(devices, PER_NODE), "nodes": -(-devices // PER_NODE)}
+    return {
+        "cluster": {"device": row.get("device"), **nodes}, "pools": [pool],
+        "router": _router(known, devices // each, degrees["dp"]), "engine_version": _numbers(known, version),
+    }  # fmt: skip
+
+
+def _formats(known: Known, model: ModelSpec, engine: str) -> dict[str, Any]:
+    """Keys of any pool of the run: number formats and what memory holds."""
+    keys = {
+        "weights": weight_dtype(known, model), "activations": activation_dtype(known),
+        "kv_cache": kv_dtype(known, engine), "max_model_len": known.get("max_model_len"),
     }  # fmt: skip
     share = known.get("gpu_memory_utilization")
-    if share is not None:
-        pool["gpu_memory_utilization"] = share
-    nodes = {"devices_per_node": min(devices, PER_NODE), "nodes": -(-devices // PER_NODE)}
-    data = {
-        "model": row.get("model"), "cluster": {"device": row.get("device"), **nodes}, "pools": [pool],
-        "router": _router(known, pool["replicas"], pool["dp"]),
-        "engine": engine, "engine_version": _numbers(known, version),
+    return keys if share is None else {**keys, "gpu_memory_utilization": share}
+
+
+def _roles(known: Known, model: ModelSpec, engine: str, version: str | None) -> dict[str, Any]:
+    """``_alike`` of a run whose workers prefill or decode."""
+    preset = preset_of(known, engine, version)
+    scheduler = {"preset": preset, **limits_of(known, preset, engine)}
+    pools = role_pools(known, _formats(known, model, engine), scheduler)
+    nodes = {"devices_per_node": PER_NODE, "nodes": nodes_of(pools, PER_NODE)}
+    return {
+        "cluster": {"device": known.row.get("device"), **nodes},
+        "pools": pools, "router": role_router(known, pools), "engine_version": engine_of(known, engine, version),
     }  # fmt: skip
-    try:
-        return parse(Plan, data, source=f"{row.file}: row {row.number} ({row.name})")
-    except InputError as problem:
-        raise CannotSimulate(str(problem), mistake=True) from None
 
 
 def _router(known: Known, replicas: int, dp: int) -> str:

@@ -91,6 +91,9 @@ DTYPE = choice(
     "bf16", "fp16", "fp8", "fp8-block", "int8", "int4", "w8a16", "w4a16", "w4a8", "nvfp4", "mxfp4", "auto"
 )  # fmt: skip
 
+POOL_COLUMNS = ("workers", "batch", "tp", "pp", "dp", "ep", "moe_tp")
+"""Of each pool of a disaggregated run."""
+
 LOADS = ("trace", "rate", "concurrency", "offline", "static")
 
 COLUMNS: dict[str, Kind] = {
@@ -111,6 +114,7 @@ COLUMNS: dict[str, Kind] = {
     "window": choice("all", "steady"), "scheduler": TEXT, "modality": choice("text", "multimodal"),
     "speculative": choice("none", "mtp", "mtp-or-none"), "num_speculative_tokens": FEW, "draft_acceptance": PART,
     "attention_dp_timeout_iters": FEW,
+    **{f"{role}_{name}": FEW for role in ("prefill", "decode") for name in POOL_COLUMNS},
     "workload": TEXT, "plan": TEXT, "mode": choice("agg", "disagg"), "regime": choice("light", "moderate", "overload"),
 }  # fmt: skip
 """Every column that means something, but for the metrics. ``modality``, ``measured_at``, ``scheduler``,

@@ -67,6 +67,8 @@ FACTS: tuple[Fact, ...] = (
     Fact(r"multimodal", "modality", "multimodal"),
     # dumps of InferenceX runs, whose clients draw lengths with --random-range-ratio 0.8
     Fact(DUMPED, "length_range_ratio", "0.8", "source"),
+    # and so do those of its runs with separate pools (sa-bench)
+    Fact(r"silicon_sample\.csv \(db-dump/", "length_range_ratio", "0.8", "source", (("mode", "^disagg$"),)),
     # What they serve DeepSeek-R1 with, by image: .github/configs/nvidia-master.yaml at 0004cf5f and 525079ad, and
     # benchmarks/single_node/dsr1_*_trt*.sh: attention_dp_config, and MTP with 3 drafts, or 1 with attention DP.
     Fact(DUMPED, "attention_dp_timeout_iters", "60", "source", R1_DP),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from apexsim.cost.ledger import MOVED_BYTES
 from apexsim.scenario import Prepared
 from apexsim.validation.case import Case
+from apexsim.validation.metrics import where_it_decodes
 
 SLACK = 0.95
 """Datasheet bandwidth is rounded: less than this share of the time of the read is below it."""
@@ -38,6 +39,7 @@ def read_s(case: Case, prepared: Prepared) -> float | None:
     if lengths is None or concurrency is None or tpot is None or ttft is None:
         return None
     answering = tpot * max(lengths.output_tokens - 1, 0)
+    prepared = where_it_decodes(prepared)
     each = concurrency / (prepared.pool.replicas * prepared.pool.dp) * answering / (ttft + answering)
     batch = int(min(each, prepared.policy.max_num_seqs))
     context = lengths.input_tokens + lengths.output_tokens / 2

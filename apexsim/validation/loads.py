@@ -93,7 +93,7 @@ def _requests(known: Known, kind: str, plan: Plan, concurrency: int | None, rate
     if rate is not None:
         count = int(min(max(rate * RATE_SECONDS, FEWEST), MOST))
         return int(known.default("requests", count, f"{count / rate:.0f} s of the rate"))
-    pool = plan.pools[0]
+    pool = plan.pools[-1]  # that decodes, of several
     at_once = (pool.scheduler.max_num_seqs or 1) * pool.replicas * pool.dp
     return int(known.default("requests", WAVES * at_once, f"{WAVES} x max_num_seqs of all engines"))
 

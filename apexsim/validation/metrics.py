@@ -10,6 +10,7 @@ from apexsim.cost.accounting import Account
 from apexsim.engine.result import SimulationResult
 from apexsim.metrics.itl import itl_distribution, itl_percentiles
 from apexsim.metrics.latency import Latencies, latencies
+from apexsim.metrics.pools import joined
 from apexsim.scenario import Prepared
 from apexsim.validation import window as windows
 from apexsim.validation.columns import CAPACITY, LATENCY
@@ -36,7 +37,7 @@ class Simulated:
     def value(self, column: str) -> float | None:
         """The simulated value of a metric's column; None where it is undefined."""
         if column == CAPACITY:
-            return float(self._prepared.compiled.memory.kv_capacity_tokens)
+            return float(where_it_decodes(self._prepared).compiled.memory.kv_capacity_tokens)
         latency = LATENCY.fullmatch(column)
         if latency is not None:
             metric, statistic = latency.groups()
@@ -63,6 +64,13 @@ class Simulated:
     @cached_property
     def _account(self) -> Account:
         assert self._window is not None
+        parts = self._prepared.parts
+        if parts:
+            found = tuple(
+                part.compiled.accounting.account(counters, part.pool.replicas, self._window.seconds)
+                for part, counters in zip(parts, self._result.pools, strict=True)
+            )
+            return joined(found, self._prepared.deployment.shapes)
         return self._prepared.compiled.accounting.account(
             self._window.counters, self._prepared.pool.replicas, self._window.seconds
         )
@@ -72,6 +80,8 @@ class Simulated:
         if window is None or window.seconds <= 0:
             return None
         seconds = window.seconds
+        if column == "step_tokens_mean" and self._prepared.parts:
+            return None  # which pool's steps?
         if column == "mean_running_requests":
             return self._running(window)
         if column == "power_w_per_device":
@@ -93,6 +103,11 @@ class Simulated:
             return windows.mean_scheduled(timeline, window.begin_s, window.end_s)
         # decodes that wait while a prompt is computed alone run all the same
         return windows.mean_admitted(self._result.requests, window.begin_s, window.end_s)
+
+
+def where_it_decodes(prepared: Prepared) -> Prepared:
+    """The pool that decodes, of several; the plan itself where there is one."""
+    return next((part for part in prepared.parts if part.pool.role == "decode"), prepared)
 
 
 def _statistic(values: Floats, statistic: str) -> float | None:

@@ -122,6 +122,8 @@ def _window(
         return windows.whole(result), ()
     if case.load.concurrency is not None:
         return None, ("a steady window is defined for open loops only",)
+    if prepared.parts:
+        return None, ("a steady window is defined for plans of one pool only",)
     window = windows.steady(prepared, trace, result)
     return window, () if window else ("no steady window: too few requests for their batch",)
 
