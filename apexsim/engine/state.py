@@ -124,10 +124,9 @@ REPLICA = np.dtype(
         # In other orders than first come first served only.
         ("incoming_head", "i8"), ("incoming_tail", "i8"),  # ends of the list of those that no boundary has seen
         ("clients", "i8"), ("last_client", "i8"),  # that have requests in the waiting list; the last that left it
-        # Where KV comes from another pool: ends of the list of those whose KV is there, and that have not begun.
-        ("received_head", "i8"),
-        ("received_tail", "i8"),
-        ("coming", "i8"),  # and how many have blocks reserved and have not begun
+        # Where KV comes from another pool: ends of the list of those whose KV is there, and that have not begun;
+        ("received_head", "i8"), ("received_tail", "i8"),
+        ("coming", "i8"),  # how many have blocks reserved, and have not begun either
     ]
 )
 

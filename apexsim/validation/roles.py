@@ -13,6 +13,7 @@ DEGREES = ("tp", "pp", "dp", "ep")
 
 
 def is_disaggregated(known: Known) -> bool:
+    """Whether the run's workers prefill or decode."""
     return bool(known.get("mode") == "disagg")
 
 
