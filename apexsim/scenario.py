@@ -295,6 +295,7 @@ def run(
     concurrency: int | None = None,
     warmup: float = 0.0,
     with_itl: bool = True,
+    timeline: bool = False,
 ) -> Run:
     """Replay ``trace`` and say what happened.
 
@@ -302,9 +303,10 @@ def run(
         prices: where None, the profile's price of a device-hour and no carbon intensity.
         warmup: share of the time of arrivals that is simulated but not counted for latencies and the SLO.
         with_itl: False saves the time of the ITL percentiles.
+        timeline: also keep every iteration, in ``result.timeline``.
     """
     began = time.perf_counter()
-    result = replay(prepared, trace, seed=seed, concurrency=concurrency)
+    result = replay(prepared, trace, seed=seed, concurrency=concurrency, timeline=timeline)
     wall_s = time.perf_counter() - began
     parts = prepared.parts or (prepared,)
     accounts = tuple(

@@ -39,7 +39,8 @@ def test_too_few_requests_for_their_batch_have_no_steady_state(at_once):
 def test_means_of_a_window_count_parts_of_iterations():
     """Two requests for 4 s, then four for 6 s, cut at 2 and 8: (2 · 2 + 4 · 4) / 6."""
     ints = np.zeros(2, np.int64)
-    line = Timeline(np.array([0.0, 4.0]), np.array([4.0, 10.0]), ints, ints, ints, ints, ints, np.array([2, 4]), ints)
+    begin_s, end_s, requests = np.array([0.0, 4.0]), np.array([4.0, 10.0]), np.array([2, 4])
+    line = Timeline(begin_s, end_s, ints, ints, ints, ints, ints, requests, ints, ints)
     assert windows.mean_scheduled(line, 2.0, 8.0) == pytest.approx(20 / 6)
     assert windows.mean_scheduled(line, 2.0, 12.0) == pytest.approx((4 + 24) / 10)
     columns = requests_with([1, 1], [4, 8])

@@ -38,6 +38,9 @@ def simulate(
     requests_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a Parquet table with one row a request.")
     ] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a trace for Perfetto (.json or .json.gz).")
+    ] = None,
 ) -> None:
     """Simulate one plan under one trace: latency, SLO, energy, cost, memory."""
     from rich.text import Text
@@ -47,11 +50,11 @@ def simulate(
     from apexsim.report.simulation import Conditions, as_slo, as_trace, prepared_plan, simulate_under
     from apexsim.workload.load import Load
 
-    for target in (None if json == "-" else json, requests_out):
+    for target in (None if json == "-" else json, requests_out, timeline):
         if target is not None:
             require_writable(target)
     load = Load(rate, rate_scale, concurrency, requests)
-    conditions = Conditions(as_slo(slo), load, price, carbon, seed, warmup)
+    conditions = Conditions(as_slo(slo), load, price, carbon, seed, warmup, timeline is not None)
     prepared = prepared_plan(plan)
     arriving = as_trace(trace)
     say(defaults_in_force(prepared))
@@ -59,6 +62,8 @@ def simulate(
     report = simulate_under(prepared, arriving, conditions)
     if requests_out is not None:
         write_parquet(requests_out, report.to_pandas())
+    if timeline is not None:
+        say(f"timeline: {report.write_timeline(timeline)}")
     if json is not None:
         put_json(json, report.to_dict())
     if json != "-":

@@ -196,6 +196,7 @@ class _Run:
             requests=self._columns(), itl=self._itl(), pools=counters,
             replicas=tuple(pool.replicas for pool in self.pools), seed=self.seed,
             timeline=self._timeline() if self.timeline else None, transfers=self._transfers(),
+            units=tuple(pool.units for pool in self.pools),
         )  # fmt: skip
 
     def _of(self, unit: NDArray[np.int64], column: str, nothing: float) -> NDArray[np.float64]:

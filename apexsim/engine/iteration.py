@@ -135,6 +135,7 @@ def note_iteration(state: State, g: int, steps: int, decoding: int, prefill_toke
         timeline[k].decoding = decoding
         timeline[k].prefill_tokens = prefill_tokens
         timeline[k].requests = scheduled
+        timeline[k].kv_blocks = state.replicas[g // state.stage_free_s.shape[1]].used_blocks
         state.filled[1] = k + 1
 
 

@@ -120,5 +120,5 @@ def timeline(state: State, origin_s: float, pool: int = 0) -> Timeline:
         begin_s=rows.begin_s + origin_s, end_s=rows.end_s + origin_s, replica=rows.group // state.stages,
         slot=rows.group % state.stages, steps=rows.steps.copy(), decoding=rows.decoding.copy(),
         prefill_tokens=rows.prefill_tokens.copy(), requests=rows.requests.copy(),
-        pool=np.full(len(rows), pool),
+        kv_blocks=rows.kv_blocks.copy(), pool=np.full(len(rows), pool),
     )  # fmt: skip

@@ -131,6 +131,7 @@ class Timeline:
     decoding: NDArray[np.int64]
     prefill_tokens: NDArray[np.int64]
     requests: NDArray[np.int64]
+    kv_blocks: NDArray[np.int64]  # in use on the replica when it began, those that it takes included
     pool: NDArray[np.int64]
 
 
@@ -182,6 +183,7 @@ class SimulationResult:
     timeline: Timeline | None = None
     snapshots: tuple[Snapshot, ...] = ()  # one a mark, in the order of the marks
     transfers: Transfers | None = None  # where pools hand requests to each other
+    units: tuple[int, ...] = ()  # of each pool: its replicas, or all ranks of those in lockstep
 
     @property
     def duration_s(self) -> float:

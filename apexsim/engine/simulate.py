@@ -111,6 +111,7 @@ def simulate_pool(
         seed=seed,
         timeline=recorder.timeline(state, origin_s) if timeline else None,
         snapshots=tuple(Snapshot(at.at_s + origin_s, at.counters) for at in wanted.reached),
+        units=(units,),
     )  # fmt: skip
 
 

@@ -221,7 +221,7 @@ ITL_RUN = np.dtype([("start_s", "f8"), ("slope_s", "f8"), ("count", "i8"), ("seq
 ITERATION = np.dtype(
     [
         ("begin_s", "f8"), ("end_s", "f8"), ("group", "i8"), ("steps", "i8"), ("decoding", "i8"),
-        ("prefill_tokens", "i8"), ("requests", "i8"),
+        ("prefill_tokens", "i8"), ("requests", "i8"), ("kv_blocks", "i8"),
     ]
 )  # fmt: skip
 

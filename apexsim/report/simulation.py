@@ -22,18 +22,20 @@ from apexsim.engine.result import (
     SimulationResult,
     Transfers,
 )
-from apexsim.errors import NoFeasiblePlan
+from apexsim.errors import NoFeasiblePlan, UsageError
 from apexsim.metrics.goodput import WARMUP
 from apexsim.metrics.latency import latencies
 from apexsim.metrics.summary import Prices, Summary
-from apexsim.report import plots
+from apexsim.report import perfetto, plots
 from apexsim.report.console import render
 from apexsim.report.markup import tables_html
+from apexsim.report.perfetto import Thinned
 from apexsim.report.pool_tables import pool_tables
 from apexsim.report.tables import summary_tables
 from apexsim.scenario import Prepared
 from apexsim.spec import catalog
 from apexsim.spec.base import parse
+from apexsim.spec.files import write_atomically
 from apexsim.spec.plan import Plan
 from apexsim.spec.slo import SLO
 from apexsim.workload.load import Load
@@ -79,6 +81,7 @@ class Conditions:
         price: USD per device-hour; the profile's where None.
         carbon: g CO2e per kWh; no carbon figure where None.
         warmup: leave the first 10 % of the time of arrivals out of latencies and SLO.
+        timeline: keep every iteration, for ``write_timeline``.
     """
 
     slo: SLO | None = None
@@ -87,6 +90,7 @@ class Conditions:
     carbon: float | None = None
     seed: int = 0
     warmup: bool = False
+    timeline: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,20 @@ class SimulationReport:
             columns |= transfer_columns(self.result.transfers)
         return pd.DataFrame(columns)
 
+    def write_timeline(self, path: Path | str) -> Thinned:
+        """Iterations, requests, transfers, queues and KV as a trace that Perfetto opens; gzipped where ``path`` says
+        .gz. Returns what stands in it.
+
+        Raises:
+            UsageError: it was simulated without ``timeline``, or ``path`` cannot be written.
+        """
+        if self.result.timeline is None:
+            raise UsageError("write_timeline: simulate with timeline=True first")
+        roles = [pool.role for pool in self.plan.pools]
+        text, thinned = perfetto.trace_text(self.result, roles, self.heading)
+        write_atomically(path, perfetto.packed(text) if str(path).endswith(".gz") else text)
+        return thinned
+
     def plot_latency(self) -> Figure:
         """Share of requests up to each TTFT, TPOT and E2E, with the limits of the SLO."""
         return plots.latency(latencies(self.result.requests), self.conditions.slo)
@@ -194,6 +212,7 @@ def simulate(
     carbon: float | None = None,
     seed: int = 0,
     warmup: bool = False,
+    timeline: bool = False,
 ) -> SimulationReport:
     """What ``plan`` does under ``trace``.
 
@@ -204,6 +223,7 @@ def simulate(
         requests: only this many of the first requests.
         price: USD per device-hour; the profile's where None. carbon: g CO2e per kWh.
         warmup: leave the first 10 % of the time of arrivals out of latencies and SLO.
+        timeline: keep every iteration, for ``write_timeline``.
 
     Raises:
         NoFeasiblePlan: the plan does not fit; the message says by how much and where it would.
@@ -211,7 +231,8 @@ def simulate(
     """
     limits = as_slo(slo)
     load = Load(rate, rate_scale, concurrency, requests)
-    return simulate_under(prepared_plan(plan), as_trace(trace), Conditions(limits, load, price, carbon, seed, warmup))
+    conditions = Conditions(limits, load, price, carbon, seed, warmup, timeline)
+    return simulate_under(prepared_plan(plan), as_trace(trace), conditions)
 
 
 def simulate_under(prepared: Prepared, trace: Trace, conditions: Conditions) -> SimulationReport:
@@ -220,7 +241,7 @@ def simulate_under(prepared: Prepared, trace: Trace, conditions: Conditions) -> 
     run = scenario.run(
         prepared, conditions.load.of(trace), slo=conditions.slo, prices=Prices(known, conditions.carbon),
         seed=conditions.seed, concurrency=conditions.load.concurrency,
-        warmup=WARMUP if conditions.warmup else 0.0,
+        warmup=WARMUP if conditions.warmup else 0.0, timeline=conditions.timeline,
     )
     return SimulationReport(prepared, trace, conditions, run.summary, run.result)
 
