@@ -27,6 +27,7 @@ _PUBLIC = {
     "listing": "apexsim.report.listing:listing",
     "model": "apexsim.spec.catalog:model",
     "parse_slo": "apexsim.spec.slo:parse_slo",
+    "plan_experts": "apexsim.report.placement:plan_experts",
     "plan_fleet": "apexsim.report.fleet:plan_fleet",
     "plan_pools": "apexsim.report.pool_nodes:plan_pools",
     "read_trace": "apexsim.workload.read:read_trace",

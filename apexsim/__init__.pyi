@@ -3,6 +3,7 @@ from apexsim.report.comparison import compare as compare
 from apexsim.report.explanation import explain as explain
 from apexsim.report.fleet import plan_fleet as plan_fleet
 from apexsim.report.listing import listing as listing
+from apexsim.report.placement import plan_experts as plan_experts
 from apexsim.report.pool_nodes import plan_pools as plan_pools
 from apexsim.report.search_results import search as search
 from apexsim.report.simulation import simulate as simulate

@@ -47,6 +47,31 @@ def pools(question: Question, json: Json = None, time_limit: TimeLimit = LONGEST
     _answer(json, lambda: plan_pools(question, time_limit_s=_seconds(time_limit)))
 
 
+@app.command()
+def experts(
+    question: Question,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the placement, as SGLang takes it.")] = None,
+    counts_out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the counts in its order, for a plan's routing.")
+    ] = None,
+    json: Json = None,
+    time_limit: TimeLimit = LONGEST,
+) -> None:
+    """Which device holds which experts, so that devices are evenly full and little travels between them."""
+    from apexsim.report.files import require_writable
+    from apexsim.report.placement import plan_experts
+
+    for target in (out, counts_out):
+        if target is not None:
+            require_writable(target)
+    report = plan_experts(question, time_limit_s=_seconds(time_limit))
+    if out is not None:
+        report.save(out)
+    if counts_out is not None:
+        report.save_counts(counts_out)
+    _answer(json, lambda: report)
+
+
 def _answer(json: str | None, found: Callable[[], _Report]) -> None:
     from rich.text import Text
 

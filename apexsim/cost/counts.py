@@ -25,11 +25,19 @@ def counts(path: str, experts: int) -> NDArray[np.float64]:
     Raises:
         InputError: the file cannot be read, or has other than ``experts`` counts a layer, or a layer without any.
     """
-    found = _parsed(path)
+    found = measured(path)
     if found.ndim != 2 or found.shape[1] != experts:
         held = f"{found.shape[-1]} counts" if found.ndim in (1, 2) and found.size else "no counts"
         raise InputError(f"{path}: {held} a layer: the model has {experts} experts")
-    if not (np.isfinite(found).all() and (found >= 0).all() and (found.sum(axis=1) > 0).all()):
+    return found
+
+
+def measured(path: str) -> NDArray[np.float64]:
+    """[layers, experts] of such a file, whatever the number of experts; InputError where it holds anything else."""
+    found = _parsed(path)
+    if found.ndim == 2 and found.size and not (
+        np.isfinite(found).all() and (found >= 0).all() and (found.sum(axis=1) > 0).all()
+    ):
         raise InputError(f"{path}: counts must be numbers of at least 0, and some of each layer more")
     return found
 
