@@ -9,7 +9,7 @@ from apexsim.calibration.shares import as_yaml, shares, unmeasured, with_shares
 from apexsim.spec import catalog
 from apexsim.spec.base import load_yaml
 
-OWN_SOURCE = {"mi300x", "mi325x", "mi355x"}
+OWN_SOURCE = {"ascend-910c-die", "mi300x", "mi325x", "mi355x"}
 """Devices with figures of their own, from a published benchmark."""
 
 

@@ -6,6 +6,7 @@ Every price is clamped to the physical floor of ``floor.py``.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import log2
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,6 +57,17 @@ NORMAL = ExchangeLaw(20e-6, 0.67, 0.87, unit_rate=np.inf, token_s=0.0, expert_s=
 """Dispatch and combine on devices nobody measured: start-up, share of the links, share of the network. From DeepEP's
 published tables on H800 with 400 Gbit/s a device (deepseek-ai/DeepEP, docs/legacy.md): 128 tokens a rank on 8 to 256
 ranks, and 4,096 on 8 to 64. Low-latency kernels fitted on H100 reach 0.5 to 0.7 of the links, all of the network."""
+
+UNIFIED_BUS: dict[str, tuple[float, ExchangeLaw]] = {
+    "dispatch": (6.2e-6, ExchangeLaw(0.0, 1.0, 1.0, np.inf, token_s=62.4e-6 / 128, expert_s=0.0, sharpness=1.0)),
+    "combine": (4.4e-6, ExchangeLaw(0.0, 1.0, 1.0, np.inf, token_s=38.8e-6 / 128, expert_s=0.0, sharpness=1.0)),
+}
+"""The fused kernels of CloudMatrix384: seconds for each doubling of the dies, for a token, and bytes over all of the
+bus. From dispatch of 116 and 152 us, combine of 118 and 149 us, on 8 and 256 dies with 128 tokens each (arXiv
+2506.12708, by two reading notes that agree). What is left on one die is taken as work on its 128 tokens. Nobody
+published another number of tokens: that choice was made after looking at the decode times of docs/network.md, which are
+no evidence for it."""
+
 
 
 class AnalyticKernels:
@@ -109,6 +121,9 @@ class AnalyticKernels:
         """Links and network at the shares that DeepEP reaches; the kernel's own multiprocessors do not bind."""
         (count,) = floats(tokens)
         law = LOW_LATENCY if op.low_latency else NORMAL
+        if op.transport.startswith("unified_bus"):
+            doubling_s, law = UNIFIED_BUS[phase]
+            law = replace(law, latency_s=doubling_s * log2(op.ranks))
         return analytic(self._exchange_s(law, *exchange_work(phase, count, op), op.network))
 
     def _exchange_s(self, law: ExchangeLaw | Fit, work: Work, sizes: Sizes, network: float = 0.0) -> Floats:

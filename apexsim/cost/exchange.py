@@ -11,6 +11,8 @@ hold the experts: an exchange goes before the experts and another one after them
     deepep-normal        one of the two in every iteration (vLLM: ``deepep_high_throughput``, ``deepep_low_latency``)
     deepep-low-latency
     nvlink               TensorRT-LLM's over the NVLinks of a rack, and its default there
+    unified-bus          CANN's fused kernels over the unified bus of a CloudMatrix384: they write into the memory of
+                         the peers, in INT8 (arXiv 2506.12708; vLLM's and SGLang's Ascend back ends)
 """
 
 from __future__ import annotations
@@ -42,11 +44,13 @@ class Transport(NamedTuple):
     quantised: tuple[WeightDtype, ...]  # weights of the experts for which values are quantised before they leave
     multiprocessors: int = 0
     prepared: bool = False  # a phase of its own tells who gets how many
+    wire: str = "fp8"  # what they are quantised to
 
 
 _NORMAL = Transport("deepep_normal", ("fp8", "fp8-block"), MULTIPROCESSORS)
 _LOW_LATENCY = Transport("deepep_low_latency", ("fp8", "fp8-block"))
 _NVLINK = Transport("NVLinkTwoSided", ("fp8", "fp8-block", "nvfp4"), prepared=True)
+_UNIFIED_BUS = Transport("unified_bus_low_latency", ("int8", "fp8", "fp8-block"), wire="int8")
 
 WAYS: dict[str, tuple[Transport, Transport] | None] = {
     "all-gather": None,
@@ -54,6 +58,7 @@ WAYS: dict[str, tuple[Transport, Transport] | None] = {
     "deepep-normal": (_NORMAL, _NORMAL),
     "deepep-low-latency": (_LOW_LATENCY, _LOW_LATENCY),
     "nvlink": (_NVLINK, _NVLINK),
+    "unified-bus": (_UNIFIED_BUS, _UNIFIED_BUS),
 }
 """Transports of iterations that hold prefill, and of those that only decode; None: collectives of the whole group."""
 
@@ -121,7 +126,7 @@ def _wire(transport: Transport, phase: Phase, weights: str) -> str:
     """The dtype that a phase was measured at. DeepEP returns 16 bits; TensorRT-LLM's files name what was dispatched."""
     if weights not in transport.quantised or (phase == "combine" and not transport.prepared):
         return "bf16"
-    return "nvfp4" if weights == "nvfp4" else "fp8"
+    return "nvfp4" if weights == "nvfp4" else transport.wire
 
 
 def prepared(way: Way) -> bool:

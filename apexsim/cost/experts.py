@@ -16,8 +16,9 @@ from apexsim.spec.hardware import HardwareProfile
 
 Floats = NDArray[np.float64]
 
-WIRE_BYTES = {"bf16": 2.0, "fp8": 1.0 + 4 / 128, "nvfp4": 0.5 + 1 / 16, "fp4": 0.5 + 1 / 16}
-"""Bytes of one value on the wire, with its share of the scale of its block (one of 4 bytes per 128, or 1 per 16)."""
+WIRE_BYTES = {"bf16": 2.0, "fp8": 1.0 + 4 / 128, "nvfp4": 0.5 + 1 / 16, "fp4": 0.5 + 1 / 16, "int8": 7680 / 7168}
+"""Bytes of one value on the wire, with its share of the scale of its block (one of 4 bytes per 128, or 1 per 16); int8:
+CloudMatrix-Infer's message of 7.5 kB for 7,168 values."""
 
 INDEX_BYTES = 4.0
 """Bytes per (token, expert) pair that ``prepare`` tells to the other ranks."""

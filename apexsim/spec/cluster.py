@@ -25,6 +25,15 @@ from apexsim.spec.units import Bandwidth
 LinkClass = Literal["scaleup", "pcie", "nic", "fabric"]
 """From the fastest to the farthest: NVLink and its kin, PCIe inside a node, device to leaf, leaf to spine."""
 
+NAMED: dict[str, dict[str, Any]] = {
+    # 48 nodes of eight packages with two dies each, all on one unified bus (arXiv 2506.12708)
+    "cloudmatrix384": {"device": "ascend-910c-die", "devices_per_node": 16, "nodes": 48},
+    # 18 trays of four, all on one NVLink switch (NVIDIA's datasheets)
+    "gb200-nvl72": {"device": "gb200", "devices_per_node": 4, "nodes": 18},
+    "gb300-nvl72": {"device": "gb300", "devices_per_node": 4, "nodes": 18},
+}
+"""Clusters that have a name."""
+
 _SHORT = re.compile(r"(?:(\d+)x)?(\d+)x([a-z][a-z0-9._-]*)")
 
 
@@ -81,6 +90,8 @@ class Cluster(DeviceGroup):
     @model_validator(mode="before")
     @classmethod
     def _from_short_forms(cls, data: Any) -> Any:
+        if isinstance(data, str) and data.strip().lower() in NAMED:
+            data = NAMED[data.strip().lower()]
         if isinstance(data, str):
             data = [_group(part) for part in data.split("+")]
         if isinstance(data, list | tuple):
@@ -220,7 +231,10 @@ def _share_of_ports(scaleup: Scaleup, devices: int) -> float:
 def _group(text: str) -> dict[str, Any]:
     match = _SHORT.fullmatch(text.strip().lower())
     if match is None:
-        raise ValueError(f"{text.strip()!r} is not a cluster; write 8xh100-sxm, or 4x8xh100-sxm for four nodes")
+        known = ", ".join(NAMED)
+        raise ValueError(
+            f"{text.strip()!r} is not a cluster; write 8xh100-sxm, or 4x8xh100-sxm for four nodes (named: {known})"
+        )
     nodes, devices, device = match.groups()
     return {"device": device, "devices_per_node": int(devices), "nodes": int(nodes or 1)}
 

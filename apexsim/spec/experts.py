@@ -11,16 +11,16 @@ from pydantic import Field, field_validator
 from apexsim.spec.base import Strict
 from apexsim.spec.units import format_number
 
-Exchange = Literal["auto", "all-gather", "deepep", "deepep-normal", "deepep-low-latency", "nvlink"]
+Exchange = Literal["auto", "all-gather", "deepep", "deepep-normal", "deepep-low-latency", "nvlink", "unified-bus"]
 """Names of ``apexsim.cost.exchange.WAYS``, and ``auto``: what the engine does unless it is told."""
 
 
-DIRECT: tuple[Exchange, ...] = ("deepep", "deepep-normal", "deepep-low-latency", "nvlink")
+DIRECT: tuple[Exchange, ...] = ("deepep", "deepep-normal", "deepep-low-latency", "nvlink", "unified-bus")
 """Exchanges that send a token only to the ranks of its experts, each of which holds whole ones."""
 
 OFFERED: dict[str, tuple[Exchange, ...]] = {
-    "vllm": ("all-gather", "deepep-normal", "deepep-low-latency"),
-    "sglang": ("all-gather", "deepep", "deepep-normal", "deepep-low-latency"),
+    "vllm": ("all-gather", "deepep-normal", "deepep-low-latency", "unified-bus"),
+    "sglang": ("all-gather", "deepep", "deepep-normal", "deepep-low-latency", "unified-bus"),
     "tensorrt-llm": ("all-gather", "deepep-normal", "deepep-low-latency", "nvlink"),
 }
 """Exchanges that an engine has. Only SGLang takes other kernels with prefill than without, in one deployment."""
@@ -45,7 +45,8 @@ class Experts(Strict):
     exchange: Exchange = Field(
         "auto",
         description="how tokens reach the ranks of their experts where dp > 1: all-gather (and reduce-scatter), deepep "
-        "(normal kernels in iterations with prefill, low-latency ones in decode; or only one kind), nvlink",
+        "(normal kernels in iterations with prefill, low-latency ones in decode; or only one kind), nvlink, "
+        "unified-bus (Ascend)",
     )
     overlap_shared: bool = Field(
         False, description="shared experts run beside the exchange of tokens, as far as it lasts (dp > 1)"

@@ -81,6 +81,8 @@ def check_exchange(plan: Plan, profile: HardwareProfile) -> str | None:
         return f"experts.exchange={name}: DeepEP runs on NVIDIA devices, {profile.name} is not one"
     if name == "nvlink" and not (profile.scaleup is not None and profile.scaleup.rack_scale):
         return f"experts.exchange=nvlink: {profile.name} has no NVLinks beyond a node"
+    if name == "unified-bus" and not (profile.scaleup is not None and profile.scaleup.technology.startswith("UB")):
+        return f"experts.exchange=unified-bus: {profile.name} has no unified bus (Ascend in a CloudMatrix384)"
     devices, node = pool.tp * pool.dp, plan.cluster.devices_per_node
     if name in DIRECT and devices > node and devices % node:
         return f"experts.exchange={name}: {devices} devices cannot be equally many on nodes of {node}"
@@ -160,8 +162,8 @@ def _wrong_exchange(pool: Pool) -> str | None:
     if pool.experts.overlap_shared and pool.dp == 1:
         return "experts.overlap_shared: with dp=1 there is no exchange that shared experts could run beside"
     if pool.experts.overlap == "two-batch":
-        if not name.startswith("deepep"):
-            return f"experts.overlap=two-batch runs beside DeepEP's kernels, not beside exchange={name}"
+        if not name.startswith(("deepep", "unified-bus")):
+            return f"experts.overlap=two-batch runs beside DeepEP's kernels or unified-bus, not beside exchange={name}"
         if pool.experts.overlap_shared:
             return "experts.overlap_shared: with overlap=two-batch the exchange already runs beside the other half"
     if name in DIRECT and pool.experts_tp > 1:
