@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import apexsim as ax
 from apexsim.cli.main import app
 from apexsim.search.journal import read
+from apexsim.spec import catalog
 from apexsim.workload.synthetic import poisson
 from apexsim.workload.write import write_trace
 
@@ -54,8 +55,12 @@ def test_the_answer_is_a_table_on_stdout_and_files_in_the_folder(folder):
     assert "defaults in force: router=least-loaded" in result.stderr
     names = {path.name for path in (folder / "out").iterdir()}
     assert names == {
-        "result.json", "plans.parquet", "requests.parquet", "journal.jsonl", "pareto.png", "goodput.png"
+        "result.json", "plans.parquet", "requests.parquet", "journal.jsonl", "pareto.png", "goodput.png", "launch"
     }  # fmt: skip
+    assert "vllm serve meta-llama/Llama-3.1-70B --tensor-parallel-size 2 --quantization fp8" in result.stdout
+    launch = {path.name for path in (folder / "out" / "launch").iterdir()}
+    assert launch == {"plan.yaml", "launch.sh", "router.conf", "kubernetes.yaml", "dynamo.yaml"}
+    assert catalog.load_plan(folder / "out" / "launch" / "plan.yaml").id == "2xtp2-fp8-kvbf16-t8192-s256"
     data = json.loads((folder / "out" / "result.json").read_text())
     table = pd.read_parquet(folder / "out" / "plans.parquet")
     assert table["id"].tolist() == [plan["id"] for plan in data["plans"]]
@@ -71,7 +76,7 @@ def test_json_goes_to_stdout_alone(folder):
 def test_equal_searches_write_equal_bytes(folder):
     for name in ("one", "two"):
         assert search(folder, "--out", str(folder / name)).exit_code == 0
-    one, two = (sorted((folder / name).iterdir()) for name in ("one", "two"))
+    one, two = (sorted(path for path in (folder / name).rglob("*") if path.is_file()) for name in ("one", "two"))
     for a, b in zip(one, two, strict=True):
         if a.name == "result.json":
             first, second = (json.loads(path.read_text()) for path in (a, b))

@@ -14,7 +14,20 @@ import typer
 from typer.core import TyperGroup
 
 from apexsim import __version__
-from apexsim.cli import calibrate, compare, explain, imports, listing, plan, schema, search, simulate, trace, validate
+from apexsim.cli import (
+    calibrate,
+    compare,
+    deploy,
+    explain,
+    imports,
+    listing,
+    plan,
+    schema,
+    search,
+    simulate,
+    trace,
+    validate,
+)
 from apexsim.errors import ApexsimError
 
 INTERRUPTED = 130
@@ -98,6 +111,7 @@ app.command("search")(search.search)
 app.command("simulate")(simulate.simulate)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
+app.command("deploy")(deploy.deploy)
 app.command("validate")(validate.validate)
 app.add_typer(plan.app, name="plan")
 app.command("import")(imports.import_run)

@@ -96,6 +96,8 @@ def _answer(report: SearchReport, json: str | None) -> None:
     best = Text(f"best: {report.best.id}: {report.best.why}")
     for part in (Text(report.heading, style="bold"), report, best):
         console.print(part, soft_wrap=isinstance(part, Text))  # prose is the reader's to wrap
+    if report.deployment is not None:
+        console.print(Text(report.deployment.command), soft_wrap=True)
 
 
 @contextmanager

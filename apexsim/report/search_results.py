@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import yaml
 
 from apexsim import __version__
 from apexsim.errors import ApexsimError, NoFeasiblePlan
 from apexsim.report import search_plots
 from apexsim.report.console import render
 from apexsim.report.files import write_json, write_parquet
+from apexsim.report.launch.deploy import Deployment, deployed_or_none
 from apexsim.report.markup import tables_html
 from apexsim.report.search_tables import search_tables
 from apexsim.report.simulation import Conditions, SimulationReport, as_trace, simulate_under
@@ -43,6 +45,9 @@ TOP = 10
 """Plans that a table shows where nobody asks for more."""
 
 JOURNAL = "journal.jsonl"
+
+LAUNCH = "launch"
+"""Folder of what starts the best plan."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,11 @@ class SearchReport:
         )
         return simulate_under(prepare_candidate(self.best.plan), problem.trace, conditions)
 
+    @cached_property
+    def deployment(self) -> Deployment | None:
+        """How the best plan is started; None where its engine has no launch commands here."""
+        return deployed_or_none(self.best.plan)
+
     def to_dict(self) -> dict[str, Any]:
         """The search JSON (design §7)."""
         return self.result.to_dict()
@@ -117,7 +127,7 @@ class SearchReport:
         return search_plots.attainment(self.result.ranked, self.result.problem.slo.target, ax)
 
     def save(self, folder: Path | str) -> tuple[Path, ...]:
-        """Write result.json, plans.parquet, the pictures, and requests.parquet of the best plan.
+        """Write result.json, plans.parquet, the pictures, requests.parquet and launch/ of the best plan.
 
         Raises:
             UsageError: the folder cannot be written.
@@ -132,7 +142,16 @@ class SearchReport:
             for name, draw in (("pareto.png", self.plot_pareto), ("goodput.png", self.plot_goodput)):
                 write_atomically(folder / name, search_plots.png(draw()))
                 written.append(folder / name)
+            written += self._save_launch(folder / LAUNCH)
         return tuple(written)
+
+    def _save_launch(self, folder: Path) -> tuple[Path, ...]:
+        """The best plan as a file, and how it is started."""
+        plan = self.best.plan.model_dump(mode="json", exclude_defaults=True)
+        if catalog.published(self.best.plan.model) is None:
+            plan["model"] = str(Path(self.best.plan.model).resolve())  # a relative path counts from the plan's folder
+        write_atomically(folder / "plan.yaml", yaml.safe_dump(plan, sort_keys=False))
+        return (folder / "plan.yaml", *(self.deployment.save(folder) if self.deployment is not None else ()))
 
     def __rich__(self) -> Group:
         return render(search_tables(self.result, self.top))

@@ -56,6 +56,29 @@ def model(name_or_path: str | Path) -> ModelSpec:
     raise UsageError(unknown_name("model", text, model_names(), hints=_aliases()))
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A checkpoint by its full Hugging Face name, and those of the same model in other formats: name, weights."""
+
+    name: str
+    quantized: tuple[tuple[str, str], ...]
+
+
+def published(name_or_path: str) -> Published | None:
+    """The checkpoint that a model's name stands for; None for a path, of which nobody says where it came from."""
+    known = _model_index().get(name_or_path.lower(), {})
+    if len(known) != 1:
+        return None
+    (entry,) = known.values()
+    own = load_yaml(entry.path).get(_OWN_KEY, {})
+    quantized = {name: _quantization(value, entry.path).weights for name, value in own.get("quantized", {}).items()}
+    names = (*own.get("aliases", ()), *quantized)
+    asked = name_or_path.lower()
+    same = [name for name in names if asked in (name.lower(), name.lower().rpartition("/")[2])]
+    name = next(iter((*same, *names)), entry.name)
+    return Published(name, () if entry.quantization else tuple(quantized.items()))
+
+
 def model_names() -> tuple[str, ...]:
     """The models of model_specs/, sorted."""
     return tuple(sorted(path.stem for path in (data_root() / "model_specs").glob("*.json")))

@@ -1,0 +1,140 @@
+"""The table of flags: every name was read in the release that a row gives it, every key of a plan is answered for."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import yaml
+
+from apexsim.errors import UsageError
+from apexsim.report.launch import settings
+from apexsim.report.launch.command import flag_words
+from apexsim.report.launch.deploy import deploy
+from apexsim.report.launch.platforms import platforms
+from apexsim.report.launch.realise import realise
+from apexsim.report.launch.table import engines, not_a_flag, numbers, release_for, releases, rows
+from apexsim.spec import catalog
+from apexsim.spec.base import parse
+from apexsim.spec.plan import Plan
+from tests.house import ROOT
+
+PLANS = sorted(
+    path
+    for path in (ROOT / "docs" / "examples").glob("*.yaml")
+    if "pools:" in path.read_text() and path.stem not in ("misspelt", "too-large")
+)
+RELEASES = [release for engine in engines() for release in releases(engine)]
+
+
+def plan_of(text: str) -> Plan:
+    return parse(Plan, yaml.safe_load(text), source="test")
+
+
+def name_of(value: object) -> str:
+    return getattr(value, "stem", None) or f"{value.engine}-{value.version}"
+
+
+@pytest.mark.parametrize("engine", engines())
+def test_every_row_names_a_flag_that_was_read_in_its_releases(engine):
+    for row in rows(engine):
+        assert bool(row.flag) != bool(row.cannot), row
+        assert not row.value or row.value in settings.VALUES, row
+        held = [release for release in releases(engine) if row.holds_in(release.version)]
+        assert held, f"{row} holds in no release that is known"
+        for release in held:
+            assert not row.flag or release.has(row.flag), f"{row.flag} is not in {engine} {release.version}"
+
+
+@pytest.mark.parametrize("engine", engines())
+def test_every_key_of_a_plan_has_a_row_or_a_reason_to_have_none(engine):
+    answered = {row.field for row in rows(engine)} | set(not_a_flag())
+    silent = [
+        key for key in settings.fields()
+        if not any(key == each or key.startswith(f"{each}.") or each.startswith(f"{key}.") for each in answered)
+    ]  # fmt: skip
+    assert sorted(silent) == []
+    gone = [each for each in answered if not any(k == each or k.startswith(f"{each}.") for k in settings.fields())]
+    assert sorted(gone) == [], "rows about keys that no plan has"
+
+
+def test_flags_of_several_nodes_and_of_the_router_were_read_too():
+    for engine, ways in platforms()["several_nodes"].items():
+        for way in ways:
+            for release in releases(engine):
+                for word in (*way["every"], *way["others"]):
+                    known = release.has(word) or numbers(release.version) < numbers(way["since"])
+                    assert known or not word.startswith("--"), (release, word)
+    (router,) = releases("sglang-router")
+    text = deploy(catalog.load_plan(ROOT / "docs/examples/disaggregated.yaml"), engine="sglang").text()
+    command = text[text.index("sglang_router.launch") :].replace("\\\n", " ")
+    assert {word for word in shlex.split(command) if word.startswith("--")} <= router.flags
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=name_of)
+@pytest.mark.parametrize("path", PLANS, ids=name_of)
+def test_a_generated_command_uses_flags_of_its_release_alone(path, release):
+    plan = catalog.load_plan(path)
+    for launch in realise(plan, release):
+        for word in flag_words(launch):
+            assert not word.startswith("--") or word in release.flags, word
+        for key, value in launch.options.items():
+            inner = [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
+            assert set(inner) <= release.flags
+
+
+def test_nothing_that_is_asked_is_dropped_in_silence():
+    """Keys that differ from a plan that says nothing are in the command, are said, or are no flag's affair."""
+    quiet = plan_of("{model: DeepSeek-V3, cluster: 8xh200-sxm, pools: [{tp: 8}]}")
+    loud = plan_of(
+        "{model: DeepSeek-V3, cluster: 8xh200-sxm, pools: [{tp: 8, kv_load: cheapest, block_size: 64, clock_mhz: 1200, "
+        "experts: {overlap: two-batch, overlap_shared: true, exchange: deepep-normal, placement: balanced}, "
+        "scheduler: {max_wait: 5s, max_waiting: 9, shed_late: true, long_prefill_token_threshold: 512, "
+        "policy: deadline, deadline: 2s, preemption: swap}}]}"
+    )
+    asked = ("kv_load", "clock_mhz", "overlap_shared", "max_wait=", "shed_late", "policy=deadline",
+             "scheduler.deadline=2", "preemption=swap")  # fmt: skip
+    for engine in engines():
+        said = " ".join(deploy(loud, engine=engine).said_in())
+        before = " ".join(deploy(quiet, engine=engine).said_in())
+        written = str([(launch.flags, launch.options) for launch in realise(loud, release_for(engine, None))])
+        for key in asked:
+            known = {"overlap_shared": "--enable-single-batch-overlap"}.get(key, "?")
+            assert key in said or known in written, (engine, key)
+        assert "clock_mhz" not in before
+
+
+def test_weights_are_made_while_loading_served_from_another_checkpoint_or_refused():
+    def launch(weights: str, engine: str = "vllm", model: str = "Llama-3.1-70B"):
+        plan = plan_of(f"{{model: {model}, cluster: 8xh100-sxm, pools: [{{tp: 8, weights: {weights}}}]}}")
+        return realise(plan, release_for(engine, None))[0]
+
+    assert "--quantization" not in launch("bf16").flags
+    assert launch("fp8").flags["--quantization"] == "fp8"
+    assert launch("fp16").flags["--dtype"] == "float16"
+    other = launch("fp8", "tensorrt-llm")
+    assert other.model == "nvidia/Llama-3.1-70B-Instruct-FP8"
+    assert "served from nvidia" in " ".join(other.notes)
+    assert "weights=w4a16" in " ".join(launch("w4a16").cannot)
+    quantized = launch("fp8-block", model="DeepSeek-V3")
+    assert "--quantization" not in quantized.flags
+    assert quantized.cannot == ()
+
+
+def test_a_release_between_two_known_ones_is_written_in_the_flags_of_the_older_one_and_says_so():
+    plan = plan_of("{model: Llama-3.1-8B, cluster: 1xh100-sxm, pools: [{}], engine_version: 0.12.0}")
+    found = deploy(plan)
+    assert found.release.version == "0.11.0"
+    assert "0.12.0: its own flags were not read; these are those of 0.11.0" in " ".join(found.said_in())
+    assert deploy(plan, engine="sglang").release.version == "0.5.23", "a version of vLLM says nothing of SGLang"
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "words"),
+    [("vlm", None, "did you mean 'vllm'"), ("vllm", "0.6.0", "known: 0.8.5, 0.11.0"), ("vllm", "new", "0.33.0 is"),
+     ("transformers", None, "unknown engine to launch")],
+)  # fmt: skip
+def test_an_engine_or_a_version_that_is_not_known_is_refused(engine, version, words):
+    plan = plan_of("{model: Llama-3.1-8B, cluster: 1xh100-sxm, pools: [{}]}")
+    with pytest.raises(UsageError, match=words):
+        deploy(plan, engine=engine, version=version)
