@@ -140,6 +140,7 @@ def test_paths_take_the_nearest_class_of_links():
         (({"role": "prefill", "tp": 8}, {"role": "decode", "tp": 8}), {}, "they need 16 devices"),
         (({"role": "prefill"}, {"role": "decode", "scheduler": {"max_wait": "1s"}}), {}, r"pools\[1\].scheduler.max_w"),
         (({"role": "prefill"}, {"role": "decode", "tp": 3}), {}, r"pools\[1\]"),
+        (PAIR, {"router": {"prefill": "lora-aware"}}, "router=lora-aware: adapters"),
     ],
 )
 def test_impossible_pools_are_refused_with_a_reason(pools, keys, says):

@@ -116,7 +116,7 @@ app.command("validate")(validate.validate)
 app.add_typer(plan.app, name="plan")
 app.command("import")(imports.import_run)
 app.add_typer(trace.app, name="trace")
-app.add_typer(calibrate.app, name="calibrate", hidden=True)
+app.add_typer(calibrate.app, name="calibrate")
 app.command("list")(listing.listing)
 app.command("schema")(schema.schema)
 

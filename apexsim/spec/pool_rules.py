@@ -20,6 +20,8 @@ def check_pools(model: ModelSpec, plan: Plan) -> str | None:
         reason = _wrong_beside_others(model, pool)
         if reason is not None:
             return f"pools[{index}].{reason}"
+    if "lora-aware" in {plan.router_of(pool.role) for pool in plan.pools}:
+        return f"router=lora-aware: adapters are {ALONE_ONLY}"
     formats = {pool.kv_cache for pool in plan.pools if pool.role != "serve"}
     if len(formats) > 1:
         return (
