@@ -30,6 +30,7 @@ _PUBLIC = {
     "plan_experts": "apexsim.report.placement:plan_experts",
     "plan_fleet": "apexsim.report.fleet:plan_fleet",
     "plan_pools": "apexsim.report.pool_nodes:plan_pools",
+    "plan_precision": "apexsim.report.layer_formats:plan_precision",
     "read_trace": "apexsim.workload.read:read_trace",
     "search": "apexsim.report.search_results:search",
     "simulate": "apexsim.report.simulation:simulate",

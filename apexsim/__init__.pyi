@@ -2,6 +2,7 @@ from apexsim.errors import ApexsimError as ApexsimError
 from apexsim.report.comparison import compare as compare
 from apexsim.report.explanation import explain as explain
 from apexsim.report.fleet import plan_fleet as plan_fleet
+from apexsim.report.layer_formats import plan_precision as plan_precision
 from apexsim.report.listing import listing as listing
 from apexsim.report.placement import plan_experts as plan_experts
 from apexsim.report.pool_nodes import plan_pools as plan_pools

@@ -14,7 +14,7 @@ import apexsim as ax
 MEANT = {
     "ApexsimError", "Cluster", "HardwareProfile", "ModelSpec", "Plan", "SLO", "Trace", "__version__", "compare",
     "device", "explain", "listing", "model", "parse_slo", "plan_experts", "plan_fleet", "plan_pools",
-    "read_trace", "search", "simulate", "validate", "what_if",
+    "plan_precision", "read_trace", "search", "simulate", "validate", "what_if",
 }
 
 

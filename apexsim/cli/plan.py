@@ -72,6 +72,25 @@ def experts(
     _answer(json, lambda: report)
 
 
+@app.command()
+def precision(
+    question: Question,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan with its rules, YAML.")] = None,
+    json: Json = None,
+    time_limit: TimeLimit = LONGEST,
+) -> None:
+    """A format for each layer: least time, energy, memory or loss within an accuracy budget."""
+    from apexsim.report.files import require_writable
+    from apexsim.report.layer_formats import plan_precision
+
+    if out is not None:
+        require_writable(out)
+    report = plan_precision(question, time_limit_s=_seconds(time_limit))
+    if out is not None:
+        report.save(out)
+    _answer(json, lambda: report)
+
+
 def _answer(json: str | None, found: Callable[[], _Report]) -> None:
     from rich.text import Text
 

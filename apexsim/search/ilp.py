@@ -164,7 +164,7 @@ class Program:
         together = self._given_way(limits, max(time_limit_s - (time.monotonic() - began), 1.0)) if limits else ()
         return tuple(
             Shortfall(limit, by, False) for limit, by in zip(limits, together, strict=False)
-            if by > TOLERANCE * max(limit.size, 1e-9)
+            if by > TOLERANCE * max(abs(limit.size), 1e-9)
         )
 
     def _given_way(self, limits: Sequence[Limit], time_limit_s: float) -> tuple[float, ...]:
@@ -177,7 +177,7 @@ class Program:
             for row in self._rows
         ]
         bounds = [*self._bounds, *((0.0, inf, False) for _ in limits)]
-        wanted = [(1.0 / (limit.size or 1.0), slack[limit]) for limit in limits]
+        wanted = [(1.0 / (abs(limit.size) or 1.0), slack[limit]) for limit in limits]
         outcome = _solved(bounds, rows, wanted, time_limit_s)
         return tuple(max(outcome.values[number], 0.0) for number in slack.values()) if outcome.found else ()
 
