@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[1]
 AZURE = ROOT.parent / "shared/data/traces/azure2023_conv_first_half.csv.gz"
 RUNS = 3
 
+SWITCHED = {"device": "h100-sxm", "nodes": 4, "network": {"topology": "leaf-spine", "nodes_per_leaf": 1}}
+"""A node below each leaf, hashed over 8 spines."""
+
 CASES = (
     # prefill and decode replicas, requests/s, transfer, cluster
     (4, 4, 40.0, {}, "8xh100-sxm"),
@@ -31,10 +34,11 @@ CASES = (
     (4, 4, 40.0, {}, "2x4xh100-sxm"),
     (1, 1, 5.0, {}, "2x1xh100-sxm"),
     (16, 16, 160.0, {}, "4x8xh100-sxm"),
+    (16, 16, 160.0, {}, SWITCHED),
 )
 
 
-def prepared_plan(prefill: int, decode: int, transfer: dict[str, object], cluster: str) -> Prepared:
+def prepared_plan(prefill: int, decode: int, transfer: dict[str, object], cluster: object) -> Prepared:
     pools = [{"role": "prefill", "replicas": prefill}, {"role": "decode", "replicas": decode}]
     plan = Plan.model_validate({"model": "Llama-3.1-8B", "cluster": cluster, "pools": pools, "transfer": transfer})
     prepared = prepare(plan)
@@ -65,8 +69,9 @@ def main(source: str) -> None:
             replay(prepared, head(trace, 100))
             seconds, iterations = best_s(prepared, trace)
             how = "layer by layer" if transfer else "whole"
+            where = cluster if isinstance(cluster, str) else f"{prepared.plan.cluster}, leaf-spine"
             print(
-                f"| {prefill} + {decode} | {how} | {cluster} | {requests:,} | {iterations:,} | {seconds:.2f} "
+                f"| {prefill} + {decode} | {how} | {where} | {requests:,} | {iterations:,} | {seconds:.2f} "
                 f"| {requests / seconds:,.0f} |"
             )
 
