@@ -14,6 +14,7 @@ from apexsim.cli.main import app
 from apexsim.engine.order import ORDERS
 from apexsim.engine.schedulers import preset_names
 from apexsim.spec import catalog
+from apexsim.spec.cluster import NAMED
 
 HEAVY = {
     "numpy", "pandas", "numba", "matplotlib", "rich.console", "pydantic", "yaml", "networkx", "pulp", "scipy", "simpy",
@@ -64,6 +65,7 @@ def test_a_reader_that_leaves_early_is_no_error():
         ("formats", registry.names("formats")),
         ("routers", registry.names("routers")),
         ("importers", registry.names("importers")),
+        ("clusters", tuple(NAMED)),
     ],
 )
 def test_list_shows_every_name(kind, names):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apexsim.cost.fabric import Fabric, completion_s, fabric_of, link_loads, parts_of, queue_pairs
+from apexsim.cost.fabric import Fabric, completion_s, fabric_of, link_loads, parts_of
 from apexsim.cost.kvlinks import KvLinks, kv_links
 from apexsim.cost.patterns import PATTERNS, leaf_spine, pattern_s
 from apexsim.spec import catalog
@@ -75,11 +75,18 @@ def test_four_queue_pairs_lie_strictly_between(pattern: str) -> None:
 def test_flows_are_cut_only_where_their_number_does_not_divide() -> None:
     """12 flows on 16 spines: each in four parts. 32 on 16: none is cut."""
     split = fabric("split", below=32, spines=16)
-    assert (queue_pairs(split, 12), queue_pairs(split, 32)) == (4, 1)
     for flows, parts in ((12, 48), (32, 32)):
         found = parts_of(split, np.arange(flows), 32 + np.arange(flows))
         assert len(found.flow) == parts
         assert np.bincount(found.spine, found.share, 16) == pytest.approx(flows / 16)
+
+
+@given(st.integers(1, 48), st.integers(1, 48))
+@drawn
+def test_splitting_any_number_of_flows_over_any_number_of_spines_is_spraying(flows: int, spines: int) -> None:
+    source, sink = np.arange(flows), flows + np.arange(flows)
+    split, spray = (completion_s(fabric(name, 2, flows, spines=spines), source, sink)[0] for name in ("split", "spray"))
+    assert 1.0 <= split / spray * (1 + 1e-9) <= 1.02
 
 
 # --- whatever is drawn --------------------------------------------------------------------------------------------

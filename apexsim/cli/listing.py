@@ -8,7 +8,7 @@ import typer
 
 from apexsim.cli.terminal import print_json, print_rich
 
-KINDS = ("models", "devices", "schedulers", "techniques", "formats", "routers", "importers")
+KINDS = ("models", "devices", "clusters", "schedulers", "techniques", "formats", "routers", "importers")
 """What can be listed."""
 
 
@@ -18,7 +18,7 @@ def listing(
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List known models, devices, schedulers, techniques, trace formats, routers or result formats."""
+    """List known models, devices, clusters, schedulers, techniques, trace formats, routers or result formats."""
     from apexsim.errors import UsageError, unknown_name
     from apexsim.report.console import render
     from apexsim.report.listing import listing_of, table_of

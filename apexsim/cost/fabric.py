@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import gcd
 from typing import NamedTuple
 
 import networkx as nx
@@ -126,13 +125,6 @@ def _sprayed(fabric: Fabric, source: Ints, sink: Ints) -> Parts:
     flow = np.repeat(np.arange(len(source)), fabric.spines)
     spine = np.tile(np.arange(fabric.spines), len(source))
     return Parts(flow, spine, np.full(len(flow), 1.0 / fabric.spines))
-
-
-def queue_pairs(fabric: Fabric, flows: int) -> int:
-    """Parts of each of so many equal flows from leaf to leaf."""
-    if fabric.network.routing == "ecmp":
-        return fabric.network.queue_pairs
-    return fabric.spines // gcd(flows, fabric.spines)
 
 
 def link_loads(fabric: Fabric, source: Ints, sink: Ints, size: float = 1.0) -> tuple[Floats, Floats]:

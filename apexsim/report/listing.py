@@ -13,13 +13,14 @@ from apexsim.engine.schedulers import PRESETS
 from apexsim.errors import UsageError, unknown_name
 from apexsim.report.tables import UNDEFINED, Table
 from apexsim.spec import catalog
+from apexsim.spec.cluster import NAMED
 from apexsim.spec.units import format_bandwidth, format_bytes, format_flops
 
 Entry = dict[str, Any]
 
 
 def listing_of(kind: str) -> list[Entry]:
-    """The entries of a kind of name: models, devices, schedulers, techniques, formats, routers, importers; SI units."""
+    """The entries of a kind of name (a key of ``_LISTINGS``); SI units."""
     return _LISTINGS[kind]()
 
 
@@ -71,6 +72,18 @@ def _devices() -> list[Entry]:
     ]
 
 
+def _clusters() -> list[Entry]:
+    """Those with a name; any other is written out, ``4x8xh100-sxm``."""
+    found = ((name, catalog.cluster(name)) for name in NAMED)
+    return [
+        {
+            "name": name, "device": cluster.device, "devices": cluster.devices, "nodes": cluster.nodes,
+            "devices_per_node": cluster.devices_per_node,
+        }
+        for name, cluster in found
+    ]  # fmt: skip
+
+
 def _schedulers() -> list[Entry]:
     return [
         {
@@ -101,6 +114,7 @@ def _importers() -> list[Entry]:
 _LISTINGS: dict[str, Callable[[], list[Entry]]] = {
     "models": _models,
     "devices": _devices,
+    "clusters": _clusters,
     "schedulers": _schedulers,
     "techniques": lambda: _seam("techniques"),
     "formats": lambda: _seam("formats"),
@@ -110,6 +124,7 @@ _LISTINGS: dict[str, Callable[[], list[Entry]]] = {
 
 _TITLES = {
     "active_parameters": "active",
+    "devices_per_node": "a node",
     "max_context": "context",
     "memory_bytes": "memory",
     "memory_bandwidth": "bandwidth",

@@ -68,10 +68,6 @@ class Network(Strict):
         """Whether collectives between nodes take the fastest algorithm; else rings."""
         return self.collectives == "auto" or (self.collectives is None and self.switched)
 
-    def units(self, nodes: int) -> int:
-        """Leaves of a group of ``nodes`` nodes, or units of rails."""
-        return -(-nodes // (self.nodes_per_leaf or nodes))
-
     def nics(self, nodes: int, devices_per_node: int) -> int:
         """NICs below one leaf."""
         below = self.nodes_per_leaf or nodes
