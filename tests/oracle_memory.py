@@ -84,6 +84,7 @@ class Replica:
     shelf: Shelf
     open: list[Request] = field(default_factory=list)  # prompts of a pipeline that no slot holds, by admission
     away: list[Request] = field(default_factory=list)  # hold blocks here without running: on their way to or from
+    slow: float = 1.0  # factor on its iterations
     full: bool = False  # a pipeline that has preempted admits nobody until a request ends
     cached: list[Unit] = field(default_factory=list)  # held by nobody, the next to be evicted first
     evicted: list[Unit] = field(default_factory=list)

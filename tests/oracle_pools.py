@@ -30,6 +30,7 @@ class Way:
     reserved: float | None = None
     landed: float | None = None
     sent: float = 0.0
+    entered: bool = False
 
 
 @dataclass
@@ -39,6 +40,12 @@ class PoolsRun:
     ways: list[Way]
     tied: bool
     arrivals: list[float] = field(default_factory=list)
+
+
+def mixed(i: int) -> int:
+    word = (i * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF
+    word = ((word ^ (word >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+    return word ^ (word >> 16)
 
 
 class Pools:
@@ -55,6 +62,7 @@ class Pools:
         self.flows: list[Flow] = []
         self.clock, self.tied = 0.0, False
         self.later: list[int] = []
+        self.parked: list[tuple[str, int]] = []
 
     def _pool(self, pool: PoolSetup, seed: int) -> Oracle:
         kinds = {
@@ -84,9 +92,11 @@ class Pools:
 
     # --- routing ------------------------------------------------------------------------------------------------
 
-    def choose(self, kind: str, i: int) -> int:
+    def choose(self, kind: str, i: int) -> int | None:
         candidates, load = self.entry if kind == "enter" else self.out
-        row = [int(unit) for unit in candidates[i % len(candidates)]]
+        return self.pick([int(unit) for unit in candidates[i % len(candidates)]], load, i)
+
+    def pick(self, row: list[int], load: str, i: int) -> int:
         if load == "place":
             return row[0]
 
@@ -121,6 +131,9 @@ class Pools:
     def offer(self, kind: str, i: int, now: float) -> None:
         way = self.ways[i]
         unit = way.source if kind == "enter" and way.source is not None else self.choose(kind, i)
+        if unit is None:
+            self.parked.append((kind, i))
+            return
         p, r = self.units[unit]
         ahead = kind == "enter" and way.source is None and self.handover.push and self.more(i)
         if ahead and self.setups[p].policy.role == "prefill":
@@ -130,13 +143,13 @@ class Pools:
         request = self.requests[p][i]
         request.arrival = now
         if kind == "enter":
-            way.source = unit
+            way.source, way.entered = unit, True
         else:
             way.sink = unit
         self.pools[p].offer(r, request)
         if request.rejected:
             other = way.sink if kind == "enter" else way.source
-            if other is not None and not (self.handover.push and kind == "decode"):
+            if other is not None and not (self.handover.push and kind == "decode" and not way.entered):
                 q, _ = self.units[other]
                 oracle, held = self.pools[q], self.requests[q][i]
                 replica = oracle.replicas[held.replica]
@@ -154,9 +167,7 @@ class Pools:
         flow = next((f for f in self.flows if f.index == i), None)
         if flow is None:
             ways = self.links.ways[way.source, way.sink]
-            word = (i * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF
-            word = ((word ^ (word >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-            path = int(ways[(word ^ (word >> 16)) % len(ways)])
+            path = int(ways[mixed(i) % len(ways)])
             shares = self.links.shares[path] if self.links.shares else ()
             flow = Flow(i, self.links.paths[path], float(self.links.latency_s[path]), shares=shares)
             self.flows.append(flow)
@@ -181,6 +192,17 @@ class Pools:
         ends = [flow.lands for flow in self.flows if flow.lands is not None]
         return ends + [self.clock + flow.left / flow.rate for flow in self.flows if flow.rate > 0]
 
+    # --- what else may happen: ``oracle_fleet.py`` ---------------------------------------------------------------
+
+    def outside(self) -> list[float]:
+        return []
+
+    def happen(self, now: float) -> None:
+        """Whatever comes from outside at this instant."""
+
+    def see_drained(self, now: float) -> None:
+        """Units that have ended what they had."""
+
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def told(self, now: float) -> list[tuple[str, int]]:
@@ -193,13 +215,14 @@ class Pools:
                     self.ways[i].left = now
                     if not self.more(i):
                         oracle.let_go_of(request)
-                    elif self.handover.push:
-                        self.release(i, self.size(i) - self.ways[i].sent, True)
-                    else:
+                    elif not self.handover.push:
                         errands.append(("decode", i))
+                    elif self.ways[i].reserved is not None:
+                        self.release(i, self.size(i) - self.ways[i].sent, True)
                 oracle.left = []
                 for request, chunk in oracle.begun:
-                    if self.more(request.index) and self.handover.early > 0:
+                    reserved = self.ways[request.index].reserved is not None
+                    if self.more(request.index) and self.handover.early > 0 and reserved:
                         most = self.size(request.index) * self.handover.early
                         amount = min(most * (chunk / request.prompt), most - self.ways[request.index].sent)
                         if amount > 0:
@@ -207,11 +230,12 @@ class Pools:
                 oracle.begun = []
             if isinstance(oracle, Decoding):
                 for request in oracle.taken:
-                    self.ways[request.index].reserved = now
-                    if self.handover.push:
-                        errands.append(("enter", request.index))
-                    else:
+                    way = self.ways[request.index]
+                    way.reserved = now
+                    if way.left is not None:
                         self.release(request.index, self.size(request.index), True)
+                    elif not way.entered:
+                        errands.append(("enter", request.index))
                 oracle.taken = []
         return errands
 
@@ -250,7 +274,7 @@ class Pools:
         slots = [(o, r, s) for o in self.pools for r, replica in enumerate(o.replicas) for s in replica.slots]
         while True:
             ends = [slot.end for _, _, slot in slots if slot.end is not None]
-            instants = ends + self.flow_ends() + ([arrivals[nxt]] if nxt < known else [])
+            instants = ends + self.flow_ends() + ([arrivals[nxt]] if nxt < known else []) + self.outside()
             if not instants:
                 break
             now = min(instants)
@@ -271,6 +295,10 @@ class Pools:
             while nxt < known and arrivals[nxt] <= now + one_instant(now):
                 self.offer("enter", nxt, now)
                 nxt += 1
+            self.happen(now)
+            while known < n and known < (concurrency or 0) + self.ended():
+                arrivals[known] = now + delay
+                known += 1
             for i in self.later:  # who is prefilled has its blocks reserved first
                 self.offer("decode", i, now)
             self.later = []
@@ -285,5 +313,6 @@ class Pools:
                 arrivals[known] = now + delay
                 known += 1
             fair_rates(self.flows, [float(c) for c in self.links.capacity])
+            self.see_drained(now)
         tied = self.tied or any(oracle.tied for oracle in self.pools)
         return PoolsRun(self.pools, self.requests, self.ways, tied, arrivals)

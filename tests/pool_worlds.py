@@ -23,7 +23,7 @@ class PoolWorld:
     concurrency: int | None
 
 
-def pool_of(draw: st.DrawFn, role: str, longest: int) -> PoolSetup:
+def pool_of(draw: st.DrawFn, role: str, longest: int, *, ranks: bool = True) -> PoolSetup:
     """A pool of its own law, limits and rules; one that decodes has no prefix cache."""
     world: World = draw(worlds(alone=draw(st.booleans()), sharing=role == "prefill" and draw(st.booleans())))
     caching = world.policy.prefix_caching and role != "decode"
@@ -35,7 +35,7 @@ def pool_of(draw: st.DrawFn, role: str, longest: int) -> PoolSetup:
         max_model_len=draw(st.sampled_from([60, 1000])),
     )  # fmt: skip
     tables, replicas = world.tables, draw(st.integers(1, 2))
-    if tables.stages == 1 and tables.cp == 1 and draw(st.sampled_from([False, False, True])):
+    if ranks and tables.stages == 1 and tables.cp == 1 and draw(st.sampled_from([False, False, True])):
         random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
         tables = in_lockstep(random, tables, draw(st.integers(2, 3)), draw(st.sampled_from([(0, 0), (6, 3)])))
         policy = replace(policy, follow=False)

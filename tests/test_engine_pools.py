@@ -21,23 +21,32 @@ def run(world: PoolWorld) -> SimulationResult:
     )  # fmt: skip
 
 
-def run_naively(world: PoolWorld) -> PoolsRun:
+def entry_and_exit(world: PoolWorld) -> tuple[tuple[np.ndarray, str], tuple[np.ndarray, str]]:
+    """Candidates to enter at and to decode at, and what decides among them."""
     units = [(p, r) for p, pool in enumerate(world.pools) for r in range(pool.units)]
 
     def choice(roles: set[str], name: str) -> tuple[np.ndarray, str]:
         able = np.array([u for u, (p, _) in enumerate(units) if world.pools[p].policy.role in roles])
+        if not len(able):
+            return np.zeros((1, 0), np.int64), "place"
         made = router(name).candidates(Offered(len(world.trace), world.trace.session), len(able), 7)
         return able[made.candidates], LOADS[made.load]
 
-    pools = Pools(
-        world.trace, list(world.pools), world.links, world.handover,
-        choice({"serve", "prefill"}, world.routers["prefill"]), choice({"decode"}, world.routers["decode"]), 7,
-    )  # fmt: skip
+    return choice({"serve", "prefill"}, world.routers["prefill"]), choice({"decode"}, world.routers["decode"])
+
+
+def run_naively(world: PoolWorld) -> PoolsRun:
+    pools = Pools(world.trace, list(world.pools), world.links, world.handover, *entry_and_exit(world), 7)
+    return pools.run(*instants_of(world))
+
+
+def instants_of(world: PoolWorld) -> tuple[list[float], int | None, float]:
+    """Arrivals at the door, requests in flight, and seconds from the end of one to the arrival of the next."""
     entry_s = max(pool.limits.entry_s for pool in world.pools if pool.policy.role != "decode")
     exit_s = max(pool.limits.exit_s for pool in world.pools)
     arrival_s = world.trace.arrival_s - world.trace.arrival_s[0]
     arrivals = [entry_s if world.concurrency else float(at) + entry_s for at in arrival_s]
-    return pools.run(arrivals, world.concurrency, entry_s + exit_s)
+    return arrivals, world.concurrency, entry_s + exit_s
 
 
 @given(pool_worlds())

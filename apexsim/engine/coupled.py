@@ -21,14 +21,17 @@ from apexsim.engine.course import (
     TO_DELIVER,
     TO_ENTER,
     TO_FREE,
+    TO_LOOK,
     Course,
     Rules,
     need,
     path_of,
 )
+from apexsim.engine.eviction import any_drained, leave_waiting, renew
 from apexsim.engine.handover import LEFT, TAKEN, end_here, let_go, receive
 from apexsim.engine.jit import entry_kernel, kernel, rare_kernel
 from apexsim.engine.links import Traffic, carry, next_end, release_bytes, share_out, take_landed
+from apexsim.engine.lobby import call_later, next_call, read_lobby
 from apexsim.engine.lockstep import cut_ranks, first_rank, wake_ranks
 from apexsim.engine.lockstep_pool import advance_groups, begin_groups, offer_rank
 from apexsim.engine.pool import (
@@ -40,16 +43,18 @@ from apexsim.engine.presence import count_present
 from apexsim.engine.replica import THROUGH, wake_groups
 from apexsim.engine.result import NOT_REJECTED
 from apexsim.engine.series import cut_series, runs_series
-from apexsim.engine.state import DONE, NONE, RESERVED, RUNNING, State, instant
+from apexsim.engine.state import DONE, NONE, RESERVED, RUNNING, WAITING, State, instant
 from apexsim.engine.unit_choice import choose_unit
 
 # --- at one unit ------------------------------------------------------------------------------------------------
 
 
 @rare_kernel
-def offer_to(book: Book, p: int, r: int, i: int, now: float) -> bool:
-    """Request i arrives at replica r of pool p; False where it is turned away."""
+def offer_to(book: Book, p: int, r: int, i: int, now: float, again: bool) -> bool:
+    """Request i arrives at replica r of pool p, perhaps not for the first time; False where it is turned away."""
     state, tables, limits = pool_at(book, p)
+    if again:
+        renew(state, i)
     state.requests[i].arrival_s = now
     if tables.group.ranks > 1:
         offer_rank(state, tables, limits, r, i, now)
@@ -69,6 +74,8 @@ def free_at(book: Book, p: int, r: int, i: int, now: float) -> None:
         state.replicas[r].coming -= 1
         state.replicas[r].prompt_tokens -= state.requests[i].prompt
         state.requests[i].phase = DONE
+    elif state.requests[i].phase == WAITING:
+        leave_waiting(state, r, i, now)
     let_go(state, limits, r, i)
     look_again(state, tables, r, now)
 
@@ -80,6 +87,13 @@ def deliver(book: Book, p: int, r: int, i: int, token_s: float, now: float) -> N
     receive(state, r, i, token_s, now)
     if state.replicas[r].running < limits.max_num_seqs:
         look_again(state, tables, r, now)
+
+
+@rare_kernel
+def look_at(book: Book, p: int, r: int, now: float) -> None:
+    """``look_again`` at replica r of pool p."""
+    state, tables, _ = pool_at(book, p)
+    look_again(state, tables, r, now)
 
 
 @kernel
@@ -161,17 +175,17 @@ def read_outbox(
                 r = course.units[journeys[i].source].replica
                 end_here(state, r, i)
                 free_at(book, p, r, i, now)
-            elif rules.push:
-                send_rest(course, traffic, i)
-            else:
+            elif not rules.push:
                 errands = need(course, errands, TO_DECODE, i, NONE)
+            elif not np.isnan(journeys[i].reserved_s):  # it is, unless the unit that had its blocks is gone
+                send_rest(course, traffic, i)
         elif kind == TAKEN:
             journeys[i].reserved_s = now
-            if rules.push:
-                errands = need(course, errands, TO_ENTER, i, journeys[i].source)
-            else:
+            if not np.isnan(journeys[i].left_s):
                 send_rest(course, traffic, i)
-        elif journeys[i].more == 1:
+            elif journeys[i].entered == 0:
+                errands = need(course, errands, TO_ENTER, i, journeys[i].source)
+        elif journeys[i].more == 1 and not np.isnan(journeys[i].reserved_s):
             send_chunk(course, traffic, rules, i, state.outbox[k].tokens / state.requests[i].prompt)
     state.filled[2] = 0
     return errands
@@ -228,7 +242,9 @@ def release_next(
 
 
 @rare_kernel
-def run_errands(book: Book, course: Course, rules: Rules, errands: int, now: float) -> None:
+def run_errands(
+    book: Book, course: Course, rules: Rules, cursor: NDArray[np.int64], errands: int, now: float
+) -> None:
     """Do what has to be done at this instant, in its order."""
     k = 0
     while k < errands:
@@ -236,22 +252,34 @@ def run_errands(book: Book, course: Course, rules: Rules, errands: int, now: flo
         k += 1
         if unit == NONE:
             unit = choose_unit(book, course, rules, kind, i)
+            if unit == NONE:
+                call_later(course, cursor, kind, i)
+                continue
             if kind == TO_DECODE:
                 course.journeys[i].sink = unit
             else:
                 course.journeys[i].source = unit
                 if rules.push and course.units[unit].hands_over == 1 and course.journeys[i].more == 1:
+                    course.units[unit].due += 1
                     errands = need(course, errands, TO_DECODE, i, NONE)
                     continue
+        elif kind == TO_ENTER:
+            course.units[unit].due -= 1
         p, r = course.units[unit].pool, course.units[unit].replica
-        if kind == TO_FREE:
+        if kind == TO_ENTER:
+            course.journeys[i].entered = 1
+        if kind == TO_LOOK:
+            look_at(book, p, r, now)
+        elif kind == TO_FREE:
             free_at(book, p, r, i, now)
         elif kind == TO_DELIVER:
             deliver(book, p, r, i, course.journeys[i].left_s if rules.shown else now, now)
-        elif not offer_to(book, p, r, i, now):
+        elif not offer_to(book, p, r, i, now, rules.life):
             # Turned away at one end, it gives back what it has at the other.
             other = course.journeys[i].sink if kind == TO_ENTER else course.journeys[i].source
-            if other != NONE and not (rules.push and kind == TO_DECODE):
+            if rules.push and kind == TO_DECODE and course.journeys[i].entered == 0:
+                course.units[other].due -= 1
+            elif other != NONE:
                 errands = need(course, errands, TO_FREE, i, other)
 
 
@@ -262,7 +290,8 @@ def run_coupled(
 ) -> int:  # fmt: skip
     """All pools up to ``until`` (inf: until the last request ends); returns as ``advance``, the pool in ``cursor[2]``.
 
-    ``cursor[0]`` is the next request to arrive, ``cursor[1]`` how many arrivals are known: all in an open loop.
+    ``cursor[0]`` is the next request to arrive, ``cursor[1]`` how many arrivals are known: all in an open loop; its
+    other places are said in ``course.py``. Where units come and go it also stops when one has drained.
     """
     now, begins = -np.inf, False
     while True:
@@ -273,6 +302,8 @@ def run_coupled(
                 now = min(now, soonest(book, p))
             if cursor[0] < cursor[1]:
                 now = min(now, course.arrivals[cursor[0]])
+            if rules.life:
+                now = min(now, next_call(course, cursor))
             if now == np.inf or now > until:
                 return THROUGH
         for p in range(rules.pools):
@@ -287,10 +318,13 @@ def run_coupled(
         release_next(book, course, rules, cursor, concurrency, now + delay_s)
         if not begins:
             errands = read_landings(traffic, course, errands, now)
+            errands = read_lobby(course, traffic, cursor, errands, now) if rules.life else errands
             errands = arrive_at(course, cursor, errands, now)
-        run_errands(book, course, rules, errands, now)
+        run_errands(book, course, rules, cursor, errands, now)
         if errands > 0:
             release_next(book, course, rules, cursor, concurrency, now + delay_s)  # in place of those turned away
         if begins:
             share_out(traffic)
+            if rules.life and any_drained(book, course, cursor, now):
+                return THROUGH
         begins = not begins

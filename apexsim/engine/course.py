@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +10,20 @@ from numpy.typing import NDArray
 
 from apexsim.engine.jit import kernel
 from apexsim.engine.pool import Candidates
-from apexsim.engine.state import Rows
+from apexsim.engine.state import Rows, rows
 
-UNIT = np.dtype([("pool", "i8"), ("replica", "i8"), ("hands_over", "i8")])
-"""A unit's place: its pool and its number there; and whether requests go on from it."""
+UNIT = np.dtype(
+    [
+        ("pool", "i8"), ("replica", "i8"),
+        ("hands_over", "i8"),  # 1 where requests go on from it
+        # Where units come and go only (``life.py``).
+        ("entry", "i8"),  # 1 where requests may enter now,
+        ("exit", "i8"),  # and where they may decode
+        ("draining", "i8"),  # 1 from when it takes no more until it has ended what it had
+        ("due", "i8"),  # requests that will be prefilled here once their blocks are reserved elsewhere
+    ]
+)  # fmt: skip
+"""A unit's place: its pool and its number there; and what it does now."""
 
 JOURNEY = np.dtype(
     [
@@ -24,13 +35,23 @@ JOURNEY = np.dtype(
         ("kv_bytes", "f8"),  # of that,
         ("sent", "f8"),  # and those released so far
         ("more", "i8"),  # 1 where tokens are left after the first
+        ("entered", "i8"),  # 1 once it has been offered to its source
     ]
 )
 """A request's way from pool to pool; NaN and NONE where it never came so far."""
 
-TO_ENTER, TO_DECODE, TO_FREE, TO_DELIVER = 0, 1, 2, 3
+TO_ENTER, TO_DECODE, TO_FREE, TO_DELIVER, TO_LOOK, TO_DROP = 0, 1, 2, 3, 4, 5
 ERRAND = np.dtype([("kind", "i8"), ("request", "i8"), ("unit", "i8")])
-"""What has to be done at one unit at this instant: offer a request, free what it left, or say that its KV has come."""
+"""What has to be done at one unit at this instant: offer a request, free what it left, say that its KV has come, look
+again who may begin; or drop the transfer of a request.
+"""
+
+CALL = np.dtype([("kind", "i8"), ("request", "i8"), ("unit", "i8"), ("at_s", "f8")])
+"""An errand that waits for its instant in the lobby; inf where it waits for a unit that is open."""
+
+NEXT, KNOWN, FULL, FIRST_CALL, CALLS, DRAINING, DRAINED = 0, 1, 2, 3, 4, 5, 6
+"""Places of the cursor: the next request to arrive, how many arrivals are known, the pool whose arrays are full; the
+next call of the lobby and how many there are; units that drain, and 1 where the run stopped because one has ended."""
 
 
 class Course(NamedTuple):
@@ -43,6 +64,8 @@ class Course(NamedTuple):
     exit: Candidates  # [n or 1, c] and at which it may decode; [1, 0] where nobody hands over
     paths: NDArray[np.int64]  # [U, U, k] ways from unit to unit, of which a request takes one
     arrivals: NDArray[np.float64]  # [n] at the door
+    lobby: Rows  # CALL [rows]; [0] where no unit ever goes
+    stopped_s: NDArray[np.float64]  # [1] when the run stopped for a unit that has drained
 
 
 class Rules(NamedTuple):
@@ -54,6 +77,7 @@ class Rules(NamedTuple):
     push: bool
     early: float  # share of the KV that may leave as it is computed
     shown: bool  # the client sees the first token when the prefill ends; else when its KV has landed
+    life: bool  # units come and go
 
 
 @kernel
@@ -66,9 +90,23 @@ def need(course: Course, errands: int, kind: int, i: int, unit: int) -> int:
 
 
 @kernel
+def hashed(i: int) -> int:
+    """A 32-bit word that looks like chance, the same for request i every time."""
+    word = (i * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF
+    word = ((word ^ (word >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+    return word ^ (word >> 16)
+
+
+@kernel
 def path_of(course: Course, i: int) -> int:
     """The way of request i: by its number, where there are several (a hash on its addresses, as ECMP has it)."""
     ways = course.paths[course.journeys[i].source, course.journeys[i].sink]
-    word = (i * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF
-    word = ((word ^ (word >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-    return ways[(word ^ (word >> 16)) % ways.size]
+    return ways[hashed(i) % ways.size]
+
+
+def lobby_with(calls: Sequence[tuple[int, int, int]], at_s: float) -> Rows:
+    """Rows of a lobby: (kind, request, unit) each, due at ``at_s``."""
+    made = rows(CALL, len(calls))
+    made.kind, made.request, made.unit = np.array(calls, np.int64).reshape(-1, 3).T
+    made.at_s = at_s
+    return made

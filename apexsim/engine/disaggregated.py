@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
 from apexsim.engine import recorder
-from apexsim.engine.book import book_of
+from apexsim.engine.book import Book, book_of
 from apexsim.engine.coupled import run_coupled
-from apexsim.engine.course import ERRAND, JOURNEY, UNIT, Course, Rules
+from apexsim.engine.course import CALL, ERRAND, FULL, JOURNEY, UNIT, Course, Rules
 from apexsim.engine.jit import exact
 from apexsim.engine.law import exact_tables
 from apexsim.engine.links import new_traffic
@@ -95,17 +95,17 @@ def simulate_pools(
     Raises:
         UsageError: an unknown router, or one that these pools do not serve, or no way from pool to pool.
     """
-    run = _Run(trace, pools, links, handover, routers or {}, seed, concurrency, timeline)
-    run.to_the_end()
+    run = CoupledRun(trace, pools, links, handover, routers or {}, seed, concurrency, timeline)
+    run.to(np.inf)
     return run.result()
 
 
-class _Run:
+class CoupledRun:
     """The states of all pools and what joins them."""
 
     def __init__(
         self, trace: Trace, pools: Sequence[PoolSetup], links: Links, handover: Handover, routers: dict[Role, str],
-        seed: int, concurrency: int | None, timeline: bool,
+        seed: int, concurrency: int | None, timeline: bool, *, life: bool = False,
     ) -> None:  # fmt: skip
         self.trace, self.pools, self.seed, self.timeline = trace, pools, seed, timeline
         self.handover, self.concurrency = handover, concurrency
@@ -122,12 +122,18 @@ class _Run:
         self.units.pool = np.repeat(np.arange(len(pools)), [pool.units for pool in pools])
         self.units.replica = np.concatenate([np.arange(pool.units) for pool in pools])
         self.units.hands_over = [pools[p].policy.role == "prefill" for p in self.units.pool]
+        self.units.exit = [pools[p].policy.role == "decode" for p in self.units.pool]
+        self.units.entry = 1 - self.units.exit
         entry = self._choice({"serve", "prefill"}, routers.get("prefill", routers.get("serve")))
         out = self._choice({"decode"}, routers.get("decode"))
         self.rules = Rules(
-            len(pools), int(entry.load), int(out.load), bool(handover.push), float(handover.early), bool(handover.shown)
-        )
+            len(pools), int(entry.load), int(out.load), bool(handover.push), float(handover.early),
+            bool(handover.shown), life,
+        )  # fmt: skip
         self.course = self._course(entry, out, links, arrival_s + self.entry_s)
+        self.tables = tuple(exact_tables(pool.tables) for pool in pools)
+        known = len(trace) if concurrency is None else min(len(trace), concurrency)
+        self.cursor = np.array([0, known, 0, 0, 0, 0, 0], np.int64)
         self.traffic = new_traffic(links.capacity, links.paths, links.latency_s, len(trace), links.shares)
 
     def _empty(self, pool: PoolSetup, arrival_s: NDArray[np.float64]) -> tuple[Limits, State]:
@@ -163,26 +169,30 @@ class _Run:
         return Course(
             self.units, journeys, rows(ERRAND, 4 * n + 64), exact(entry.candidates, np.int64),
             exact(out.candidates, np.int64), exact(links.ways, np.int64), exact(arrivals, np.float64),
+            rows(CALL, 4 * n + 64 if self.rules.life else 0), np.zeros(1),
         )  # fmt: skip
 
-    def to_the_end(self) -> None:
-        """Call the compiled loop until it is through, with longer record arrays each time it asks for them."""
-        n = len(self.trace)
-        concurrency = n if self.concurrency is None else self.concurrency
-        cursor = np.array([0, min(n, concurrency), 0], np.int64)
-        tables = tuple(exact_tables(pool.tables) for pool in self.pools)
-        delay_s = self.entry_s + self.exit_s
+    @property
+    def book(self) -> Book:
+        """The pools as kernels read them; arrays may have been replaced since the last one."""
+        return book_of(list(zip(self.states, self.tables, self.limits, strict=True)))
 
+    def to(self, until: float) -> None:
+        """Call the compiled loop until it is through, with longer record arrays each time it asks for them."""
+        concurrency = len(self.trace) if self.concurrency is None else self.concurrency
+        delay_s = float(self.entry_s + self.exit_s)
         while True:
-            book = book_of(list(zip(self.states, tables, self.limits, strict=True)))
             full = run_coupled(
-                book, self.traffic, self.course, self.rules, cursor, concurrency, float(delay_s), np.inf
+                self.book, self.traffic, self.course, self.rules, self.cursor, concurrency, delay_s, float(until)
             )
             if full == THROUGH:
                 return
-            p = int(cursor[2])
-            longer = with_longer_records if full == NEEDS_RECORDS else with_deeper_stack
-            self.states[p] = longer(self.states[p])
+            self.lengthen(int(self.cursor[FULL]), full)
+
+    def lengthen(self, p: int, full: int) -> None:
+        """Longer arrays for pool p, of the kind that is ``full``."""
+        longer = with_longer_records if full == NEEDS_RECORDS else with_deeper_stack
+        self.states[p] = longer(self.states[p])
 
     # --- what came out --------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
     decoding, tokens, sampled = size_of_batch(state, tables, g)
     rows = tokens if tables.cp == 1 else tokens_on_a_rank(state, tables, g, tokens)
     scheduled = decoding + prefills
-    end, duration = groups[g].begin_s, 0.0
+    end, duration, slow = groups[g].begin_s, 0.0, groups[g].slow
     for p in range(stages):
         decode_s, prefill_s = attention_of_stage(state, tables, g, p, decoding)
         if prefills > 0:
@@ -37,11 +37,12 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
         if p == 0:
             seconds = max(seconds, tables.host_floor_s[scheduled]) + tables.host_serial_s[scheduled]
             seconds += loading_s(state, r, groups[g].begin_s)
+        seconds *= slow
         if stages > 1:
             end = max(end, state.stage_free_s[r, p]) + seconds
             state.stage_free_s[r, p] = end
             if p < stages - 1:
-                end += at_tokens(tables.transfer_s[min(p, tables.transfer_s.shape[0] - 1)], dense, stride, rows)
+                end += slow * at_tokens(tables.transfer_s[min(p, tables.transfer_s.shape[0] - 1)], dense, stride, rows)
         duration += seconds
         replicas[r].decode_attention_s += decode_s
         replicas[r].prefill_attention_s += prefill_s
@@ -52,8 +53,17 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
     groups[g].end_s = end
     groups[g].duration_s = end - groups[g].begin_s if stages > 1 else duration
     replicas[r].busy_s += duration / stages
+    note_slowness(state, g, duration / stages)
     count_iterations(state, g, 1, decoding, tokens - decoding * (state.drafts.size + 1), rows, sampled, scheduled)
     note_decode_work(state, g, decoding, 1)
+
+
+@kernel
+def note_slowness(state: State, g: int, busy_s: float) -> None:
+    """Book how much of ``busy_s`` the replica would not have needed were it as fast as the others."""
+    slow = state.groups[g].slow
+    if slow != 1.0:
+        state.replicas[g // state.stage_free_s.shape[1]].slowed_s += busy_s * (1.0 - 1.0 / slow)
 
 
 @kernel

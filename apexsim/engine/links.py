@@ -52,7 +52,9 @@ MOVED = np.dtype(
     [
         ("started", "i8"),
         ("finished", "i8"),
+        ("dropped", "i8"),  # with a unit at one of its ends
         ("released", "f8"),  # bytes
+        ("lost", "f8"),  # of those that were dropped, what had not gone
         ("carried", "f8"),
         ("busy_s", "f8"),  # seconds in which at least one flow moved
         ("clock_s", "f8"),  # up to which all flows have been carried
@@ -177,6 +179,26 @@ def take_landed(traffic: Traffic, now: float) -> int:
     moved[0].flows = last
     moved[0].finished += 1
     return i
+
+
+@rare_kernel
+def drop_flow(traffic: Traffic, i: int) -> float:
+    """The flow of request i is no more; returns the bytes that were released to it and have not gone.
+
+    The caller has carried all flows to this instant.
+    """
+    flows, moved = traffic.flows, traffic.moved
+    f = flow_of(traffic, i)
+    if f == NONE:
+        return 0.0
+    left: float = flows[f].left
+    last = moved[0].flows - 1
+    flows[f] = flows[last]
+    moved[0].flows = last
+    moved[0].dropped += 1
+    moved[0].lost += left
+    moved[0].changed = 1
+    return left
 
 
 @rare_kernel

@@ -169,6 +169,7 @@ def schedule(state: State, tables: StepTables, limits: Limits, g: int, now: floa
         return
     groups[g].phase = RUNNING
     groups[g].begin_s = now
+    groups[g].slow = state.replicas[g // state.stage_free_s.shape[1]].slow
     groups[g].steps = 1
     alone = prefills == 0 and state.stage_free_s.shape[1] == 1 and groups[g].late == 0
     if alone and not preempted and one_cohort_at(state, g, now):

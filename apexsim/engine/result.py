@@ -6,7 +6,7 @@ Pure arrays. What they mean (TTFT, goodput, joules) is computed in ``apexsim.met
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ COMPLETED, REJECTED, FAILED, IN_FLIGHT = 0, 1, 2, 3
 NOT_REJECTED, REJECTED_CONTEXT, REJECTED_KV, REJECTED_QUEUE, REJECTED_WAIT, REJECTED_LATE = 0, 1, 2, 3, 4, 5
 """Codes of ``RequestColumns.reason``: longer than the context window, or than the replica's whole KV cache; and what
 admission control rejects: too many waited, it waited too long, it could no longer keep its deadline."""
+
+FAILED_REPLICA, FAILED_NOBODY = 6, 7
+"""More of them, of requests that failed: its replica did, and it had no more retries; no replica was left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class RequestColumns:
     cached_tokens: NDArray[np.int64]  # prompt tokens found in the prefix cache at the first admission
     itl_max_s: NDArray[np.float64]  # largest gap between two tokens; NaN for one output token
     adapter: NDArray[np.int64] | None = None  # that it asked for, -1 the base model; None where a pool has none
+    attempts: NDArray[np.int64] | None = None  # how often it was offered to replicas; None where none ever goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,39 @@ class Transfers:
     busy_s: float
 
 
+class FleetEvent(NamedTuple):
+    """Something that happened to a replica; ``at_s`` on the trace's clock."""
+
+    at_s: float
+    kind: str  # ``life.py`` says which there are
+    pool: int
+    replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetLife:
+    """What happened to replicas while they served. Spans are of one replica each, in seconds since the first arrival.
+
+    Attributes:
+        events: in the order of time.
+        held: [k, 2] spans in which devices were there, and paid; inf where they still are,
+        held_pool: [k] and of which pool.
+        serving: [k, 2] spans in which a replica took requests, of
+        serving_pool: [k].
+        slowed_s: of each pool's busy time, what is due to stragglers.
+        lost_transfers, lost_bytes: KV on its way from or to a replica that failed.
+    """
+
+    events: tuple[FleetEvent, ...]
+    held: NDArray[np.float64]
+    held_pool: NDArray[np.int64]
+    serving: NDArray[np.float64]
+    serving_pool: NDArray[np.int64]
+    slowed_s: tuple[float, ...]
+    lost_transfers: int
+    lost_bytes: float
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The counters as they stood at a mark.
@@ -184,6 +221,7 @@ class SimulationResult:
     snapshots: tuple[Snapshot, ...] = ()  # one a mark, in the order of the marks
     transfers: Transfers | None = None  # where pools hand requests to each other
     units: tuple[int, ...] = ()  # of each pool: its replicas, or all ranks of those in lockstep
+    fleet: FleetLife | None = None  # where replicas come and go
 
     @property
     def duration_s(self) -> float:
@@ -192,6 +230,11 @@ class SimulationResult:
         if not np.isfinite(finish).any():
             return 0.0
         return float(np.nanmax(finish) - self.requests.arrival_s[0])
+
+    @property
+    def fleet_events(self) -> tuple[FleetEvent, ...]:
+        """What happened to replicas, in the order of time."""
+        return () if self.fleet is None else self.fleet.events
 
     def same_bytes(self, other: SimulationResult) -> bool:
         """True where every column, run and counter is identical."""

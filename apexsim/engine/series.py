@@ -10,7 +10,7 @@ import numpy as np
 
 from apexsim.cost.tables import StepTables
 from apexsim.engine.gaps import merge_cohorts, push_gap, record_run
-from apexsim.engine.iteration import count_iterations, note_decode_work
+from apexsim.engine.iteration import count_iterations, note_decode_work, note_slowness
 from apexsim.engine.jit import kernel
 from apexsim.engine.kvcache import evict, lost_first, take_blocks
 from apexsim.engine.law import decode_segment, steps_within
@@ -58,7 +58,8 @@ def segment_after(
     group = state.groups[g]
     kv = float(group.kv + group.decoding * (done + 1))
     windowed = float(group.kv_windowed + group.growing * (done + 1))
-    return decode_segment(tables, group.decoding, kv, windowed, group.growing)
+    line = decode_segment(tables, group.decoding, kv, windowed, group.growing)
+    return line[0] * group.slow, line[1] * group.slow, line[2], line[3], line[4]
 
 
 @kernel
@@ -110,7 +111,9 @@ def close_series(state: State, tables: StepTables, limits: Limits, g: int) -> No
         last = first + slope * (m - 1)
         longest = max(longest, first, last)
         replicas[r].decode_attention_s += m * attention + 0.5 * attention_slope * m * (m - 1.0)
-        replicas[r].busy_s += m * first + 0.5 * slope * m * (m - 1.0)
+        busy_s = m * first + 0.5 * slope * m * (m - 1.0)
+        replicas[r].busy_s += busy_s
+        note_slowness(state, g, busy_s)
         done += m
     if steps > 1:
         groups[g].seen_s = groups[g].end_s - last

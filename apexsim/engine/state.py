@@ -97,9 +97,8 @@ REPLICA = np.dtype(
         ("shed_s", "f8"),  # and how long those that were turned away while they waited had been there
         # Sums are kept per replica, so that the order in which replicas are advanced changes no byte.
         ("iterations", "i8"), ("prefill_tokens", "i8"), ("decode_tokens", "i8"),
-        ("busy_s", "f8"),
-        ("prefill_attention_s", "f8"),
-        ("decode_attention_s", "f8"),
+        ("busy_s", "f8"), ("prefill_attention_s", "f8"), ("decode_attention_s", "f8"),
+        ("slow", "f8"), ("slowed_s", "f8"),  # factor on its iterations; seconds of ``busy_s`` that are due to it
         ("prefill_pairs", "f8"),
         ("prefill_pairs_windowed", "f8"),
         ("decode_kv", "f8"),
@@ -136,6 +135,7 @@ GROUP = np.dtype(
         ("end_s", "f8"),  # of what is in flight, or the boundary at which it schedules; inf when idle
         ("seen_s", "f8"),  # who arrived later is not known yet to the iteration that is scheduled next
         ("duration_s", "f8"),  # of the iteration in flight; NaN where a series was set off in closed form
+        ("slow", "f8"),  # the replica's, when what is in flight was set off
         ("steps", "i8"),  # iterations in flight
         ("step", "i8"),  # iterations in which this group's sequences decoded, so far
         ("decoding", "i8"),  # sequences that decode
@@ -360,7 +360,7 @@ def new_state(
     fleet.waiting_head = fleet.waiting_tail = fleet.open_head = fleet.oldest = fleet.newest = NONE
     fleet.incoming_head = fleet.incoming_tail = fleet.last_client = NONE
     fleet.received_head = fleet.received_tail = NONE
-    batches.end_s = np.inf
+    batches.end_s, batches.slow, fleet.slow = np.inf, 1.0, 1.0
     batches.youngest = NONE
     longest = limits.max_num_batched_tokens
     if not limits.chunked:

@@ -15,6 +15,7 @@ from apexsim.spec.base import Strict
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import ActivationDtype, KvDtype, WeightDtype
 from apexsim.spec.experts import Experts
+from apexsim.spec.fleet import Fleet
 from apexsim.spec.layer_precision import PrecisionRule
 from apexsim.spec.lora import Lora
 from apexsim.spec.speculative import Speculative
@@ -180,6 +181,9 @@ class Plan(Strict):
         "least-loaded", description="how requests are spread over the replicas: one name, or one a role"
     )
     transfer: Transfer = Field(Transfer(), description="how KV goes from pools that prefill to those that decode")
+    fleet: Fleet | None = Field(
+        None, description="what happens to replicas: autoscaling, failures, stragglers, maintenance, changes of role"
+    )
     techniques: tuple[dict[str, Any] | str, ...] = Field(
         (), strict=False, description="serving techniques that are switched on"
     )
@@ -201,6 +205,18 @@ class Plan(Strict):
     def devices(self) -> int:
         return sum(pool.devices for pool in self.pools)
 
+    @property
+    def most(self) -> Plan:
+        """The plan with as many replicas as its fleet may ever have, all of them there all the time."""
+        if self.fleet is None:
+            return self
+        rules = [self.fleet.scaling(index) for index in range(len(self.pools))]
+        pools = tuple(
+            pool if rule is None else pool.model_copy(update={"replicas": rule.max_replicas})
+            for pool, rule in zip(self.pools, rules, strict=True)
+        )
+        return self.model_copy(update={"pools": pools, "fleet": None})
+
     def router_of(self, role: Role) -> str:
         """The name of the router before the pools with this role."""
         return self.router if isinstance(self.router, str) else self.router.get(role, "least-loaded")
@@ -208,8 +224,9 @@ class Plan(Strict):
     @property
     def id(self) -> str:
         """Short, unique among the plans of one search, and stable: what ties are broken by."""
-        word = self.transfer.id
-        return " + ".join(_pool_id(pool) for pool in self.pools) + (f" via {word}" if word else "")
+        word, life = self.transfer.id, self.fleet.id if self.fleet else ""
+        pools = " + ".join(_pool_id(pool) for pool in self.pools)
+        return pools + (f" via {word}" if word else "") + (f" with {life}" if life else "")
 
 
 _DEGREES = ("tp", "pp", "dp", "ep", "cp")

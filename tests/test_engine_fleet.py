@@ -1,0 +1,91 @@
+"""Replicas that come and go: the driver and its compiled loop against the naive one, and what holds whatever is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import assume, given
+
+from apexsim.engine.disaggregated import simulate_pools
+from apexsim.engine.life import Lives, simulate_fleet
+from apexsim.engine.result import COMPLETED, FAILED, REJECTED, SimulationResult
+from apexsim.spec.fleet import Fleet
+from tests.fleet_worlds import FleetWorld, fleet_worlds
+from tests.oracle_fleet import FleetPools
+from tests.oracle_pools import PoolsRun
+from tests.test_engine_differential import EXACT, gaps_of
+from tests.test_engine_pools import entry_and_exit, instants_of
+from tests.worlds import drawn
+
+
+def run(world: FleetWorld, fleet: Fleet | None = None, *, timeline: bool = True) -> SimulationResult:
+    pools = world.pools
+    lives = Lives(fleet or world.fleet, tuple(p.replicas for p in pools.pools), (0.0,) * len(pools.pools))
+    return simulate_fleet(
+        pools.trace, pools.pools, pools.links, pools.handover, lives, routers=pools.routers, seed=7,
+        concurrency=pools.concurrency, timeline=timeline,
+    )  # fmt: skip
+
+
+def run_naively(world: FleetWorld) -> tuple[FleetPools, PoolsRun]:
+    pools = world.pools
+    naive = FleetPools(pools.trace, list(pools.pools), pools.links, pools.handover, *entry_and_exit(pools), 7)
+    naive.live(world.fleet)
+    return naive, naive.run(*instants_of(pools))
+
+
+@given(fleet_worlds())
+@drawn
+def test_fleets_agree_with_the_oracle(world: FleetWorld) -> None:
+    result, (naive, expected) = run(world), run_naively(world)
+    assume(not expected.tied)
+    columns = result.requests
+    origin_s = 0.0 if world.pools.concurrency else world.pools.trace.arrival_s[0]
+    exit_s = max(pool.limits.exit_s for pool in world.pools.pools)
+    for i, way in enumerate(expected.ways):
+        source, sink = (
+            None if u is None else expected.requests[naive.units[u][0]][i] for u in (way.source, way.sink)
+        )  # fmt: skip
+        assert columns.attempts is not None
+        assert columns.attempts[i] == naive.tries.number[i]
+        rejected = any(q is not None and q.rejected for q in (source, sink))
+        ended = naive.is_over(i) and i not in naive.tries.failed
+        assert columns.status[i] == (REJECTED if rejected else COMPLETED if ended else FAILED)
+        if columns.status[i] != COMPLETED:
+            assert np.isnan(columns.finish_s[i])
+            continue
+        assert source is not None
+        last = source if sink is None else sink
+        clock_s = origin_s + exit_s
+        assert columns.replica[i] == way.source
+        np.testing.assert_allclose(columns.start_s[i] - origin_s, source.start, **EXACT)
+        np.testing.assert_allclose(columns.first_token_s[i] - clock_s, last.tokens[0], **EXACT)
+        np.testing.assert_allclose(columns.finish_s[i] - clock_s, last.tokens[-1], **EXACT)
+        before = naive.tries.preemptions.get(i, 0)
+        assert columns.preemptions[i] == before + sum(q.preemptions for q in (source, sink) if q is not None)
+    gaps = list(naive.tries.gaps) + [
+        gap for p, pool in enumerate(world.pools.pools) if pool.policy.role != "prefill"
+        for q in expected.requests[p] for gap in np.diff(q.tokens)
+    ]  # fmt: skip
+    np.testing.assert_allclose(gaps_of(result), np.sort(gaps), rtol=1e-9, atol=1e-11)
+    for p, counters in enumerate(result.pools):
+        assert counters.iterations == len(expected.pools[p].iterations)
+        assert counters.prefill_tokens == sum(row[4] for row in expected.pools[p].iterations)
+        assert counters.decode_tokens == sum(row[3] for row in expected.pools[p].iterations)
+
+
+@given(fleet_worlds())
+@drawn
+def test_a_fleet_in_which_nothing_happens_changes_no_byte(world: FleetWorld) -> None:
+    pools = world.pools
+    plain = simulate_pools(
+        pools.trace, pools.pools, pools.links, pools.handover, routers=pools.routers, seed=7,
+        concurrency=pools.concurrency, timeline=True,
+    )  # fmt: skip
+    still = run(world, Fleet())
+    columns = {name: getattr(still.requests, name) for name in still.requests.__slots__ if name != "attempts"}
+    assert type(still.requests)(**columns, attempts=None) is not None
+    again = still.__class__(**{
+        **{name: getattr(still, name) for name in still.__slots__}, "fleet": None,
+        "requests": type(still.requests)(**columns),
+    })  # fmt: skip
+    assert again.same_bytes(plain)
