@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +23,8 @@ from apexsim.cost.memory import DoesNotFit
 from apexsim.cost.power_law import Serving
 from apexsim.cost.step import CompiledPool, compile_pool
 from apexsim.engine.adapters_asked import adapter_notes
-from apexsim.engine.disaggregated import Handover, Links, PoolSetup, simulate_pools
+from apexsim.engine.disaggregated import Handover, Links, PoolSetup
+from apexsim.engine.life import lives_of, simulate_fleet
 from apexsim.engine.places import order_notes
 from apexsim.engine.prefixes import declares_prefixes, shares_prefixes
 from apexsim.engine.result import SimulationResult
@@ -31,11 +33,13 @@ from apexsim.engine.simulate import MIXED_PAGES, ReplicaLimits, simulate_pool
 from apexsim.errors import InputError, UsageError, unknown_name
 from apexsim.metrics.attainment import attainment
 from apexsim.metrics.energy import Surroundings
+from apexsim.metrics.fleet import Holding, account_held, replicas_held
 from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
 from apexsim.metrics.pools import PoolShape, joined
 from apexsim.metrics.summary import Deployment, Prices, Summary, summarise
 from apexsim.spec import catalog
 from apexsim.spec.drafts import acceptance_of, drafts_of
+from apexsim.spec.fleet_rules import check_fleet
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.legality import check_clock, check_cluster, check_exchange, check_plan
 from apexsim.spec.lora_rules import check_lora_link
@@ -141,6 +145,9 @@ def prepare(
         InputError: a plan that is not legal, or that this release does not simulate.
     """
     model = model or catalog.model(plan.model)
+    reason = check_fleet(plan)
+    if reason is not None:
+        raise InputError(f"{source}: {reason}")
     if len(plan.pools) > 1:
         return prepare_pools(plan, source, model, host, serving)
     plan = on_its_group(plan)
@@ -150,10 +157,10 @@ def prepare(
     router = plan.router_of(plan.pools[0].role)
     if router not in registry.names("routers"):
         raise UsageError(f"{source}: router: {unknown_name('router', router, registry.names('routers'))}")
-    missing = plan.devices - plan.cluster.devices
+    missing = plan.most.devices - plan.cluster.devices
     if missing > 0:
         short = f"the cluster {plan.cluster} has {plan.cluster.devices}: short by {missing}"
-        return DoesNotFit("devices", 0.0, 0.0, 0.0, f"the plan needs {plan.devices} devices, {short}")
+        return DoesNotFit("devices", 0.0, 0.0, 0.0, f"the plan needs {plan.most.devices} devices, {short}")
     reason = check_cluster(profile, plan.cluster) or check_plan(model, plan)
     if reason is not None:
         raise InputError(f"{source}: {reason}")
@@ -189,12 +196,12 @@ def prepare_pools(
     plan: Plan, source: str, model: ModelSpec, host: HostModel | None, serving: Serving | None
 ) -> Prepared | DoesNotFit:
     """``prepare`` for a plan of several pools: each is a plan of its own on its group of the cluster."""
-    reason = check_pools(model, plan) or crowded(plan.cluster, plan.pools)
+    reason = check_pools(model, plan) or crowded(plan.cluster, plan.most.pools)
     if reason is not None:
         raise InputError(f"{source}: {reason}")
     parts = []
     for index, pool in enumerate(plan.pools):
-        alone = plan.model_copy(update={"pools": (pool,), "cluster": plan.cluster.only(pool.device)})
+        alone = plan.model_copy(update={"pools": (pool,), "cluster": plan.cluster.only(pool.device), "fleet": None})
         try:
             part = prepare(alone, source=source, model=model, host=host, serving=serving)
         except InputError as problem:
@@ -250,9 +257,9 @@ def replay(
 ) -> SimulationResult:
     """Let the engine serve ``trace`` until its last request has ended; see ``engine.simulate.simulate_pool``."""
     plan = prepared.plan
-    if prepared.parts:
+    if prepared.parts or (plan.fleet is not None and plan.fleet.is_on):
         if marks:
-            raise UsageError("marks: a plan of several pools does not reach them")
+            raise UsageError("marks: a plan of several pools, or with a fleet, does not reach them")
         return replay_pools(prepared, trace, seed, concurrency, timeline)
     return simulate_pool(
         trace, prepared.compiled.tables, prepared.limits, prepared.policy, replicas=prepared.pool.replicas,
@@ -263,9 +270,9 @@ def replay(
 def replay_pools(
     prepared: Prepared, trace: Trace, seed: int, concurrency: int | None, timeline: bool
 ) -> SimulationResult:
-    """``replay`` of a plan of several pools."""
-    plan, parts = prepared.plan, prepared.parts
-    links = kv_links(plan.cluster, plan.pools, [part.profile for part in parts], plan.transfer.latency)
+    """``replay`` of a plan of several pools, or of one whose replicas come and go."""
+    plan, parts = prepared.plan, prepared.parts or (prepared,)
+    links = kv_links(plan.cluster, plan.most.pools, [part.profile for part in parts], plan.transfer.latency)
     sinks = [part for part in parts if part.pool.role == "decode"]
     size = (
         kv_sizes(prepared.model, sinks[0].pool, sinks[0].compiled.memory, trace.input_tokens)
@@ -277,11 +284,11 @@ def replay_pools(
         shown=plan.transfer.first_token == "prefill",
     )
     pools = [PoolSetup(p.compiled.tables, p.limits, p.policy, p.pool.replicas) for p in parts]
-    roles = {pool.role for pool in plan.pools}
-    return simulate_pools(
+    weights = [part.compiled.memory.weights_bytes_per_device * part.pool.devices_per_replica for part in parts]
+    return simulate_fleet(
         trace, pools, Links(links.capacity, links.paths, links.latency_s, links.ways, links.shares), handover,
-        routers={role: plan.router_of(role) for role in sorted(roles)}, seed=seed, concurrency=concurrency,
-        timeline=timeline,
+        lives_of(plan.fleet, weights), routers={pool.role: plan.router_of(pool.role) for pool in plan.pools},
+        seed=seed, concurrency=concurrency, timeline=timeline,
     )  # fmt: skip
 
 
@@ -309,19 +316,29 @@ def run(
     result = replay(prepared, trace, seed=seed, concurrency=concurrency, timeline=timeline)
     wall_s = time.perf_counter() - began
     parts = prepared.parts or (prepared,)
+    held = replicas_held(result)
     accounts = tuple(
-        part.compiled.accounting.account(counters, part.pool.replicas, result.duration_s)
-        for part, counters in zip(parts, result.pools, strict=True)
+        account_held(part.compiled.accounting, counters, held[p], result, p)
+        for p, (part, counters) in enumerate(zip(parts, result.pools, strict=True))
     )
-    deployment = prepared.deployment
+    deployment = prepared.deployment.held(result, held, holdings(parts))
     account = joined(accounts, deployment.shapes) if prepared.parts else accounts[0]
     summary = summarise(
-        result, account, deployment, slo=slo,
+        replace(result, replicas=held), account, deployment, slo=slo,
         prices=prices or Prices(prepared.price_usd_per_hour), warmup=warmup, with_itl=with_itl,
         notes=notes(prepared, trace), wall_s=wall_s, version=__version__,
         accounts=accounts if prepared.parts else (), senders=trace,
     )
     return Run(result, summary)
+
+
+def holdings(parts: Sequence[Prepared]) -> tuple[Holding, ...]:
+    """What a replica of each pool takes up."""
+    clusters = [part.plan.cluster for part in parts]
+    return tuple(
+        Holding(part.pool.devices_per_replica, cluster.devices_per_node, cluster.node_overhead_w)
+        for part, cluster in zip(parts, clusters, strict=True)
+    )
 
 
 def measure_goodput(
@@ -351,7 +368,7 @@ def where_it_fits(plan: Plan) -> Plan | None:
         replicas = min(pool.replicas, room // (tp * pool.pp * pool.dp * pool.cp))
         # from the data, not a copy, so that the degrees are checked against each other again
         changed = pool.model_dump() | {"tp": tp, "replicas": replicas, "moe_tp": None}
-        larger = plan.model_copy(update={"pools": (Pool.model_validate(changed),)})
+        larger = plan.model_copy(update={"pools": (Pool.model_validate(changed),), "fleet": None})
         if check_plan(model, larger) is None and isinstance(prepare(larger, model=model), Prepared):
             return larger
     return None

@@ -41,9 +41,10 @@ def lives(draw: st.DrawFn, pools: tuple[PoolSetup, ...], span_s: float) -> Fleet
         for _ in range(draw(st.integers(0, 4)))
     )
     drains = tuple(Drain(**place(), at=instant(), away=0.3 * instant()) for _ in range(draw(st.integers(0, 3))))
+    begins = [instant() for _ in range(draw(st.integers(0, 2)))]
     stragglers = tuple(
-        Straggler(**place(), factor=1.0 + 2 * random.random(), at=at, until=at + instant() if random.random() < 0.5 else None)
-        for at in (instant() for _ in range(draw(st.integers(0, 2))))
+        Straggler(**place(), factor=1.0 + 2 * random.random(), at=at, until=random.choice([None, at + instant()]))
+        for at in begins
     )
     return Fleet(
         failures=Failures(scheduled=failures, retries=draw(st.integers(0, 2))), drain=drains, stragglers=stragglers
@@ -61,8 +62,8 @@ def fleet_worlds(draw: st.DrawFn) -> FleetWorld:
     push = draw(st.booleans()) and roles.count("decode") == 1
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     links = links_of(
-        random, sum(pool.units for pool in pools), shared=draw(st.booleans()), ways=draw(st.integers(1, 2)),
-        latency_s=draw(st.sampled_from([0.0, 1e-3])),
+        random, sum(pool.units for pool in pools), middle=draw(st.sampled_from(["none", "one", "parts"])),
+        ways=draw(st.integers(1, 2)), latency_s=draw(st.sampled_from([0.0, 1e-3])),
     )  # fmt: skip
     handover = Handover(
         trace.input_tokens * draw(st.sampled_from([0.01, 1.0, 10.0])), push=push,

@@ -238,7 +238,8 @@ class Oracle(OnePool):
             end += replica.slow * self.stage_seconds(p, slot.decodes, slot.chunks, replica, now, end)
             replica.stage_free[p] = end
             if p < stages - 1:
-                end += replica.slow * self.by_tokens(np.atleast_2d(t.transfer_s)[p if t.transfer_s.ndim > 1 else 0], total)
+                row = np.atleast_2d(t.transfer_s)[p if t.transfer_s.ndim > 1 else 0]
+                end += replica.slow * self.by_tokens(row, total)
         replica.below.loading = [[] for _ in replica.below.tiers]
         replica.swap.due = []
         slot.begin, slot.end = now, end

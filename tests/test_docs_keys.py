@@ -21,6 +21,9 @@ TABLES = {
     "DeviceGroup": ("files.md", "A cluster"), "slo": ("files.md", "An SLO"), "SLO": ("files.md", "An SLO"),
     "Limit": ("files.md", "An SLO"), "Speculative": ("speculation.md", "What a plan says"),
     "AttentionDp": ("parallelism.md", "Prompts of all ranks together"),
+    "Fleet": ("fleet.md", "Keys"), "Autoscale": ("fleet.md", "Autoscaling"), "Failures": ("fleet.md", "Failures"),
+    "Failure": ("fleet.md", "Failures"), "Straggler": ("fleet.md", "Stragglers"), "Drain": ("fleet.md", "Maintenance"),
+    "Switch": ("fleet.md", "Changes of role"), "SwitchPool": ("fleet.md", "Changes of role"),
     "Transfer": ("pools.md", "A request's way"), "Network": ("network.md", "What a cluster says"),
     "Lora": ("lora.md", "LoRA adapters"), "PrecisionRule": ("precision.md", "Single layers"),
 }  # fmt: skip

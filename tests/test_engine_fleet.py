@@ -1,13 +1,15 @@
-"""Replicas that come and go: the driver and its compiled loop against the naive one, and what holds whatever is drawn."""
+"""Replicas that come and go: the driver and its compiled loop against the naive one, and what always holds."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import assume, given
 
 from apexsim.engine.disaggregated import simulate_pools
 from apexsim.engine.life import Lives, simulate_fleet
-from apexsim.engine.result import COMPLETED, FAILED, REJECTED, SimulationResult
+from apexsim.engine.result import COMPLETED, FAILED, FAILED_REPLICA, REJECTED, SimulationResult
 from apexsim.spec.fleet import Fleet
 from tests.fleet_worlds import FleetWorld, fleet_worlds
 from tests.oracle_fleet import FleetPools
@@ -19,7 +21,7 @@ from tests.worlds import drawn
 
 def run(world: FleetWorld, fleet: Fleet | None = None, *, timeline: bool = True) -> SimulationResult:
     pools = world.pools
-    lives = Lives(fleet or world.fleet, tuple(p.replicas for p in pools.pools), (0.0,) * len(pools.pools))
+    lives = Lives(fleet or world.fleet, (0.0,) * len(pools.pools))
     return simulate_fleet(
         pools.trace, pools.pools, pools.links, pools.handover, lives, routers=pools.routers, seed=7,
         concurrency=pools.concurrency, timeline=timeline,
@@ -82,10 +84,59 @@ def test_a_fleet_in_which_nothing_happens_changes_no_byte(world: FleetWorld) -> 
         concurrency=pools.concurrency, timeline=True,
     )  # fmt: skip
     still = run(world, Fleet())
-    columns = {name: getattr(still.requests, name) for name in still.requests.__slots__ if name != "attempts"}
-    assert type(still.requests)(**columns, attempts=None) is not None
-    again = still.__class__(**{
-        **{name: getattr(still, name) for name in still.__slots__}, "fleet": None,
-        "requests": type(still.requests)(**columns),
-    })  # fmt: skip
-    assert again.same_bytes(plain)
+    columns = replace(still.requests, attempts=None)
+    assert replace(still, requests=columns, fleet=None).same_bytes(plain)
+
+
+@given(fleet_worlds())
+@drawn
+def test_81_a_request_ends_once_whatever_fails(world: FleetWorld) -> None:
+    result = run(world)
+    columns, transfers, fleet = result.requests, result.transfers, result.fleet
+    assert columns.attempts is not None
+    assert transfers is not None
+    assert fleet is not None
+    retries = world.fleet.failures.retries if world.fleet.failures else 0
+    assert np.isin(columns.status, (COMPLETED, REJECTED, FAILED)).all()
+    assert (np.isfinite(columns.finish_s) == (columns.status == COMPLETED)).all()
+    assert (columns.attempts >= 1).all()
+    assert (columns.attempts <= retries + 1).all()
+    assert (columns.attempts[columns.reason == FAILED_REPLICA] == retries + 1).all()
+    assert result.lost_gaps >= 0
+    assert transfers.started == transfers.finished + fleet.lost_transfers
+    np.testing.assert_allclose(transfers.carried + fleet.lost_bytes, transfers.released, rtol=1e-9, atol=1e-9)
+
+
+def absences(result: SimulationResult) -> list[tuple[int, int, float, float]]:
+    """(pool, replica, from, to) of every stretch in which a replica is not there."""
+    gone: dict[tuple[int, int], float] = {}
+    found = []
+    for event in result.fleet_events:
+        place = (event.pool, event.replica)
+        if event.kind in ("failed", "away"):
+            gone.setdefault(place, event.at_s)
+        elif event.kind in ("repaired", "serving"):
+            found.append((*place, gone.pop(place), event.at_s))
+    return found + [(*place, at_s, np.inf) for place, at_s in gone.items()]
+
+
+@given(fleet_worlds())
+@drawn
+def test_82_nothing_runs_on_a_replica_that_is_not_there(world: FleetWorld) -> None:
+    result = run(world)
+    timeline = result.timeline
+    assert timeline is not None
+    for pool, replica, begin_s, end_s in absences(result):
+        here = (timeline.pool == pool) & (timeline.replica == replica)
+        apart = (timeline.end_s <= begin_s + 1e-9) | (timeline.begin_s >= end_s - 1e-9)
+        assert apart[here].all()
+
+
+@given(fleet_worlds())
+@drawn
+def test_a_drain_ends_what_it_has(world: FleetWorld) -> None:
+    """Without failures nobody is offered twice, and nobody fails."""
+    result = run(world, world.fleet.model_copy(update={"failures": None}))
+    assert result.requests.attempts is not None
+    assert (result.requests.attempts == 1).all()
+    assert np.isin(result.requests.status, (COMPLETED, REJECTED)).all()

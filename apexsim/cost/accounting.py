@@ -140,7 +140,7 @@ class Accounting:
     together: Together = NOTHING
     executed: tuple[AttentionWork, AttentionWork] | None = None  # with drafts: theirs, and that of rejected ones, too
 
-    def account(self, counters: Counted, replicas: int, duration_s: float) -> Account:
+    def account(self, counters: Counted, replicas: float, duration_s: float) -> Account:
         """Time, energy and work of ``replicas`` replicas that ran for ``duration_s``.
 
         With pipeline stages the parts are means over the stages, so the breakdown still sums to
@@ -204,7 +204,7 @@ class Accounting:
         )
 
     def _breakdown(
-        self, parts: dict[str, float], counters: Counted, replicas: int, duration_s: float
+        self, parts: dict[str, float], counters: Counted, replicas: float, duration_s: float
     ) -> dict[str, float]:
         """One stage: host time is what iterations lasted beyond the device. Several: the serial part of it."""
         total = replicas * duration_s

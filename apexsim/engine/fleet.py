@@ -1,4 +1,4 @@
-"""SimPy outside, compiled replicas inside: the only file that imports simpy.
+"""SimPy outside, compiled replicas inside, where replicas stay: ``life.py`` has those that come and go.
 
 SimPy sees what is rare and concurrent. A pool under a built-in router has nothing of that, so it is one SimPy
 process that runs the compiled loop to the next outside event; under a plug-in router every arrival is a SimPy

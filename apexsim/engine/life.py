@@ -29,10 +29,12 @@ from apexsim.engine.berths import (
     WITHOUT_DEVICES,
     Berth,
     berths_of,
+    most_replicas,
+    stand_of,
 )
 from apexsim.engine.course import CALL, CALLS, DRAINED, FIRST_CALL, KNOWN, NEXT, TO_DECODE, TO_LOOK, lobby_with
 from apexsim.engine.course import DRAINING as UNITS_DRAINING
-from apexsim.engine.disaggregated import CoupledRun, Handover, Links, PoolSetup
+from apexsim.engine.disaggregated import CoupledRun, Handover, Links, PoolSetup, simulate_pools
 from apexsim.engine.eviction import clear_replica
 from apexsim.engine.result import FAILED, FAILED_NOBODY, FleetEvent, FleetLife, SimulationResult
 from apexsim.engine.retry import Call, Retries
@@ -51,37 +53,57 @@ class Lives:
 
     Attributes:
         fleet: as the plan declares it.
-        replicas: with which each pool begins; its ``PoolSetup`` says how many it may have.
         load_s: by pool, how long a new replica loads its weights.
     """
 
     fleet: Fleet
-    replicas: tuple[int, ...]
     load_s: tuple[float, ...]
 
 
+def lives_of(fleet: Fleet | None, weights_bytes: Sequence[float]) -> Lives | None:
+    """What a plan's fleet says, for pools whose replicas have so many bytes of weights; None where nothing happens."""
+    if fleet is None or not fleet.is_on:
+        return None
+    rules = [fleet.scaling(p) for p in range(len(weights_bytes))]
+    load_s = [0.0 if r is None else r.load_seconds(w) for r, w in zip(rules, weights_bytes, strict=True)]
+    return Lives(fleet, tuple(load_s))
+
+
 def simulate_fleet(
-    trace: Trace, pools: Sequence[PoolSetup], links: Links, handover: Handover, lives: Lives, *,
+    trace: Trace, pools: Sequence[PoolSetup], links: Links, handover: Handover, lives: Lives | None, *,
     routers: dict[Role, str] | None = None, seed: int = 0, concurrency: int | None = None, timeline: bool = False,
 ) -> SimulationResult:  # fmt: skip
-    """``simulate_pools`` with replicas that come and go.
+    """``simulate_pools`` with replicas that come and go, where there are ``lives``.
+
+    Args:
+        pools: with the replicas that each begins with.
+        links: between all the replicas that pools may ever have, in the order of the pools (``berths_of``).
 
     Raises:
         UsageError: as there, and for ranks in lockstep.
     """
+    if lives is None:
+        return simulate_pools(
+            trace, pools, links, handover, routers=routers, seed=seed, concurrency=concurrency, timeline=timeline
+        )
     if any(pool.tables.group.ranks > 1 for pool in pools):
         raise UsageError("fleet: ranks in lockstep do not come and go one by one")
-    run = CoupledRun(trace, pools, links, handover, routers or {}, seed, concurrency, timeline, life=True)
-    return FleetRun(run, lives, seed).run_all()
+    berths = berths_of(lives.fleet, [pool.replicas for pool in pools])
+    most = [replace(pool, replicas=n) for pool, n in zip(pools, most_replicas(berths, len(pools)), strict=True)]
+    stands = stand_of(berths, len(pools))
+    links = replace(links, ways=links.ways[np.ix_(stands, stands)])
+    run = CoupledRun(trace, most, links, handover, routers or {}, seed, concurrency, timeline, life=True)
+    result = FleetRun(run, lives, berths, seed).run_all()
+    return replace(result, replicas=tuple(pool.replicas for pool in pools))
 
 
 class FleetRun:
     """Pools whose replicas come and go."""
 
-    def __init__(self, run: CoupledRun, lives: Lives, seed: int) -> None:
+    def __init__(self, run: CoupledRun, lives: Lives, berths: list[Berth], seed: int) -> None:
         fleet = lives.fleet
         self.run, self.lives, self.seed, self.env = run, lives, seed, simpy.Environment()
-        self.berths = berths_of(fleet, lives.replicas)
+        self.berths = berths
         failures = fleet.failures or Failures()
         self.retries = Retries(run, failures.retries)
         self.calls: list[Call] = []
@@ -339,7 +361,7 @@ class FleetRun:
             replace(counters, preemptions=counters.preemptions + lost)
             for counters, lost in zip(result.pools, retries.lost_preemptions, strict=True)
         )
-        return replace(result, requests=columns, pools=pools, replicas=self.lives.replicas, fleet=self._life())
+        return replace(result, requests=columns, pools=pools, fleet=self._life())
 
     def _life(self) -> FleetLife:
         """Spans that have not ended go on."""

@@ -214,7 +214,7 @@ class SimulationResult:
     requests: RequestColumns
     itl: ItlRuns
     pools: tuple[Counters, ...]  # in the order of the plan's pools
-    replicas: tuple[int, ...]
+    replicas: tuple[float, ...]  # with which they begin
     seed: int
     notes: tuple[str, ...] = ()
     timeline: Timeline | None = None
@@ -235,6 +235,14 @@ class SimulationResult:
     def fleet_events(self) -> tuple[FleetEvent, ...]:
         """What happened to replicas, in the order of time."""
         return () if self.fleet is None else self.fleet.events
+
+    @property
+    def lost_gaps(self) -> int:
+        """Gaps between tokens of attempts that were lost with their replica."""
+        if self.fleet is None:
+            return 0
+        completed = self.requests.status == COMPLETED
+        return int((self.itl.count * self.itl.sequences).sum() - (self.requests.output_tokens[completed] - 1).sum())
 
     def same_bytes(self, other: SimulationResult) -> bool:
         """True where every column, run and counter is identical."""

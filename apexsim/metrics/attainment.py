@@ -8,7 +8,8 @@ largest gap.
 
 *Clauses*: each clause has its own share of values within the limit, which must reach the clause's percentile.
 Values are one a counted request, but for ``itl``: every gap of the whole run is pooled, warm-up included,
-because runs of gaps carry no instant; a gap that was due and never came misses. Attainment = the worst
+because runs of gaps carry no instant; a gap that was due and never came misses, one of an attempt that was lost with
+its replica counts beside those. Attainment = the worst
 clause's share ÷ the share it needs, at most 1, so that here, too, the SLO is met exactly where attainment
 reaches the target (1).
 """
@@ -123,7 +124,7 @@ def _share(kept: NDArray[np.bool_], counted: NDArray[np.bool_]) -> float:
 
 
 def _share_of_gaps(result: SimulationResult, limit_s: float, completed_share: float) -> float:
-    due = int((result.requests.output_tokens - 1).sum())
+    due = int((result.requests.output_tokens - 1).sum()) + result.lost_gaps
     return gaps_at_most(result.itl, limit_s) / due if due else completed_share
 
 

@@ -19,7 +19,7 @@ class Cost:
     usd_per_million_output_tokens: float | None = None
 
 
-def cost(usd_per_device_hour: float | None, devices: int, duration_s: float, output_tokens: int) -> Cost:
+def cost(usd_per_device_hour: float | None, devices: float, duration_s: float, output_tokens: int) -> Cost:
     """What ``devices`` cost for ``duration_s``, busy or idle; nothing is known without a price.
 
     Where nothing ran only the price of an hour is.

@@ -55,7 +55,7 @@ def swap_use(counters: Counters, law: SwapLaw | None) -> SwapUse | None:
 
 
 def write_notes(
-    counters: Counters, laws: Sequence[TierLaw], replicas: int, duration_s: float
+    counters: Counters, laws: Sequence[TierLaw], replicas: float, duration_s: float
 ) -> tuple[str, ...]:
     """A line for each tier that was written faster than it can be read: stores would lag, and be dropped.
 

@@ -18,8 +18,8 @@ class PoolUse:
     """What one pool of several did."""
 
     role: str
-    replicas: int
-    devices: int
+    replicas: float  # where they come and go, the mean over the run
+    devices: float
     iterations: int
     preemptions: int
     kv_peak_fraction: float | None
@@ -49,7 +49,7 @@ class PoolShape:
     """What a summary needs to know of one pool."""
 
     role: str
-    devices: int
+    devices: float
     peak_flops: float  # of one device, for weights of MFU
     memory_bandwidth: float
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from apexsim.cost.accounting import Account
@@ -17,6 +17,7 @@ from apexsim.metrics.attainment import SloReport, attainment
 from apexsim.metrics.cost import Cost, cost
 from apexsim.metrics.distribution import Distribution, distribution
 from apexsim.metrics.energy import ALONE, Carbon, Energy, Surroundings, carbon, energy
+from apexsim.metrics.fleet import FleetUse, Holding, fleet_use, shapes_held, surroundings_held
 from apexsim.metrics.groups import NOBODY, Group, Senders, groups_of
 from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.kv_copies import SwapUse, TierUse, swap_use, tier_uses, write_notes
@@ -39,15 +40,26 @@ from apexsim.spec.slo import SLO
 class Deployment:
     """What a summary needs to know about the plan that ran: one pool of equal replicas."""
 
-    devices: int  # of all replicas
+    devices: float  # of all replicas; where these come and go, the mean over the run
     weights_bytes_per_device: float
     kv_capacity_tokens: int  # of one replica
     surroundings: Surroundings = ALONE
     drafts: int = 0  # of a sequence in each step, speculative decoding
     tiers: tuple[TierLaw, ...] = ()
     swap: SwapLaw | None = None
-    lora: bool = False
-    shapes: tuple[PoolShape, ...] = ()  # of several pools  # requests ask for LoRA adapters
+    lora: bool = False  # requests ask for LoRA adapters
+    shapes: tuple[PoolShape, ...] = ()  # of several pools
+    holdings: tuple[Holding, ...] = ()  # of replicas that come and go, by pool
+
+    def held(self, result: SimulationResult, held: Sequence[float], holdings: tuple[Holding, ...]) -> Deployment:
+        """With the devices that were there, the mean over the run: ``held`` replicas of each pool."""
+        if result.fleet is None:
+            return self
+        return replace(
+            self, devices=sum(n * holding.devices for n, holding in zip(held, holdings, strict=True)),
+            surroundings=surroundings_held(self.surroundings, result, holdings), holdings=holdings,
+            shapes=shapes_held(self.shapes, held, holdings) if self.shapes else (),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +115,7 @@ class Summary:
     lora: AdapterUse | None = None  # likewise
     by_pool: tuple[PoolUse, ...] = ()  # of a plan of several, in its order
     transfers: TransferUse | None = None  # between them
+    fleet: FleetUse | None = None  # where replicas come and go
 
     def to_dict(self) -> dict[str, Any]:
         """The summary JSON: nested dicts, lists and plain numbers."""
@@ -115,7 +128,7 @@ class Summary:
         groups: dict[str, Any] = data.pop("groups")
         data["kv_tiers"] = list(data["kv_tiers"])
         data["by_pool"] = list(data["by_pool"])
-        for key in ("kv_tiers", "swap", "lora", "by_pool", "transfers"):
+        for key in ("kv_tiers", "swap", "lora", "by_pool", "transfers", "fleet"):
             if not data[key]:
                 del data[key]
         return data | groups
@@ -169,8 +182,7 @@ def summarise(
         cost=cost(prices.usd_per_device_hour, deployment.devices, duration_s, output_tokens),
         carbon=carbon(joules.total_j, prices.g_co2e_per_kwh),
         memory=Memory(deployment.weights_bytes_per_device, deployment.kv_capacity_tokens, kv_peak_of_all(result)),
-        preemptions=sum(pool.preemptions for pool in result.pools),
-        prefix_hit_rate=prefix_hit_rate(result.requests),
+        preemptions=sum(pool.preemptions for pool in result.pools), prefix_hit_rate=prefix_hit_rate(result.requests),
         utilization=Utilization(account.mfu, account.mbu, busy_of_all(result)),
         breakdown_s=dict(account.breakdown_s),
         confidence=Confidence(account.calibrated_fraction, account.extrapolated_fraction, notes),
@@ -180,4 +192,5 @@ def summarise(
         kv_tiers=tier_uses(counters, deployment.tiers, result.requests),
         swap=swap_use(counters, deployment.swap), lora=adapter_use(counters) if deployment.lora else None,
         by_pool=pool_uses(result, accounts, deployment.shapes) if accounts else (), transfers=transfer_use(result),
+        fleet=fleet_use(result, deployment.holdings),
     )  # fmt: skip

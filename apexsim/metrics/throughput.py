@@ -66,7 +66,7 @@ def completed_tokens(requests: RequestColumns) -> tuple[int, int]:
     return int(requests.input_tokens[completed].sum()), int(requests.output_tokens[completed].sum())
 
 
-def throughput(requests: RequestColumns, duration_s: float, devices: int) -> Throughput:
+def throughput(requests: RequestColumns, duration_s: float, devices: float) -> Throughput:
     """Completed requests and their tokens per second of the run, drain included."""
     if duration_s <= 0:
         return Throughput()

@@ -49,7 +49,7 @@ def kv_peak_of_all(result: SimulationResult) -> float | None:
     return max((share for pool in result.pools if (share := kv_peak_fraction(pool)) is not None), default=None)
 
 
-def busy_fraction(counters: Counters, replicas: int, duration_s: float) -> float | None:
+def busy_fraction(counters: Counters, replicas: float, duration_s: float) -> float | None:
     """Share of all replicas' time in which an iteration runs."""
     return counters.busy_s / (replicas * duration_s) if duration_s > 0 else None
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from apexsim import scenario
 from apexsim.cost.memory import DoesNotFit
 from apexsim.engine.result import (
+    FAILED_NOBODY,
+    FAILED_REPLICA,
     REJECTED_CONTEXT,
     REJECTED_KV,
     REJECTED_LATE,
@@ -28,10 +30,11 @@ from apexsim.metrics.latency import latencies
 from apexsim.metrics.summary import Prices, Summary
 from apexsim.report import perfetto, plots
 from apexsim.report.console import render
+from apexsim.report.fleet_tables import fleet_tables
 from apexsim.report.markup import tables_html
 from apexsim.report.perfetto import Thinned
 from apexsim.report.pool_tables import pool_tables
-from apexsim.report.tables import summary_tables
+from apexsim.report.tables import Table, summary_tables
 from apexsim.scenario import Prepared
 from apexsim.spec import catalog
 from apexsim.spec.base import parse
@@ -54,7 +57,8 @@ STATUS = ("completed", "rejected", "failed", "in_flight")
 REASON = {
     REJECTED_CONTEXT: "longer than the context window", REJECTED_KV: "longer than the KV cache",
     REJECTED_QUEUE: "too many were waiting", REJECTED_WAIT: "waited too long",
-    REJECTED_LATE: "too late for its deadline",
+    REJECTED_LATE: "too late for its deadline", FAILED_REPLICA: "its replica failed once too often",
+    FAILED_NOBODY: "no replica was left",
 }  # fmt: skip
 
 
@@ -160,6 +164,8 @@ class SimulationReport:
         }
         if requests.adapter is not None:
             columns["adapter"] = adapter_names(requests.adapter, self.trace)
+        if requests.attempts is not None:
+            columns["attempts"] = requests.attempts
         if self.result.transfers is not None:
             columns |= transfer_columns(self.result.transfers)
         return pd.DataFrame(columns)
@@ -191,12 +197,16 @@ class SimulationReport:
         return plots.breakdown(self.summary.breakdown_s, ax)
 
     def __rich__(self) -> Group:
-        return render((*summary_tables(self.summary, self.conditions.slo), *pool_tables(self.summary)))
+        return render(self._tables())
 
     def _repr_html_(self) -> str:
-        return tables_html(
-            self.heading, (*summary_tables(self.summary, self.conditions.slo), *pool_tables(self.summary))
-        )
+        return tables_html(self.heading, self._tables())
+
+    def _tables(self) -> tuple[Table, ...]:
+        summary = self.summary
+        return (
+            *summary_tables(summary, self.conditions.slo), *pool_tables(summary), *fleet_tables(summary),
+        )  # fmt: skip
 
 
 def simulate(

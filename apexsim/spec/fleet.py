@@ -45,6 +45,10 @@ class Autoscale(Strict):
             raise ValueError(f"min_replicas {self.min_replicas} exceeds max_replicas {self.max_replicas}")
         return self
 
+    def load_seconds(self, weights_bytes: float) -> float:
+        """How long a replica with so many bytes of weights loads: as stated, or at the stated bandwidth."""
+        return weights_bytes / self.load_bandwidth if self.load_bandwidth is not None else self.load or 0.0
+
 
 class Failure(Strict):
     """One replica fails at an instant."""
