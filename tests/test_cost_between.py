@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from apexsim.cost.between import ALIGNED, DIRECT, DOUBLING, RING, RINGS, TREE
 from apexsim.cost.collectives import KINDS, algorithm_of, all_reduce_s, collective_floor_s, collective_s, send_s
 from apexsim.cost.crowding import group_link
+from apexsim.errors import InputError
 from apexsim.report.explanation import explain
+from apexsim.search.experts import read_experts
+from apexsim.search.pools import read_pools
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster, Crowding, Link
 from apexsim.spec.plan import Plan
@@ -169,3 +173,14 @@ def test_what_leaves_the_leaf_slows_the_exchange_of_experts() -> None:
     flat = decode_s()
     assert decode_s(topology="leaf-spine", nodes_per_leaf=1, routing="spray") == pytest.approx(flat, rel=1e-3)
     assert decode_s(topology="leaf-spine", nodes_per_leaf=1, routing="spray", oversubscription=8.0) > 1.2 * flat
+
+
+def test_programs_that_know_nics_only_refuse_switches(tmp_path: Path) -> None:
+    cluster = {"device": "h100-sxm", "nodes": 2, "network": {"topology": "rails"}}
+    shape = {"name": "p", "role": "prefill", "devices": 8, "rate": 1.0}
+    pools = {"cluster": cluster, "kv_bytes": "1GB", "shapes": [shape, shape | {"name": "d", "role": "decode"}]}
+    counts = tmp_path / "counts.csv"
+    counts.write_text("1,1,1,1\n")
+    for read, asked in ((read_pools, pools), (read_experts, {"cluster": cluster, "counts": str(counts)})):
+        with pytest.raises(InputError, match="topology = rails: links between nodes are NICs here"):
+            read(asked)

@@ -96,6 +96,8 @@ def read_experts(source: ExpertsProblem | Mapping[str, Any] | Path | str) -> Exp
     else:
         problem = parse(ExpertsProblem, load_yaml(source) if isinstance(source, str | Path) else source, source=name)
     cluster = problem.cluster
+    if (reason := cluster.network.unknown_to_programs) is not None:
+        raise InputError(f"{name}: {reason}")
     counts = measured(str(beside(folder, problem.counts)))
     if counts.ndim != 2 or not counts.size:
         raise InputError(f"{problem.counts}: no counts of tokens")

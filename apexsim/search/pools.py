@@ -115,6 +115,8 @@ def read_pools(source: PoolsProblem | Mapping[str, Any] | Path | str) -> PoolsQu
         problem = source
     else:
         problem = parse(PoolsProblem, load_yaml(source) if isinstance(source, str | Path) else source, source=name)
+    if (reason := problem.cluster.network.unknown_to_programs) is not None:
+        raise InputError(f"{name}: {reason}")
     kv_bytes = problem.kv_bytes
     if problem.model is not None:
         kv_bytes = catalog.model(problem.model).kv_bytes_per_token(problem.kv_cache) * (problem.input_tokens or 0.0)

@@ -68,6 +68,13 @@ class Network(Strict):
         """Whether collectives between nodes take the fastest algorithm; else rings."""
         return self.collectives == "auto" or (self.collectives is None and self.switched)
 
+    @property
+    def unknown_to_programs(self) -> str | None:
+        """Why a program that knows nothing but NICs between nodes cannot be asked about it, or None."""
+        if not self.switched:
+            return None
+        return f"cluster.network.topology = {self.topology}: links between nodes are NICs here (allowed: flat)"
+
     def nics(self, nodes: int, devices_per_node: int) -> int:
         """NICs below one leaf."""
         below = self.nodes_per_leaf or nodes
