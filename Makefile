@@ -14,7 +14,7 @@ JOBS   ?= 2
 RUNS   ?= ../shared/validation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest validate lint types imports check clean calibrate-extra test-closed-loop
+.PHONY: help demo test test-lowest plans validate lint types imports check clean calibrate-extra test-closed-loop
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,6 +41,9 @@ calibrate-extra: $(VENV)/.installed-dev ## install PyTorch and transformers, whi
 
 test-closed-loop: calibrate-extra ## calibrate this CPU, serve with a real engine, replay, compare (about two minutes)
 	$(BIN)/python -m pytest tests/test_closed_loop.py tests/test_calibration_run_torch.py
+
+plans: $(VENV)/.installed-dev ## hold the chosen plans of baselines/ against what they were (apexsim check)
+	$(BIN)/apexsim check baselines/plan_quality.yaml --workers 1
 
 lint: $(VENV)/.installed-dev ## style and likely mistakes (ruff)
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from apexsim import __version__
 from apexsim.cli import (
     calibrate,
+    check,
     compare,
     deploy,
     explain,
@@ -112,6 +113,7 @@ app.command("simulate")(simulate.simulate)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.command("deploy")(deploy.deploy)
+app.command("check")(check.check)
 app.command("validate")(validate.validate)
 app.add_typer(plan.app, name="plan")
 app.command("import")(imports.import_run)

@@ -1,0 +1,230 @@
+"""``apexsim check``: what fails, what passes, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from apexsim.cli.main import app
+from apexsim.report.junit import Case, junit_text
+from apexsim.search.baseline import load_baseline
+from apexsim.workload.synthetic import poisson
+from apexsim.workload.write import write_trace
+from tests.house import ROOT
+
+SPACE = {
+    "tp": [1, 2], "pp": [1], "replicas": [1, 2], "weights": ["fp8"], "kv_cache": ["bf16"],
+    "max_num_batched_tokens": [8192], "max_num_seqs": [128],
+}  # fmt: skip
+SCENARIO: dict[str, Any] = {
+    "name": "small", "model": "Llama-3.1-8B", "cluster": "2xh100-sxm", "trace": "trace.csv",
+    "slo": "ttft=1s,tpot=50ms@0.9", "space": SPACE,
+}  # fmt: skip
+
+
+def write(folder: Path, *scenarios: dict[str, Any], **more: Any) -> Path:
+    path = folder / "baseline.yaml"
+    path.write_text(yaml.safe_dump({"tolerance": 0.01, "scenarios": list(scenarios), **more}, sort_keys=False))
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    (scenario,) = yaml.safe_load(path.read_text())["scenarios"]
+    return scenario
+
+
+def run(path: Path, *words: str):
+    return CliRunner().invoke(app, ["check", str(path), "--workers", "1", *words])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_trace(poisson(2.0, 200, 600, 150, seed=4), tmp_path / "trace.csv")
+    return tmp_path
+
+
+@pytest.fixture
+def chosen(folder: Path) -> Path:
+    """A baseline that was written a moment ago."""
+    path = write(folder, SCENARIO)
+    assert run(path, "--update").exit_code == 0
+    return path
+
+
+def edited(path: Path, **keys: Any) -> Path:
+    """The same baseline, with other keys of its scenario; those of ``chosen`` by a mapping."""
+    scenario = read(path)
+    scenario["chosen"] |= keys.pop("chosen", {})
+    return write(path.parent, scenario | keys)
+
+
+def findings(path: Path) -> list[tuple[str, str]]:
+    result = run(path, "--json", "-")
+    (scenario,) = json.loads(result.stdout)["scenarios"]
+    assert result.exit_code == (4 if scenario["failures"] else 0), result.stderr
+    assert scenario["passed"] is not bool(scenario["failures"])
+    return [(failure["kind"], failure["message"]) for failure in scenario["failures"]]
+
+
+def test_what_was_just_written_holds_and_is_written_again_to_the_byte(chosen):
+    before = chosen.read_bytes()
+    result = run(chosen)
+    assert result.exit_code == 0, result.stderr
+    assert "1 of 1 scenarios hold" in result.stdout
+    (row,) = re.findall(r"^\| small \| `(.+?)` \| .* \| holds \|$", result.stdout, re.MULTILINE)
+    assert row == read(chosen)["chosen"]["id"] == "2xtp1-fp8-kvbf16-t8192-s128"
+    again = run(chosen, "--update")
+    assert "small: 2xtp1-fp8-kvbf16-t8192-s128" in again.stdout
+    assert chosen.read_bytes() == before
+    assert list(read(chosen)) == [*SCENARIO, "chosen"], "questions first, in the order of the class"
+
+
+@pytest.mark.parametrize(
+    ("figure", "factor", "label"),
+    [("goodput_rps", 1.05, "req/s"), ("j_per_output_token", 0.95, "J/tok"), ("e2e_p50_s", 0.95, "E2E p50 s"),
+     ("usd_per_million_output_tokens", 0.95, "USD/Mtok"), ("attainment", 1.05, "attainment")],
+)  # fmt: skip
+def test_a_figure_that_got_worse_fails_and_one_that_got_better_does_not(chosen, figure, factor, label):
+    value = read(chosen)["chosen"][figure]
+    ((kind, message),) = findings(edited(chosen, chosen={figure: value * factor}))
+    assert kind == "worse"
+    assert message.startswith(f"{label} of 2xtp1")
+    assert findings(edited(chosen, chosen={figure: value * factor}, tolerance=0.1)) == []
+    better = edited(chosen, chosen={figure: value / factor}, tolerance=0.01)
+    assert findings(better) == []
+    assert f"better than the baseline: {label}" in run(better).stdout
+
+
+def test_a_plan_that_is_not_the_best_any_more_fails(folder):
+    path = write(folder, SCENARIO | {"space": SPACE | {"tp": [2]}})
+    assert run(path, "--update").exit_code == 0
+    wider = edited(path, space=SPACE)
+    ((kind, message),) = findings(wider)
+    assert kind == "best"
+    assert "2xtp1-fp8-kvbf16-t8192-s128 has" in message
+    assert "better" in message
+    assert findings(edited(wider, tolerance=0.9)) == []
+    assert "as good within the tolerance: 2xtp1" in run(wider).stdout
+
+
+def test_a_plan_outside_the_space_is_evaluated_all_the_same(chosen):
+    narrower = edited(chosen, space=SPACE | {"tp": [2]})
+    assert findings(narrower) == []
+    assert "1 of 1 scenarios hold" in run(narrower).stdout
+
+
+def test_a_missed_slo_fails_and_says_what_binds(chosen):
+    ((kind, message),) = findings(edited(chosen, slo="ttft=1ms@0.9"))
+    assert kind == "slo"
+    assert "2xtp1-fp8-kvbf16-t8192-s128 is not feasible any more: attainment" in message
+    ((kind, message),) = findings(edited(chosen, cluster="1xh100-sxm"))
+    assert kind == "slo"
+    assert "needs 2 devices" in message
+
+
+def test_a_traffic_that_changed_is_seen(chosen):
+    write_trace(poisson(2.0, 200, 1800, 150, seed=4), chosen.parent / "trace.csv")
+    assert {kind for kind, _ in findings(chosen)} >= {"worse"}
+
+
+def test_reports_say_the_same(chosen, tmp_path):
+    worse = edited(chosen, chosen={"goodput_rps": 1000.0})
+    xml, data = tmp_path / "plans.xml", tmp_path / "plans.json"
+    result = run(worse, "--junit", str(xml), "--json", str(data))
+    assert result.exit_code == 4
+    assert result.stderr.strip().splitlines()[-1] == f"error: {worse}: 1 of 1 scenarios got worse: small"
+    (failure,) = json.loads(data.read_text())["scenarios"][0]["failures"]
+    root = ElementTree.parse(xml).getroot()
+    suite = root.find("testsuite")
+    assert (suite.get("tests"), suite.get("failures")) == ("1", "1")
+    assert suite.find("testcase").get("name") == "small"
+    assert suite.find("testcase/failure").get("message") == failure["message"]
+    assert f"- **small**: {failure['message']}" in result.stdout
+    assert re.search(r"\*\*[\d.]+ \(-[\d.]+%\)\*\* .*\| \*\*worse\*\* \|", result.stdout)
+
+
+def test_an_update_without_a_plan_writes_nothing(chosen):
+    impossible = edited(chosen, slo="ttft=1ms@0.9")
+    before = impossible.read_bytes()
+    result = run(impossible, "--update")
+    assert result.exit_code == 3
+    assert "nothing was written" in result.stderr
+    assert impossible.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "words"),
+    [
+        ({"model": "Llama-3.1-9B"}, 2, "scenario 'small': unknown model 'Llama-3.1-9B'; did you mean"),
+        ({"cluster": "2xh1000"}, 2, "scenario 'small'"),
+        ({"slo": "ttft=1"}, 2, "scenario 'small'"),
+        ({"objective": "speed"}, 2, "unknown objective 'speed'"),
+        ({"trace": "nowhere.csv"}, 5, "nowhere.csv"),
+        ({"space": {"tq": [1]}}, 2, "tq: unknown key"),
+        ({"colour": "red"}, 5, "scenarios[0].colour: unknown key"),
+        ({"tolerance": 2.0}, 5, "scenarios[0].tolerance = 2.0"),
+        ({"rate": 0.0}, 5, "scenarios[0].rate"),
+        ({"chosen": None}, 5, "chosen: missing"),
+        ({"chosen": {"id": "x", "plan": {"pools": []}, "goodput_rps": 1.0}}, 5, "chosen.plan"),
+        ({"chosen": {"id": "x"}}, 5, "chosen.plan: missing"),
+    ],
+)
+def test_bad_input_is_one_line(folder, keys, code, words):
+    filled = {"id": "x", "goodput_rps": 1.0,
+              "plan": {"model": "Llama-3.1-8B", "cluster": "2xh100-sxm", "pools": [{}]}}  # fmt: skip
+    result = run(write(folder, SCENARIO | {"chosen": filled} | keys))
+    assert result.exit_code == code, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert str(folder) in last
+    assert words in last
+
+
+def test_files_and_flags_that_cannot_be(folder, chosen):
+    assert run(folder / "nowhere.yaml").exit_code == 5
+    twice = write(folder / ".", SCENARIO, SCENARIO)
+    result = run(twice)
+    assert result.exit_code == 5
+    assert "two scenarios are called 'small'" in result.stderr
+    (folder / "cut.yaml").write_text("scenarios: [")
+    assert run(folder / "cut.yaml").exit_code == 5
+    (folder / "empty.yaml").write_text("tolerance: 0.1\nscenarios: []")
+    assert run(folder / "empty.yaml").exit_code == 5
+    assert run(twice, "--update", "--json", "-").exit_code == 2
+    assert run(twice, "--junit", str(folder / "no" / "such.xml")).exit_code == 2
+
+
+def test_junit_leaves_out_what_xml_cannot_hold():
+    text = junit_text("a & b", [Case("x\x00<y>", ("first \x1b[1m", "second")), Case("z", output="said")])
+    root = ElementTree.fromstring(text.split("\n", 1)[1])
+    assert root.get("failures") == "1"
+    assert root.find("testsuite/testcase").get("name") == "x<y>"
+    assert root.find("testsuite/testcase/failure").text == "first [1m\nsecond"
+    assert root.findall("testsuite/testcase")[1].find("system-out").text == "said"
+
+
+def test_the_projects_own_baseline_is_complete_and_part_of_ci():
+    baseline = load_baseline(ROOT / "baselines" / "plan_quality.yaml")
+    assert len(baseline.scenarios) >= 6
+    assert all(scenario.chosen is not None for scenario in baseline.scenarios)
+    assert len({scenario.objective for scenario in baseline.scenarios}) >= 4
+    assert "step make plans" in (ROOT / ".ci" / "run").read_text()
+    assert "apexsim check baselines/plan_quality.yaml" in (ROOT / "Makefile").read_text()
+
+
+def test_the_workflow_calls_what_there_is():
+    text = (ROOT / "docs" / "examples" / "plan-quality.github.yml").read_text()
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    (line,) = (line for step in job["steps"] for line in step.get("run", "").splitlines() if "apexsim check" in line)
+    command = typer.main.get_command(app).commands["check"]
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    assert set(re.findall(r"--\w+", line)) <= flags
+    assert any(step.get("if", "").startswith("always()") for step in job["steps"]), "the table is commented on failure"
