@@ -16,7 +16,7 @@ from apexsim.report.launch.platforms import engine_facts, platforms, router_word
 from apexsim.report.launch.realise import Launch
 from apexsim.report.launch.routers import is_disaggregated
 
-_TYPES = {"serve": "worker", "prefill": "prefill", "decode": "decode"}
+_TYPES = {"serve": "worker", "encode": "worker", "prefill": "prefill", "decode": "decode"}
 _MODEL_FLAGS = {"vllm": "--model", "sglang": "--model-path", "tensorrt-llm": "--model-path"}
 _TRTLLM = {
     # trtllm-serve's options → the keys of the file that dynamo.trtllm takes them from

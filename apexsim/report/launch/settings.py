@@ -23,6 +23,7 @@ BOOTSTRAP_PORT = 8998
 GIB, GB = 2**30, 10**9
 
 _MODULES = {part: f"{part}_proj" for part in ("q", "k", "v", "o", "gate", "up", "down")}
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
 _TRTLLM_MODULES = {
     "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_dense",
     "gate": "mlp_h_to_4h", "up": "mlp_gate", "down": "mlp_4h_to_h",
@@ -88,6 +89,10 @@ def settings(context: Context) -> Iterator[Setting]:
         yield Setting(found.field, value, found.asked or found.field in in_force, found.tier, found.value)
     if pool.role in ("prefill", "decode"):
         yield from _flat(context.plan.transfer, type(context.plan.transfer)(), "transfer.")
+    fleet = context.plan.fleet
+    if fleet is not None:
+        for name in type(fleet).model_fields:
+            yield Setting(f"fleet.{name}", "on" if getattr(fleet, name) else None, True)
 
 
 def _flat(value: BaseModel, usual: BaseModel | None, prefix: str) -> Iterator[Setting]:
@@ -168,6 +173,7 @@ VALUES: dict[str, Callable[[Context], Any]] = {
     "ep_word": _ep_word,
     "odd_moe_tp": lambda c: c.pool.moe_tp if c.pool.moe_tp not in (None, c.pool.tp * c.pool.dp // c.pool.ep) else None,
     "attention_devices": lambda c: c.pool.tp * c.pool.dp,
+    "attention_and_context_devices": lambda c: c.pool.tp * c.pool.dp * c.pool.cp,
     "whole_dp": _whole_dp,
     "switch": _switch,
     "draft_checkpoint": lambda c: served_name(c.setting.value),
@@ -177,6 +183,7 @@ VALUES: dict[str, Callable[[Context], Any]] = {
     "mtp_layers": lambda c: _drafts(c, "mtp"),
     "drafts_of_others": lambda c: _drafts(c, "draft-model", "ngram"),
     "largest_rank": lambda c: max(c.pool.lora.ranks) if c.pool.lora else None,
+    "vllm_rank": lambda c: next(n for n in _VLLM_RANKS if n >= max(c.pool.lora.ranks)) if c.pool.lora else None,
     "lora_slots": lambda c: c.pool.lora.max_loras if c.pool.lora else None,
     "lora_modules": _modules(_MODULES),
     "lora_attention_names": _modules(_TRTLLM_MODULES),

@@ -89,7 +89,8 @@ def _mapping() -> dict[str, Any]:
 @cache
 def rows(engine: str) -> tuple[Row, ...]:
     """Every row of an engine, in the order in which a command is written."""
-    return TypeAdapter(tuple[Row, ...]).validate_python(tuple(_mapping()[engine]))
+    mapping = _mapping()
+    return TypeAdapter(tuple[Row, ...]).validate_python((*mapping[engine], *mapping["any"]))
 
 
 def not_a_flag() -> dict[str, str]:
@@ -100,7 +101,7 @@ def not_a_flag() -> dict[str, str]:
 
 def engines() -> tuple[str, ...]:
     """Engines that have a column of the table, sorted."""
-    return tuple(sorted(set(_mapping()) - {"not_a_flag"}))
+    return tuple(sorted(set(_mapping()) - {"any", "not_a_flag"}))
 
 
 @cache
