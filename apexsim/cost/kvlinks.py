@@ -112,7 +112,7 @@ def kv_links(
         for b, there in enumerate(units):
             kind = _class_between(cluster, here, there, profiles[owners[a]])
             between: tuple[tuple[int, ...], tuple[float, ...]] = (), ()
-            if routes is not None and kind == NIC and _hands_over(pools[owners[a]], pools[owners[b]]):
+            if routes is not None and kind == NIC and a != b:  # a replica may change its role: all may send
                 between = routes.between(_ends(cluster, here), _ends(cluster, there))
             ways[a, b, 0] = len(paths)
             paths.append((2 * (a * CLASSES + kind), 2 * (b * CLASSES + kind) + 1, *between[0]))
@@ -123,11 +123,6 @@ def kv_links(
         return KvLinks(capacity, tuple(paths), np.array(latencies), ways)
     links = np.concatenate([capacity, routes.capacity])
     return KvLinks(links, tuple(paths), np.array(latencies), ways, tuple(shares))
-
-
-def _hands_over(source: Pool, sink: Pool) -> bool:
-    """Whether anything may go from replicas of one pool to those of another."""
-    return source.role in ("encode", "prefill") and sink.role != source.role
 
 
 def _routes(
