@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +16,11 @@ from typer.testing import CliRunner
 
 from apexsim.cli.main import app
 from apexsim.report.junit import Case, junit_text
-from apexsim.search.baseline import load_baseline
+from apexsim.search.baseline import FIGURES, Chosen, Scenario, load_baseline, plan_of, problem_of
+from apexsim.search.check import Checked, check, searched
+from apexsim.search.executors import Serial
+from apexsim.search.problem import Problem
+from apexsim.search.run import SearchResult
 from apexsim.workload.synthetic import poisson
 from apexsim.workload.write import write_trace
 from tests.house import ROOT
@@ -87,32 +92,59 @@ def test_what_was_just_written_holds_and_is_written_again_to_the_byte(chosen):
     assert list(read(chosen)) == [*SCENARIO, "chosen"], "questions first, in the order of the class"
 
 
+@pytest.fixture(scope="module")
+def today(tmp_path_factory) -> tuple[Problem, SearchResult]:
+    """One search, held against many baselines."""
+    folder = tmp_path_factory.mktemp("today")
+    write_trace(poisson(2.0, 200, 600, 150, seed=4), folder / "trace.csv")
+    problem = problem_of(Scenario.model_validate(SCENARIO), folder / "baseline.yaml")
+    return problem, searched(problem, Serial())
+
+
+def checked(today: tuple[Problem, SearchResult], rank: int, tolerance: float, **figures: float) -> Checked:
+    """The plan of that rank as if it had been chosen, with other figures than it has."""
+    problem, result = today
+    chosen = Chosen.of(result.ranked[rank], SCENARIO["model"]).model_copy(update=figures)
+    scenario = Scenario.model_validate(SCENARIO | {"chosen": chosen.model_dump()})
+    return check(scenario, chosen, plan_of(chosen, problem, "test"), problem, result, tolerance)
+
+
 @pytest.mark.parametrize(
     ("figure", "factor", "label"),
     [("goodput_rps", 1.05, "req/s"), ("j_per_output_token", 0.95, "J/tok"), ("e2e_p50_s", 0.95, "E2E p50 s"),
      ("usd_per_million_output_tokens", 0.95, "USD/Mtok"), ("attainment", 1.05, "attainment")],
 )  # fmt: skip
-def test_a_figure_that_got_worse_fails_and_one_that_got_better_does_not(chosen, figure, factor, label):
-    value = read(chosen)["chosen"][figure]
-    ((kind, message),) = findings(edited(chosen, chosen={figure: value * factor}))
-    assert kind == "worse"
-    assert message.startswith(f"{label} of 2xtp1")
-    assert findings(edited(chosen, chosen={figure: value * factor}, tolerance=0.1)) == []
-    better = edited(chosen, chosen={figure: value / factor}, tolerance=0.01)
-    assert findings(better) == []
-    assert f"better than the baseline: {label}" in run(better).stdout
+def test_a_figure_that_got_worse_fails_and_one_that_got_better_does_not(today, figure, factor, label):
+    value = FIGURES[figure].value(today[1].ranked[0])
+    (finding,) = checked(today, 0, 0.01, **{figure: value * factor}).findings
+    assert (finding.kind, finding.figure) == ("worse", figure)
+    assert finding.message.startswith(f"{label} of 2xtp1")
+    assert checked(today, 0, 0.1, **{figure: value * factor}).passed
+    better = checked(today, 0, 0.01, **{figure: value / factor})
+    assert better.passed
+    assert f"better than the baseline: {label}" in better.notes[0]
 
 
-def test_a_plan_that_is_not_the_best_any_more_fails(folder):
-    path = write(folder, SCENARIO | {"space": SPACE | {"tp": [2]}})
-    assert run(path, "--update").exit_code == 0
-    wider = edited(path, space=SPACE)
-    ((kind, message),) = findings(wider)
-    assert kind == "best"
-    assert "2xtp1-fp8-kvbf16-t8192-s128 has" in message
-    assert "better" in message
-    assert findings(edited(wider, tolerance=0.9)) == []
-    assert "as good within the tolerance: 2xtp1" in run(wider).stdout
+def test_six_digits_are_enough_without_any_tolerance(today):
+    assert checked(today, 0, 0.0) == replace(checked(today, 0, 0.5), tolerance=0.0)
+
+
+def test_a_plan_that_is_not_the_best_any_more_fails_and_a_tie_does_not(today):
+    (finding,) = checked(today, 1, 0.01).findings
+    assert finding.kind == "best"
+    assert finding.message.startswith(f"goodput: {today[1].ranked[0].id} has")
+    tie = checked(today, 1, 0.99)
+    assert tie.passed
+    assert tie.notes[0].startswith(f"as good within the tolerance: {today[1].ranked[0].id} has")
+
+
+def test_a_figure_that_nobody_knows_any_more_fails(today):
+    problem, result = today
+    first = result.ranked[0]
+    blind = replace(first, at_goodput=first.at_goodput | {"usd_per_million_output_tokens": None})
+    (finding,) = checked((problem, replace(result, ranked=(blind, *result.ranked[1:]))), 0, 0.01,
+                         usd_per_million_output_tokens=1.0).findings  # fmt: skip
+    assert "USD/Mtok is not known any more" in finding.message
 
 
 def test_a_plan_outside_the_space_is_evaluated_all_the_same(chosen):
