@@ -24,6 +24,13 @@ def test_the_command_goes_to_stdout_and_what_it_cannot_do_to_stderr():
     assert "as the engine does by itself: pp=1" in result.stderr
 
 
+def test_a_plan_that_does_not_fit_is_written_and_said():
+    result = run(str(EXAMPLES / "too-large.yaml"))
+    assert result.exit_code == 0
+    assert "a simulation refuses this plan" in result.stderr
+    assert "vllm serve" in result.stdout
+
+
 def test_files_of_every_format_that_fits(tmp_path):
     result = run(str(EXAMPLES / "disaggregated.yaml"), "--out", str(tmp_path / "new"))
     assert result.exit_code == 0, result.stderr

@@ -128,6 +128,11 @@ def test_a_release_between_two_known_ones_is_written_in_the_flags_of_the_older_o
     assert found.release.version == "0.11.0"
     assert "0.12.0: its own flags were not read; these are those of 0.11.0" in " ".join(found.said_in())
     assert deploy(plan, engine="sglang").release.version == "0.5.23", "a version of vLLM says nothing of SGLang"
+    for engine, version, known in (
+        ("vllm", "0.15", "0.15.1"), ("vllm", "0.15.0", "0.15.1"), ("vllm", "0.40", "0.33.0"),
+        ("vllm", "0.9.2", "0.8.5"), ("tensorrt-llm", "1.2", "1.2.1"), ("sglang", "0.5.10", "0.5.4"),
+    ):  # fmt: skip
+        assert release_for(engine, version).version == known
 
 
 @pytest.mark.parametrize(

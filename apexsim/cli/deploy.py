@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from apexsim.cli.terminal import say
+from apexsim.errors import ApexsimError
 
 
 def deploy(
@@ -30,14 +31,15 @@ def deploy(
     """Write the launch commands of a plan, or a manifest; what the engine cannot do is said on stderr."""
     from apexsim.report.files import require_writable
     from apexsim.report.launch.deploy import deploy as deployed
+    from apexsim.report.simulation import prepared_plan
     from apexsim.spec import catalog
-    from apexsim.spec.legality import check_plan
 
     loaded = catalog.load_plan(plan)
     found = deployed(loaded, engine=engine, version=engine_version)
-    illegal = check_plan(catalog.model(loaded.model), loaded)
-    if illegal is not None:
-        say(f"note: not simulated: {illegal}")
+    try:
+        prepared_plan(loaded, str(plan))
+    except ApexsimError as refused:
+        say(f"note: a simulation refuses this plan: {refused}")
     if out is None:
         typer.echo(found.text(form or "command", image), nl=False)
     else:

@@ -123,6 +123,8 @@ def releases(engine: str) -> tuple[Release, ...]:
 def release_for(engine: str, version: str | None) -> Release:
     """The release whose flags a command is written in: the newest known, or the newest up to ``version``.
 
+    Where every known release of the version's own series (0.15 of 0.15.0) is newer, it is the oldest of that series.
+
     Raises:
         UsageError: an engine that has no launch command here, or a version older than all that are known.
     """
@@ -133,7 +135,9 @@ def release_for(engine: str, version: str | None) -> Release:
         return known[-1]
     if re.match(r"\d+\.\d+", version) is None:
         raise UsageError(f"engine version {version!r}: must be a version, as {known[-1].version} is")
-    fitting = [release for release in known if numbers(release.version) <= numbers(version)]
+    asked = numbers(version)
+    series = [release for release in known if numbers(release.version)[:2] == asked[:2]]
+    fitting = [release for release in series or known if numbers(release.version) <= asked] or series[:1]
     if not fitting:
         listed = ", ".join(release.version for release in known)
         raise UsageError(f"{engine} {version}: its flags are not known (known: {listed})")
