@@ -185,6 +185,21 @@ def test_the_script_quotes_and_comments_and_waits():
     assert deploy(example("plan")).text().rstrip().endswith("wait")
 
 
+def test_replicas_of_tensorrt_llm_on_several_nodes_get_their_hosts():
+    found = deploy(PLANS["nodes"], engine="tensorrt-llm")
+    files = found.files()
+    assert files["serve-1-hosts"] == "node2 slots=8\nnode3 slots=8\n"
+    assert "mpirun -n 16 --hostfile serve-1-hosts trtllm-llmapi-launch trtllm-serve" in files["launch.sh"]
+    assert "kubernetes.yaml" not in files
+    assert "no flags are known here that join 2 nodes" in found.left_out["kubernetes"]
+
+
+def test_kv_is_asked_for_where_it_is():
+    text = deploy(example("disaggregated")).text().replace("\\\n", " ")
+    (decode,) = (line for line in text.splitlines() if "--tensor-parallel-size 8" in line)
+    assert "VLLM_NIXL_SIDE_CHANNEL_HOST=node1 VLLM_NIXL_SIDE_CHANNEL_PORT=5600" in decode
+
+
 def test_every_file_carries_what_the_engine_cannot_do():
     plan = plan_of("{model: Llama-3.1-8B, cluster: 2xh100-sxm, pools: [{replicas: 2, clock_mhz: 1200}]}")
     for form in FORMATS[:3]:

@@ -46,5 +46,7 @@ def deploy(
         require_writable(out / "launch.sh", make_folders=True)
         files = found.save(out, form, image)
         say(f"written: {', '.join(path.name for path in files)} in {out}")
+        for why in () if form else found.left_out.values():
+            say(f"not written: {why}")
     for line in found.said_in(form or "command"):
         say(line)

@@ -26,6 +26,22 @@ def options_file(launch: Launch) -> str:
     return f"{launch.name}-options.yaml"
 
 
+def hosts_file(launch: Launch, replica: int) -> str:
+    """The name of the file that tells mpirun the nodes of a replica."""
+    return f"{launch.name}-{replica}-hosts"
+
+
+def hosts_files(launches: Sequence[Launch]) -> dict[str, str]:
+    """Those files, for replicas of TensorRT-LLM on several nodes: a line a node."""
+    found: dict[str, str] = {}
+    for seat in seats(launches[0].plan):
+        launch = launches[seat.pool]
+        if seat.nodes > 1 and launch.release.engine == "tensorrt-llm":
+            name = hosts_file(launch, seat.replica)
+            found[name] = found.get(name, "") + f"node{seat.node} slots={len(seat.devices)}\n"
+    return found
+
+
 def arguments(launch: Launch, port: int, more: Sequence[str] = (), *, folder: str = "") -> list[str]:
     """The whole command of a replica, as words.
 
@@ -52,10 +68,11 @@ def flag_words(launch: Launch) -> list[str]:
     return words
 
 
-def environment(launch: Launch, seat: Seat) -> dict[str, str]:
-    """Variables of one process beside others on its node: its devices, and a port of its own for KV transfers."""
+def environment(launch: Launch, seat: Seat, host: str) -> dict[str, str]:
+    """Variables of one process beside others on its node: its devices, and where KV transfers are asked for."""
     own = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, seat.devices))} | launch.environment
     if launch.release.engine == "vllm" and launch.pool.role in ("prefill", "decode"):
+        own["VLLM_NIXL_SIDE_CHANNEL_HOST"] = host
         own["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(_NIXL_PORT + seat.devices[0])
     return own
 
@@ -99,13 +116,15 @@ def _process(launch: Launch, seat: Seat, places: Sequence[Seat], port: int, per_
             if seat.rank:
                 return [f"{title}: started by the first node's mpirun"]
             world = str(launch.pool.devices_per_replica)
-            prefix = ["mpirun", "-n", world, "--hostfile", "hosts", "trtllm-llmapi-launch"]
+            hosts = hosts_file(launch, seat.replica)
+            prefix = ["mpirun", "-n", world, "--hostfile", hosts, "trtllm-llmapi-launch"]
         else:
             more = on_several_nodes(launch, seat.nodes, seat.rank, f"node{leader.node}", per_node)
     if more is None:
         return [f"{title}: {launch.release.engine} {launch.release.version} cannot: no flags are known that join "
                 "nodes with these degrees; start it on a Ray cluster"]  # fmt: skip
-    variables = [f"{name}={shlex.quote(value)}" for name, value in environment(launch, seat).items()]
+    host = f"node{seat.node}" if len({other.node for other in places}) > 1 else "127.0.0.1"
+    variables = [f"{name}={shlex.quote(value)}" for name, value in environment(launch, seat, host).items()]
     if launch.pool.role == "prefill" and launch.release.engine == "sglang":
         own = {"--disaggregation-bootstrap-port": bootstrap_port(seat, BOOTSTRAP_PORT)}
         launch = replace(launch, flags=launch.flags | own)

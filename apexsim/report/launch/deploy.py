@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from apexsim.errors import UsageError, unknown_name
-from apexsim.report.launch.command import arguments, options_file, port_of, script
+from apexsim.report.launch.command import arguments, hosts_files, options_file, port_of, script
 from apexsim.report.launch.dynamo import dynamo
 from apexsim.report.launch.kubernetes import kubernetes
 from apexsim.report.launch.llmd import llm_d
@@ -100,16 +100,25 @@ class Deployment:
     def files(self, form: str | None = None, image: str | None = None) -> dict[str, str]:
         """Name → text of the files of one format, or of every format that fits."""
         found: dict[str, str] = {}
+        left_out = self.left_out if form is None else {}
         for name in FORMATS if form is None else (form,):
-            try:
-                text = self.text(name, image)
-            except UsageError:
-                if form is not None:
-                    raise
+            if name in left_out:
                 continue
+            text = self.text(name, image)
             found["launch.sh" if name == "command" else f"{name}.yaml"] = text
             if name == "command":
                 found |= self._beside_the_script()
+        return found
+
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """Formats that the plan or the engine does not fit → why."""
+        found: dict[str, str] = {}
+        for name in FORMATS:
+            try:
+                self.text(name)
+            except UsageError as refused:
+                found[name] = str(refused)
         return found
 
     def save(self, folder: Path | str, form: str | None = None, image: str | None = None) -> tuple[Path, ...]:
@@ -127,7 +136,7 @@ class Deployment:
             for launch in self.launches
             if launch.options
         }
-        return options | router_files(self.launches, places, port_of(places))
+        return options | hosts_files(self.launches) | router_files(self.launches, places, port_of(places))
 
     def _by_pool(self, found: Sequence[tuple[Launch, str]]) -> list[str]:
         """Each line once; with the names of its pools where it is not about all of them."""
