@@ -160,3 +160,18 @@ def test_a_solver_that_ran_with_more_threads_before_does_no_harm():
     y = program.variable(whole=True)
     program.at_least([(2.0, y)], 3)
     assert program.solve([[(1.0, y)]]).values == (2.0,)
+
+
+def test_where_the_time_runs_out_a_smaller_program_helps_out():
+    """Many candidates that are nearly alike: what the relaxation uses is enough for a solution near the bound."""
+    random = np.random.default_rng(2)
+    program = Program()
+    kinds = [program.variable(whole=True) for _ in range(400)]
+    for _ in range(30):
+        served = random.uniform(0.5, 1.5, 400).tolist()
+        program.at_least(list(zip(served, kinds, strict=True)), float(random.uniform(20, 60)))
+    costs = random.uniform(0.9, 1.1, 400).tolist()
+    outcome = program.solve([list(zip(costs, kinds, strict=True))], time_limit_s=0.5)
+    assert outcome.timed_out
+    assert outcome.found
+    assert outcome.gap < 0.5

@@ -20,8 +20,9 @@ then fewer dollars, then the candidates that stand first.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from apexsim.errors import NoFeasiblePlan
 from apexsim.search.fleet import FleetCandidate, FleetProblem
@@ -102,6 +103,7 @@ def best_fleet(problem: FleetProblem, time_limit_s: float = TIME_LIMIT_S) -> Fle
             name in candidate.goodput for candidate in problem.candidates
         ):
             raise NoFeasiblePlan(f"no candidate serves the class {name}")
+    began = time.monotonic()
     kinds, dominated = undominated(problem)
     columns = [
         (c, names)
@@ -111,16 +113,28 @@ def best_fleet(problem: FleetProblem, time_limit_s: float = TIME_LIMIT_S) -> Fle
     joined = problem.scaling == "constant" or problem.start > 0 or problem.limits.usd_per_day is not None
     groups = [tuple(range(problem.hours))] if joined else [(h,) for h in range(problem.hours)]
     models = [_Model(problem, kinds, columns, hours) for hours in groups]
-    outcomes: list[Outcome] = []
-    for model in models:
-        left = time_limit_s - sum(outcome.wall_s for outcome in outcomes)
-        outcomes.append(model.program.solve(model.objectives, max(left, 0.01)))
+    outcomes = _solved(models, time_limit_s)
     impossible = [model for model, outcome in zip(models, outcomes, strict=True) if outcome.impossible]
     if impossible:
         raise NoFeasiblePlan(_why(problem, impossible, time_limit_s))
     if not all(outcome.found for outcome in outcomes):
         raise NoFeasiblePlan(f"no fleet was found within {time_limit_s:g} s, and none was ruled out: allow more time")
-    return _read(problem, kinds, columns, list(zip(models, outcomes, strict=True)), dominated)
+    return _read(problem, kinds, columns, list(zip(models, outcomes, strict=True)), dominated, time.monotonic() - began)
+
+
+def _solved(models: Sequence[_Model], time_limit_s: float) -> list[Outcome]:
+    """Each program with an equal part of half of the time; what is open then, with equal parts of all that is left."""
+    began = time.monotonic()
+    share = time_limit_s / len(models) / (2 if len(models) > 1 else 1)
+    outcomes = [model.program.solve(model.objectives, share) for model in models]
+    still = [place for place, outcome in enumerate(outcomes) if outcome.timed_out] if len(models) > 1 else []
+    if not any(outcome.impossible for outcome in outcomes):
+        for done, place in enumerate(still):
+            left = (time_limit_s - (time.monotonic() - began)) / (len(still) - done)
+            again = models[place].program.solve(models[place].objectives, max(left, 0.01))
+            if again.found and not again.objective > outcomes[place].objective:
+                outcomes[place] = again
+    return outcomes
 
 
 def undominated(problem: FleetProblem) -> tuple[tuple[FleetCandidate, ...], dict[str, str]]:
@@ -270,7 +284,7 @@ def _why(problem: FleetProblem, models: Sequence[_Model], time_limit_s: float) -
         for shortfall in found:
             name = shortfall.limit.name
             if (name in common or not common) and (name not in worst or shortfall.by > worst[name].by):
-                worst[name] = Shortfall(shortfall.limit, shortfall.by, name in common)
+                worst[name] = replace(shortfall, alone=name in common)
     hours = [model.hours[0] for model in models if len(model.hours) < problem.hours]
     when = f" in hour {', '.join(map(str, hours))}" if hours else ""
     return f"no fleet serves the demand within the limits{when}: {told(tuple(worst.values()))}"
@@ -278,7 +292,7 @@ def _why(problem: FleetProblem, models: Sequence[_Model], time_limit_s: float) -
 
 def _read(
     problem: FleetProblem, kinds: tuple[FleetCandidate, ...], columns: Sequence[tuple[int, tuple[str, ...]]],
-    solved: Sequence[tuple[_Model, Outcome]], dominated: dict[str, str],
+    solved: Sequence[tuple[_Model, Outcome]], dominated: dict[str, str], wall_s: float,
 ) -> Fleet:
     replicas = [[0] * problem.hours for _ in kinds]
     rates: list[dict[str, list[float]]] = [{name: [0.0] * problem.hours for name in kind.goodput} for kind in kinds]
@@ -295,5 +309,5 @@ def _read(
     return Fleet(
         problem, kinds, tuple(map(tuple, replicas)),
         tuple({name: tuple(rate) for name, rate in served.items()} for served in rates),
-        value, bound, gap, timed_out, sum(outcome.wall_s for _, outcome in solved), dominated,
+        value, bound, gap, timed_out, wall_s, dominated,
     )

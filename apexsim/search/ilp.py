@@ -27,6 +27,9 @@ Terms = Sequence[tuple[float, int]]
 TIME_LIMIT_S = 60.0
 """Longest that one question may take where nobody says otherwise; what was found until then is told, with its gap."""
 
+RESERVE = 0.2
+"""Share of the time that is kept for a smaller program, where the whole one is not done by then."""
+
 RELATIVE_GAP = 1e-7
 """Nearer to its bound than this, a solution is the optimum."""
 
@@ -55,11 +58,17 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """By how much a limit would have to give way; ``alone``: that would be enough."""
+    """By how much a limit would have to give way.
+
+    Attributes:
+        alone: that would be enough.
+        least: less would not do; False where the time ran out before that was proven.
+    """
 
     limit: Limit
     by: float
     alone: bool
+    least: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,9 @@ class Program:
         """The solution with the least first objective; of several that with the least second one, and so on."""
         began = time.monotonic()
         rows = list(self._rows)
-        outcome = _solved(self._bounds, rows, objectives[0], time_limit_s)
+        outcome = _solved(self._bounds, rows, objectives[0], (1 - RESERVE) * time_limit_s)
+        if outcome.timed_out:
+            outcome = _or_restricted(outcome, self._bounds, rows, objectives[0], RESERVE * time_limit_s)
         first, bound = outcome.objective, outcome.bound
         for before, terms in itertools.pairwise(objectives):
             left = time_limit_s - (time.monotonic() - began)
@@ -158,17 +169,18 @@ class Program:
         alone = []
         for limit in limits:
             found = self._given_way((limit,), max(time_limit_s - (time.monotonic() - began), 1.0))
-            alone += [Shortfall(limit, found[0], True)] if found else []
+            alone += [Shortfall(limit, found[0][0], True, found[1])] if found else []
         if alone:
             return tuple(alone)
-        together = self._given_way(limits, max(time_limit_s - (time.monotonic() - began), 1.0)) if limits else ()
+        together = self._given_way(limits, max(time_limit_s - (time.monotonic() - began), 1.0)) if limits else None
         return tuple(
-            Shortfall(limit, by, False) for limit, by in zip(limits, together, strict=False)
+            Shortfall(limit, by, False, together[1])
+            for limit, by in zip(limits, together[0], strict=True)
             if by > TOLERANCE * max(abs(limit.size), 1e-9)
-        )
+        ) if together else ()
 
-    def _given_way(self, limits: Sequence[Limit], time_limit_s: float) -> tuple[float, ...]:
-        """The shortfall of each of ``limits`` where these may give way; empty where that does not help."""
+    def _given_way(self, limits: Sequence[Limit], time_limit_s: float) -> tuple[tuple[float, ...], bool] | None:
+        """(shortfall of each of ``limits`` where these may give way, whether that is the least); None: no help."""
         slack = {limit: len(self._bounds) + place for place, limit in enumerate(limits)}
         rows = [
             row if row.limit not in slack or row.limit is None else replace(
@@ -179,7 +191,9 @@ class Program:
         bounds = [*self._bounds, *((0.0, inf, False) for _ in limits)]
         wanted = [(1.0 / (abs(limit.size) or 1.0), slack[limit]) for limit in limits]
         outcome = _solved(bounds, rows, wanted, time_limit_s)
-        return tuple(max(outcome.values[number], 0.0) for number in slack.values()) if outcome.found else ()
+        if not outcome.found:
+            return None
+        return tuple(max(outcome.values[number], 0.0) for number in slack.values()), not outcome.timed_out
 
 
 def _nonzero(terms: Iterable[tuple[float, int]]) -> tuple[tuple[float, int], ...]:
@@ -235,6 +249,27 @@ def _solved(
     assert _kept(rows, whole), "the solver's solution breaks a row"
     reached = _sum(objective, whole)
     return Outcome(whole, reached, bound if timed_out else reached, False, timed_out, wall_s)
+
+
+def _or_restricted(
+    outcome: Outcome, bounds: Sequence[tuple[float, float, bool]], rows: Sequence[_Row], objective: Terms,
+    time_limit_s: float,
+) -> Outcome:
+    """What was found in time, or the optimum among the whole variables that the relaxation uses, where that is better.
+
+    A relaxation uses few of many candidates, and those are the good ones: a small program, quickly solved.
+    """
+    relaxed = _solved([(low, high, False) for low, high, _ in bounds], rows, objective, time_limit_s / 2)
+    if not relaxed.found:
+        return outcome
+    few = [
+        (low, low if whole and value <= low + TOLERANCE else high, whole)
+        for value, (low, high, whole) in zip(relaxed.values, bounds, strict=True)
+    ]
+    restricted = _solved(few, rows, objective, time_limit_s / 2)
+    if not restricted.found or (outcome.found and outcome.objective <= restricted.objective):
+        return outcome
+    return replace(restricted, bound=max(outcome.bound, relaxed.bound), impossible=False, timed_out=True)
 
 
 def _clean(value: float) -> float:

@@ -20,7 +20,8 @@ def told(shortfalls: Sequence[Shortfall]) -> str:
 
 def _one(shortfall: Shortfall) -> str:
     limit, by = shortfall.limit, shortfall.by
+    about = "" if shortfall.least else "at most "
     if limit.unit == "share":
-        return f"{100 * by:.3g} % less {limit.name}"
+        return f"{about}{100 * by:.3g} % less {limit.name}"
     needed = limit.size + by
-    return f"{limit.name} {needed:.6g} {limit.unit} instead of {limit.size:.6g} (short by {by:.4g})"
+    return f"{limit.name} {about}{needed:.6g} {limit.unit} instead of {limit.size:.6g} (short by {about}{by:.4g})"
