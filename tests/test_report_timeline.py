@@ -22,9 +22,11 @@ from apexsim.metrics.tracks import sample, spans
 from apexsim.report.perfetto import trace_text
 from apexsim.workload.read import read_trace
 from apexsim.workload.transform import head
+from tests.fleet_worlds import FleetWorld, fleet_worlds
 from tests.lockstep_worlds import lockstep_worlds
 from tests.pool_worlds import PoolWorld, pool_worlds
 from tests.test_engine_differential import run_both
+from tests.test_engine_fleet import run as run_fleet
 from tests.test_engine_pools import run
 from tests.worlds import World, drawn, worlds
 
@@ -101,6 +103,16 @@ def test_the_trace_of_several_pools_is_well_formed_and_whole(world: PoolWorld) -
     assert result.transfers is not None
     moved = sum(e["ph"] == "b" and e["cat"] == "transfer" for e in events)
     assert moved == result.transfers.finished
+
+
+@given(fleet_worlds())
+@few
+def test_what_happens_to_replicas_is_in_the_trace(world: FleetWorld) -> None:
+    result = run_fleet(world)
+    events = events_of(result)
+    check_format(events, result)
+    check_sums(result, 7)
+    assert sum(e["ph"] == "i" for e in events) == len(result.fleet_events)
 
 
 @given(worlds())

@@ -55,7 +55,7 @@ def trace_text(result: SimulationResult, roles: Sequence[str], title: str) -> tu
     clock = Clock(float(np.min(result.requests.arrival_s, initial=np.inf)))
     events = [
         *_names(merged, roles), *_iterations(merged, clock), *_counters(result, merged, clock),
-        *_requests(result, chosen, clock),
+        *_requests(result, chosen, clock), *_fleet(result, clock),
     ]  # fmt: skip
     head = {"displayTimeUnit": "ms", "otherData": {"apexsim": __version__, "plan": title, "holds": str(thinned)}}
     lines = ",\n".join(json.dumps(event, allow_nan=False, separators=(",", ":")) for event in events)
@@ -161,6 +161,15 @@ def _phases(result: SimulationResult, i: int) -> Iterator[tuple[str, float, floa
         yield "prefill", start_s, left_s
         yield "transfer", max(left_s, reserved_s), float(transfers.landed_s[i])
     yield "decode", first_s, float(columns.finish_s[i])
+
+
+def _fleet(result: SimulationResult, clock: Clock) -> Iterator[Event]:
+    """What happened to replicas, each at its instant on its pool."""
+    for event in result.fleet_events:
+        yield {
+            "ph": "i", "s": "p", "name": f"replica {event.replica} {event.kind}", "cat": "fleet",
+            "pid": FIRST_POOL + event.pool, "tid": 0, "ts": clock(event.at_s),
+        }  # fmt: skip
 
 
 def _async(phase: str, category: str, i: int, name: str, at: float, args: Event) -> Event:
