@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from apexsim.cost.graph import cut_of, head_operators, stage_operators
-from apexsim.cost.host import graph_sizes, host_model, hosts, padded
+from apexsim.cost.host import AS_MEASURED, Kernels, graph_sizes, host_model, hosts, padded
 from apexsim.cost.kernels import CalibratedKernels
 from apexsim.cost.operators import AttentionOp, Collective, Elementwise, Gemm
 from apexsim.cost.pricing import rising
+from apexsim.cost.step import CompiledPool, compile_pool
 from apexsim.cost.tables import FULL, WINDOWED, token_knots
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
@@ -138,11 +141,27 @@ def test_graph_sizes_are_vllms() -> None:
 
 
 def test_a_version_takes_the_latest_preset_that_is_not_newer() -> None:
-    assert host_model("vllm", "0.6.0").since == (0, 0)
+    assert host_model("vllm", "0.2.3").since == (0, 0)
+    assert host_model("vllm", "0.6.0").since == (0, 4)
     assert host_model("vllm", "0.11.1").since == (0, 8)
     assert host_model("vllm", "v0.15.1rc2").since == host_model("vllm", None).since == (0, 14)
     assert host_model("an-engine-nobody-knows", "3.1").engine == "vllm"
     assert all(preset.source for preset in hosts())
+
+
+def test_kernels_of_an_old_engine_take_longer_by_a_factor() -> None:
+    """What the device does does, what the host does not; ranks beside the first cost the host."""
+    model, profile, cluster = catalog.model("OPT-13B"), catalog.device("a100-sxm-80gb"), Cluster(device="a100-sxm-80gb")
+    pool, limits = Pool(tp=2, kv_cache="fp16"), {"max_num_batched_tokens": 512, "max_num_seqs": 8}
+    plain = replace(host_model("vllm", "0.2.3"), kernels=AS_MEASURED, rank_s=0.0)
+    slow = replace(plain, kernels=Kernels(2.0, 3.0), rank_s=0.01)
+    one, two = (compile_pool(model, profile, cluster, pool, host=host, **limits) for host in (plain, slow))
+    assert isinstance(one, CompiledPool)
+    assert isinstance(two, CompiledPool)
+    for name, factor in (("mixed_s", 2.0), ("prefill_s", 2.0), ("prefill_past_s", 2.0), ("decode_s", 3.0),
+                         ("decode_attention_s", 3.0), ("head_s", 3.0)):  # fmt: skip
+        np.testing.assert_allclose(getattr(two.tables, name), factor * getattr(one.tables, name), rtol=1e-12)
+    np.testing.assert_allclose((two.tables.host_serial_s - one.tables.host_serial_s)[1:], 0.01)
 
 
 def test_windowed_layers_are_a_kind_of_their_own() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pytest
 
+from apexsim.errors import InputError
 from apexsim.spec import catalog
 from apexsim.spec.huggingface import model_from_config
 
@@ -28,6 +29,9 @@ PUBLISHED = [
     ("Llama-3.2-3B", 3_212_749_824, "hub: meta-llama/Llama-3.2-3B"),
     ("Llama-3.3-70B", 70_553_706_496, "hub: meta-llama/Llama-3.3-70B-Instruct"),
     ("Llama-4-Maverick-17B-128E", 400e9, "card: 400B in total"),
+    ("OPT-13B", 12.85e9, "report: OPT (arXiv 2205.01068), by the shapes of table 1"),
+    ("OPT-66B", 66e9, "report: OPT, the model's name; 65,719,701,504 by the shapes of table 1"),
+    ("OPT-175B", 175e9, "report: OPT, the model's name; 174,604,468,224 by the shapes of table 1"),
     ("CodeLlama-34B", 33_743_970_304, "hub: codellama/CodeLlama-34b-hf"),
     ("Yi-34B", 34_388_917_248, "hub: 01-ai/Yi-34B"),
     ("Mistral-7B-v0.1", 7_241_732_096, "hub: mistralai/Mistral-7B-v0.1"),
@@ -161,3 +165,31 @@ def test_hub_totals_are_met_to_the_last_parameter() -> None:
     exact = [row for row in PUBLISHED if isinstance(row[1], int)]
     assert len(exact) >= 15
     assert {name: catalog.model(name).parameters for name, _, _ in exact} == {row[0]: row[1] for row in exact}
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "layers"), [("OPT-13B", 5120, 40), ("OPT-66B", 9216, 64), ("OPT-175B", 12288, 96)]
+)
+def test_opt_has_learned_positions_and_biases_everywhere(name: str, hidden: int, layers: int) -> None:
+    """12 h² + 13 h a layer: four projections and a block of 4 h, their biases, two norms of weight and bias."""
+    model = catalog.model(name)
+    tables = (50272 + 2048 + 2) * hidden
+    assert model.parameters == layers * (12 * hidden**2 + 13 * hidden) + tables + 2 * hidden
+    assert model.kv_bytes_per_token("fp16") == 2 * 2 * layers * hidden
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"do_layer_norm_before": False}, "do_layer_norm_before"),
+        ({"word_embed_proj_dim": 512}, "word_embed_proj_dim"),
+        ({"ffn_dim": None}, "ffn_dim: missing"),
+    ],
+)
+def test_opt_sizes_of_another_kind_are_refused(changes: dict[str, object], words: str) -> None:
+    config = {
+        "architectures": ["OPTForCausalLM"], "hidden_size": 1024, "ffn_dim": 4096, "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+    }  # fmt: skip
+    with pytest.raises(InputError, match=words):
+        model_from_config({**config, **changes}, "opt", "config.json")

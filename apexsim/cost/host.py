@@ -13,7 +13,7 @@ by engine version, never per model or run.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,16 @@ from apexsim.spec import catalog
 from apexsim.spec.engine import HostPreset
 
 Floats = NDArray[np.float64]
+
+
+class Kernels(NamedTuple):
+    """Device seconds of an engine's kernels over those that the device's profile was calibrated on."""
+
+    prefill: float = 1.0  # of iterations with prompts,
+    decode: float = 1.0  # and of those without
+
+
+AS_MEASURED = Kernels()
 
 
 class Graphs(NamedTuple):
@@ -52,6 +62,12 @@ class HostModel:
     source: str
     gap_s: float = 0.0  # device idle between iterations, whatever is composed ahead
     gap_sequence_s: float = 0.0  # each scheduled sequence more of that
+    kernels: Kernels = AS_MEASURED
+    rank_s: float = 0.0  # of an iteration, for each device of the replica after the first
+
+    def of(self, devices: int) -> HostModel:
+        """The terms of a replica of so many devices."""
+        return replace(self, iteration_s=self.iteration_s + self.rank_s * (devices - 1), rank_s=0.0)
 
     @property
     def graphs(self) -> Graphs:
@@ -84,6 +100,7 @@ def hosts(folder: Path | None = None) -> tuple[HostModel, ...]:
             largest_graph=preset.largest_graph, graphs_with_prefill=preset.graphs_with_prefill,
             eager_kernel_s=preset.eager_kernel, source=_source(preset),
             gap_s=preset.gap, gap_sequence_s=preset.gap_sequence,
+            kernels=Kernels(preset.prefill_kernels, preset.decode_kernels), rank_s=preset.rank,
         )
         for profile in catalog.engine_profiles(folder) for preset in profile.presets
     )  # fmt: skip

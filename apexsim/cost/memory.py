@@ -109,12 +109,13 @@ def stage_weight_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
 
 
 def table_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:
-    """Embedding and LM head of one rank; a tied head is the embedding, unless it has a format of its own."""
+    """Embedding, positions and LM head of one rank; a tied head is the embedding, unless it has a format of its own."""
     values = padded_vocab(model.vocab_size, cut.tp) // cut.tp * model.hidden_size
     first, last = stage == 0, stage == cut.pp - 1
     same = first and last and model.tied_embeddings and cut.lm_head == model.dtype
     head = values * weight_bytes(cut.lm_head) if last and not same else 0.0
-    return (values * ACTIVATION_BYTES if first else 0.0) + head
+    positions = model.positions * model.hidden_size  # whole on every rank
+    return ((values + positions) * ACTIVATION_BYTES if first else 0.0) + head
 
 
 def stage_kv_token_bytes(model: ModelSpec, cut: Cut, stage: int) -> float:

@@ -21,7 +21,7 @@ from apexsim.cost.clock import AT_BOOST, Clock, clocked
 from apexsim.cost.collectives import algorithm_of
 from apexsim.cost.experts import exchange_work
 from apexsim.cost.fullest import mean_load
-from apexsim.cost.host import Graphs, graph_sizes, padded
+from apexsim.cost.host import AS_MEASURED, Graphs, Kernels, graph_sizes, padded
 from apexsim.cost.kernels import KernelModel, Priced
 from apexsim.cost.ledger import (
     ATTENTION,
@@ -109,13 +109,14 @@ class Pricer:
 
     def __init__(
         self, profile: HardwareProfile, engine: str, link: Link, costs: str, clock: Clock = AT_BOOST,
-        serving: Serving | None = None, wide: Link | None = None,
+        serving: Serving | None = None, wide: Link | None = None, engines: Kernels = AS_MEASURED,
     ) -> None:
         self.profile = profile
         self.kernels: KernelModel = clocked(registry.load("costs", costs), profile, engine, clock)
         self.link = link
         self.clock = clock
         self.wide = wide or link
+        self.engines = engines
         self.power = power_model(profile, clock, serving)
         self.ledger = lru_cache(maxsize=PRICES_KEPT)(self._ledger)
         self.prefill = lru_cache(maxsize=PRICES_KEPT)(self._prefill)
@@ -128,6 +129,7 @@ class Pricer:
         table = np.zeros((LINES, unique.size))
         part, price, flops, moved = self._run(op, np.maximum(unique, 1).astype(np.float64), sizes.kind == "decode")
         seconds = rising(price.seconds)  # a kernel never gets cheaper with more rows
+        seconds = seconds * (self.engines.prefill if sizes.kind == "mixed" else self.engines.decode)
         table[part], table[MOVED_BYTES] = seconds, moved
         table[CALIBRATED] = seconds if price.calibrated else 0.0
         table[EXTRAPOLATED] = np.where(price.extrapolated, seconds, 0.0)
@@ -236,7 +238,8 @@ class Pricer:
         own = rising(np.maximum(price.seconds - launch, 0.0) / together)
         past = rising(self.kernels.prefill_past(chunk, op).seconds)
         own[0] = past[0] = 0.0
-        return Priced(op.count * own, price.calibrated, price.extrapolated), op.count * past
+        count = op.count * self.engines.prefill
+        return Priced(count * own, price.calibrated, price.extrapolated), count * past
 
     def _decode(self, op: AttentionOp, max_num_seqs: int, knots: tuple[float, ...], each: int = 1) -> Priced:
         """[M + 1, J] price by sequences and mean context, ``count`` runs; row 0 costs nothing.
@@ -256,7 +259,7 @@ class Pricer:
         table = np.maximum(price.seconds - launch, 0.0)
         table = rising(rising(table, axis=0), axis=1)
         table[0] = 0.0
-        return Priced(op.count * table, price.calibrated, price.extrapolated)
+        return Priced(op.count * self.engines.decode * table, price.calibrated, price.extrapolated)
 
     def _reached(self, sequences: Floats, reach: Floats, op: AttentionOp) -> Priced:
         """Windowed attention by the mean of the tokens within reach: the nearer it is to the window, the more
@@ -284,8 +287,9 @@ def rising(seconds: Floats, axis: int = -1) -> Floats:
 @lru_cache(maxsize=64)
 def pricer(
     profile: HardwareProfile, engine: str, link: Link, costs: str, clock: Clock = AT_BOOST,
-    serving: Serving | None = None, wide: Link | None = None,
+    serving: Serving | None = None, wide: Link | None = None, engines: Kernels = AS_MEASURED,
 ) -> Pricer:
     """The pricer of a device at a clock, an engine, links and a registered cost model; one for all plans that share
-    them. ``serving``: factors of power in place of the committed ones, for a fit."""
-    return Pricer(profile, engine, link, costs, clock, serving, wide)
+    them. ``serving``: factors of power in place of the committed ones, for a fit. ``engines``: how much longer
+    its kernels take."""
+    return Pricer(profile, engine, link, costs, clock, serving, wide, engines)

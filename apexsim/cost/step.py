@@ -117,15 +117,16 @@ def compile_pool(
     memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine, kept.pool, beside)
     if isinstance(memory, DoesNotFit):
         return memory
-    host = drafting_host(host or host_model(engine, engine_version, profile.folder), pool)
-    prices = _prices(profile, cluster, pool, engine, costs, serving)
+    host = (host or host_model(engine, engine_version, profile.folder)).of(pool.devices_per_replica)
+    host = drafting_host(host, pool)
+    prices = _prices(profile, cluster, pool, engine, costs, serving, host)
     each = 1 + drafts_of(pool)
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, each * max_num_seqs)
     sizes = (most_tokens, max_num_seqs, memory.max_model_len)
     ring = Ring(pool.cp, group_link(cluster, profile, pool.cp, pool.tp), prices) if pool.cp > 1 else None
     parts = Parts(model, cut, prices, host, *sizes, each, adapter_operators(model, pool, max_num_seqs), ring)
     if drafting is not None:
-        draft_prices = _prices(profile, cluster, drafting.draft.pool, engine, costs, serving)
+        draft_prices = _prices(profile, cluster, drafting.draft.pool, engine, costs, serving, host)
         with_drafts(parts, drafting, draft_prices, host, *sizes)
     transfer_s = _transfer_s(model, profile, cluster, pool, most_tokens)
     tables = _tables(parts, host, transfer_s, max_num_seqs, model.window)
@@ -163,11 +164,12 @@ def _tables(parts: Parts, host: HostModel, transfer_s: Floats, max_num_seqs: int
 
 
 def _prices(
-    profile: HardwareProfile, cluster: Cluster, pool: Pool, engine: str, costs: str, serving: Serving | None
+    profile: HardwareProfile, cluster: Cluster, pool: Pool, engine: str, costs: str, serving: Serving | None,
+    host: HostModel,
 ) -> Pricer:
     link, clock = group_link(cluster, profile, pool.tp), clock_of(profile, pool.clock_mhz)
     wide = group_link(cluster, profile, pool.tp * pool.dp) if pool.dp > 1 else None
-    return pricer(profile, engine, link, costs, clock, serving, wide)
+    return pricer(profile, engine, link, costs, clock, serving, wide, host.kernels)
 
 
 def _refused(profile: HardwareProfile, model: ModelSpec, pool: Pool, engine: str) -> DoesNotFit | None:

@@ -119,6 +119,8 @@ PRESETS: dict[str, Policy] = {
         Policy("vllm", 8192, 256, about="vLLM v1: decodes first, chunked prefill in mixed batches, recompute"),
         Policy("vllm-v0", 8192, 256, mix=False, chunked=False, seqs_of="batch",
                about="vLLM before v1: whole prompts first, decodes wait"),
+        Policy("vllm-2023", 16384, 256, mix=False, chunked=False, seqs_of="batch",
+               about="vLLM 0.2 as papers of 2023 and 2024 compared with: whole prompts first, 16,384 tokens"),
         Policy("sglang", 8192, 256, mix=False, seqs_of="share", about="SGLang: chunks first, decodes wait"),
         Policy("tensorrt-llm", 8192, 2048, reserve=True, seqs_of="batch", seat_first=True,
                about="in-flight batching, GUARANTEED_NO_EVICT: whole length reserved"),

@@ -13,7 +13,8 @@ from pydantic import Field, field_validator
 from apexsim.spec.base import Strict
 from apexsim.spec.units import Seconds
 
-HostTerm = Literal["iteration", "sequence", "gap", "gap_sequence", "entry", "exit", "logit_bytes", "eager_kernel"]
+HostTerm = Literal["iteration", "sequence", "gap", "gap_sequence", "entry", "exit", "logit_bytes", "eager_kernel",
+                   "prefill_kernels", "decode_kernels", "rank"]
 """Host terms that can be fitted on serving runs."""
 
 
@@ -23,6 +24,7 @@ class HostPreset(Strict):
     since: str = Field(pattern=r"^\d+\.\d+$", description="first version that these terms hold for")
     iteration: Seconds = Field(ge=0, description="scheduling, input preparation and output handling of an iteration")
     sequence: Seconds = Field(ge=0, description="each scheduled sequence more")
+    rank: Seconds = Field(0.0, ge=0, description="each device of the replica more, where the engine calls its workers")
     asynchronous: bool = Field(description="the next batch is composed while the device works on this one")
     gap: Seconds = Field(0.0, ge=0, description="device idle between iterations, whatever is composed ahead")
     gap_sequence: Seconds = Field(0.0, ge=0, description="each scheduled sequence more of that")
@@ -31,6 +33,10 @@ class HostPreset(Strict):
     logit_bytes: float = Field(ge=0, description="memory traffic of the sampler a logit; sorting moves hundreds")
     eager_kernel: Seconds = Field(ge=0, description="to launch one kernel where no CUDA graph is replayed")
     largest_graph: int = Field(ge=0, description="most tokens of a captured CUDA graph; 0 = none are used")
+    prefill_kernels: float = Field(
+        1.0, ge=1, description="device seconds of an iteration with prompts over those of the device's profile"
+    )
+    decode_kernels: float = Field(1.0, ge=1, description="the same of an iteration of decodes")
     graphs_with_prefill: bool = Field(description="iterations with prefill tokens are padded to a graph too")
     group: str = Field("", description="presets of one group share the terms that are fitted")
     fitted: tuple[HostTerm, ...] = Field((), strict=False, description="terms that were fitted on measured runs")

@@ -31,6 +31,7 @@ from apexsim.spec.hfconfig import (
     windowed_layers,
 )
 from apexsim.spec.hflinear import minimax, nemotron_h, qwen3_next
+from apexsim.spec.hfopt import OPT_DEFAULTS, opt, opt_tables
 from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp
 from apexsim.spec.quantization import read_quantization
 
@@ -78,6 +79,7 @@ def model_from_config(config: Mapping[str, Any], name: str, source: str) -> Mode
         "groups": _groups(family, keys),
         "mtp_layers": keys.zero_or("num_nextn_predict_layers"),
         "source": source,
+        **(family.tables(keys) if family.tables else {}),
     }
     return parse(ModelSpec, fields, source=source)
 
@@ -259,6 +261,7 @@ class Family:
     groups: Callable[[Config], Groups]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tied: bool = False
+    tables: Callable[[Config], Mapping[str, Any]] | None = None  # further fields of ``ModelSpec``
 
 
 _MISTRAL = Family(mistral, {"sliding_window": 4096, "num_key_value_heads": 8})
@@ -306,6 +309,7 @@ ARCHITECTURES: dict[str, Family] = {
     "MiniMaxText01ForCausalLM": Family(minimax),
     "MiniMaxM1ForCausalLM": Family(minimax),
     "Glm4ForCausalLM": Family(glm4),
+    "OPTForCausalLM": Family(opt, OPT_DEFAULTS, tied=True, tables=opt_tables),
     "Glm4MoeForCausalLM": Family(glm4_moe),
 }
 """Every class of ``config.json`` that can be read."""

@@ -187,6 +187,8 @@ class ModelSpec(Strict):
     vocab_size: int = Field(ge=1, description="rows of the embedding")
     max_context: int = Field(ge=1, description="longest context in tokens, prompt and output together")
     tied_embeddings: bool = Field(False, description="the LM head is the embedding")
+    positions: int = Field(0, ge=0, description="rows of a table of learned positions; 0 = none")
+    final_norms: int = Field(1, ge=0, description="norm vectors of the hidden size after the last layer")
     dtype: Literal["bf16", "fp16"] = Field("bf16", description="dtype of what is not quantised")
     quantization: WeightDtype | None = Field(None, description="weight dtype of a quantised checkpoint")
     quantization_format: str = Field(
@@ -254,8 +256,8 @@ class ModelSpec(Strict):
 
     @property
     def embedding_parameters(self) -> int:
-        """The embedding and, unless tied, the LM head."""
-        return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        """The embedding, learned positions and, unless tied, the LM head."""
+        return (self.vocab_size * (1 if self.tied_embeddings else 2) + self.positions) * self.hidden_size
 
     def layer_parameters(self, group: LayerGroup) -> LayerParameters:
         """One layer of ``group``, split into attention, feed-forward and norms."""
@@ -269,7 +271,7 @@ class ModelSpec(Strict):
     def parameters(self) -> int:
         """All weights of the decoder: embeddings, layers, final norm. No MTP layers, no vision tower."""
         layers = sum(group.count * self.layer_parameters(group).total for group in self.groups)
-        return self.embedding_parameters + layers + self.hidden_size
+        return self.embedding_parameters + layers + self.final_norms * self.hidden_size
 
     @property
     def active_parameters(self) -> int:

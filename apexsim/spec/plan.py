@@ -24,7 +24,7 @@ from apexsim.spec.transfer import Transfer
 from apexsim.spec.units import Bytes, Seconds, format_bytes, format_number
 
 Role = Literal["serve", "encode", "prefill", "decode"]
-Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers", "aphrodite"]
+Engine = Literal["vllm", "sglang", "tensorrt-llm", "transformers", "aphrodite", "distserve"]
 WaitingOrder = Literal["fcfs", "priority", "shortest-first", "fair", "deadline"]
 
 

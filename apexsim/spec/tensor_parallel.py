@@ -37,6 +37,7 @@ TP_RULES: dict[str, TpRule] = {
         "tensorrt_llm/layers/attention.py: 'num_attention_heads must be divisible by tp_size'; KV heads are rounded up",
     ),
     "transformers": TpRule(False, False, EQUAL, "as vLLM; its own plans say nothing of other splits"),
+    "distserve": TpRule(False, False, EQUAL, "SwiftTransformer: whole heads, equally many a rank"),
     "aphrodite": TpRule(
         True, True, "lets ranks differ", "Aphrodite (a fork of vLLM) pull request 594, 'Asymmetric Tensor Parallel'"
     ),
