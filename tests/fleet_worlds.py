@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from apexsim.engine.disaggregated import Handover, PoolSetup
-from apexsim.spec.fleet import Drain, Failure, Failures, Fleet, Straggler
+from apexsim.spec.fleet import Autoscale, Drain, Failure, Failures, Fleet, Straggler, Switch, SwitchPool
 from tests.pool_worlds import PoolWorld, links_of, pool_of
 from tests.worlds import World, worlds
 
@@ -74,3 +74,37 @@ def fleet_worlds(draw: st.DrawFn) -> FleetWorld:
     world = PoolWorld(trace, pools, links, handover, routers, draw(st.none() | st.integers(1, 8)))
     span_s = float(trace.arrival_s[-1] - trace.arrival_s[0]) + 0.02 * float(trace.output_tokens.sum()) + 0.2
     return FleetWorld(replace(world), lives(draw, pools, span_s))
+
+
+@st.composite
+def scaled_worlds(draw: st.DrawFn) -> FleetWorld:
+    """Pools whose size follows their load, or whose replicas change their role, while some of them fail and drain."""
+    base: World = draw(worlds())
+    trace = base.trace
+    longest = int((trace.input_tokens + trace.output_tokens).max())
+    switched = draw(st.booleans())
+    pools = tuple(
+        pool_of(draw, role, longest, ranks=False) for role in (("prefill", "decode") if switched else ("serve",))
+    )
+    span_s = float(trace.arrival_s[-1] - trace.arrival_s[0]) + 0.02 * float(trace.output_tokens.sum()) + 0.2
+    chances = st.sampled_from([0.01, 0.03, 0.1])
+    target = draw(st.sampled_from([0.5, 1.0, 3.0]))
+    policies: dict[str, object] = {}
+    if switched:
+        policies["switch"] = Switch(
+            pools=tuple(SwitchPool(pool=p, target_requests=target) for p in (0, 1)), period=draw(chances) * span_s,
+            migration=draw(st.sampled_from([0.0, 0.02])) * span_s, hysteresis=draw(st.sampled_from([1.0, 2.0])),
+        )  # fmt: skip
+    else:
+        policies["autoscale"] = (Autoscale(
+            max_replicas=pools[0].replicas + draw(st.integers(0, 2)), target_requests=target,
+            period=draw(chances) * span_s, provision=draw(st.sampled_from([0.0, 0.02])) * span_s, load=0.0,
+            cooldown=draw(st.sampled_from([0.0, 0.05])) * span_s,
+        ),)  # fmt: skip
+    lived = lives(draw, pools, span_s).model_copy(update=policies)
+    most = sum(pool.replicas for pool in pools) if switched else lived.autoscale[0].max_replicas
+    links = links_of(np.random.default_rng(1), most, middle="one", ways=1, latency_s=0.0)
+    handover = Handover(trace.input_tokens * 1.0, push=draw(st.booleans()))
+    routers = {"prefill": draw(st.sampled_from(["round-robin", "least-loaded"])), "decode": "join-shortest-queue"}
+    world = PoolWorld(trace, pools, links, handover, routers, draw(st.none() | st.integers(1, 8)))
+    return FleetWorld(world, lived)

@@ -11,7 +11,7 @@ from apexsim.engine.disaggregated import simulate_pools
 from apexsim.engine.life import Lives, simulate_fleet
 from apexsim.engine.result import COMPLETED, FAILED, FAILED_REPLICA, REJECTED, SimulationResult
 from apexsim.spec.fleet import Fleet
-from tests.fleet_worlds import FleetWorld, fleet_worlds
+from tests.fleet_worlds import FleetWorld, fleet_worlds, scaled_worlds
 from tests.oracle_fleet import FleetPools
 from tests.oracle_pools import PoolsRun
 from tests.test_engine_differential import EXACT, gaps_of
@@ -88,7 +88,7 @@ def test_a_fleet_in_which_nothing_happens_changes_no_byte(world: FleetWorld) -> 
     assert replace(still, requests=columns, fleet=None).same_bytes(plain)
 
 
-@given(fleet_worlds())
+@given(fleet_worlds() | scaled_worlds())
 @drawn
 def test_81_a_request_ends_once_whatever_fails(world: FleetWorld) -> None:
     result = run(world)
@@ -103,24 +103,28 @@ def test_81_a_request_ends_once_whatever_fails(world: FleetWorld) -> None:
     assert (columns.attempts <= retries + 1).all()
     assert (columns.attempts[columns.reason == FAILED_REPLICA] == retries + 1).all()
     assert result.lost_gaps >= 0
+    spans = fleet.held[:, 1] - fleet.held[:, 0]
+    assert (spans >= 0).all()
+    assert (fleet.serving[:, 1] >= fleet.serving[:, 0]).all()
     assert transfers.started == transfers.finished + fleet.lost_transfers
     np.testing.assert_allclose(transfers.carried + fleet.lost_bytes, transfers.released, rtol=1e-9, atol=1e-9)
 
 
 def absences(result: SimulationResult) -> list[tuple[int, int, float, float]]:
     """(pool, replica, from, to) of every stretch in which a replica is not there."""
-    gone: dict[tuple[int, int], float] = {}
+    places = [(p, r) for p, units in enumerate(result.units) for r in range(units)]
+    gone = {(p, r): -np.inf for p, r in places if r >= result.replicas[p]}
     found = []
     for event in result.fleet_events:
         place = (event.pool, event.replica)
-        if event.kind in ("failed", "away"):
+        if event.kind in ("failed", "away", "released", "moving"):
             gone.setdefault(place, event.at_s)
         elif event.kind in ("repaired", "serving"):
             found.append((*place, gone.pop(place), event.at_s))
     return found + [(*place, at_s, np.inf) for place, at_s in gone.items()]
 
 
-@given(fleet_worlds())
+@given(fleet_worlds() | scaled_worlds())
 @drawn
 def test_82_nothing_runs_on_a_replica_that_is_not_there(world: FleetWorld) -> None:
     result = run(world)

@@ -133,6 +133,7 @@ class CoupledRun:
         self.course = self._course(entry, out, links, arrival_s + self.entry_s)
         self.tables = tuple(exact_tables(pool.tables) for pool in pools)
         known = len(trace) if concurrency is None else min(len(trace), concurrency)
+        self.book = self._written()
         self.cursor = np.array([0, known, 0, 0, 0, 0, 0], np.int64)
         self.traffic = new_traffic(links.capacity, links.paths, links.latency_s, len(trace), links.shares)
 
@@ -172,9 +173,8 @@ class CoupledRun:
             rows(CALL, 4 * n + 64 if self.rules.life else 0), np.zeros(1),
         )  # fmt: skip
 
-    @property
-    def book(self) -> Book:
-        """The pools as kernels read them; arrays may have been replaced since the last one."""
+    def _written(self) -> Book:
+        """The pools as kernels read them; anew where arrays have been replaced."""
         return book_of(list(zip(self.states, self.tables, self.limits, strict=True)))
 
     def to(self, until: float) -> None:
@@ -193,6 +193,7 @@ class CoupledRun:
         """Longer arrays for pool p, of the kind that is ``full``."""
         longer = with_longer_records if full == NEEDS_RECORDS else with_deeper_stack
         self.states[p] = longer(self.states[p])
+        self.book = self._written()
 
     # --- what came out --------------------------------------------------------------------------------------------
 
