@@ -15,6 +15,7 @@ import apexsim as ax
 from apexsim.errors import InputError, NoFeasiblePlan
 from apexsim.search.pools import PoolsLimits, PoolsProblem, Shape, read_pools
 from apexsim.search.pools_ilp import PoolsPlan, best_pools, patterns
+from tests.house import ROOT
 from tests.test_docs_keys import rows
 
 
@@ -161,6 +162,26 @@ def test_devices_of_a_rack_share_scale_up_links():
     assert found.goodput_rps == pytest.approx(2.0)
 
 
+def test_a_pool_in_place_of_a_rate_is_simulated():
+    """A decode replica of two devices serves more than one of one; what does not fit or keeps no SLO is said."""
+    measured = {"cluster": "2x2xh100-sxm", "model": "Llama-3.1-8B", "trace": str(ROOT / "docs/examples/requests.csv"),
+                "slo": "ttft=500ms,tpot=20ms@0.9"}  # fmt: skip
+    pools = [{"name": "p", "role": "prefill", "pool": {}}, {"name": "d1", "role": "decode", "pool": {}},
+             {"name": "d2", "role": "decode", "pool": {"tp": 2}}]  # fmt: skip
+    question = read_pools({**measured, "shapes": pools})
+    prefill, one, two = question.problem.shapes
+    assert [s.devices for s in (prefill, one, two)] == [1, 1, 2]
+    assert 0 < one.rate < two.rate
+    trace = ax.read_trace(measured["trace"])
+    assert question.kv_bytes == ax.model("Llama-3.1-8B").kv_bytes_per_token() * trace.input_tokens.mean()
+    with pytest.raises(NoFeasiblePlan, match=r"shapes: d1: keeps the SLO .* at no rate"):
+        read_pools({**measured, "slo": "tpot=1ns", "shapes": pools[:2]})
+    with pytest.raises(NoFeasiblePlan, match="shapes: p: Llama-3"):
+        read_pools({**measured, "model": "Llama-3.1-70B", "shapes": pools})
+    with pytest.raises(InputError, match=r"shapes: p: pool: pools\[0\]\.tpp: unknown key"):
+        read_pools({**measured, "shapes": [{**pools[0], "pool": {"tpp": 2}}, pools[1]]})
+
+
 @pytest.mark.parametrize(
     ("question", "said"),
     [
@@ -183,6 +204,9 @@ def test_what_stands_in_the_way_is_said_with_how_much_is_missing(question, said)
         ({"kv_bytes": None}, "kv_bytes: needed"),
         ({"kv_bytes": None, "model": "Llama-3.1-70B"}, "input_tokens: missing"),
         ({"kv_bytes": 5}, "has no unit"),
+        ({"shapes": [{"name": "p", "role": "prefill", "rate": 1.0}, TWO[1]]}, "shapes: p: devices: missing"),
+        ({"shapes": [{"name": "p", "role": "prefill", "devices": 1}, TWO[1]]}, "shapes: p: rate: needed"),
+        ({"shapes": [{"name": "p", "role": "prefill", "pool": {}}, TWO[1]]}, "pool: needs model, trace and slo"),
         ({"shapes": [{**TWO[0], "devices": 32}, TWO[1]]}, "its group of the cluster has 24"),
         ({"shapes": [{**TWO[0], "device": "l40s"}, TWO[1]]}, "the cluster holds h100-sxm"),
         ({"shapes": [shape(f"p{n}", "prefill", 1, 1.0) for n in range(9)] + [TWO[1]]}, "more than 20,000 ways"),

@@ -10,12 +10,16 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from apexsim.errors import InputError
+from apexsim.search.fleet import beside
+from apexsim.search.pool_rates import phase_rate
 from apexsim.spec import catalog
 from apexsim.spec.base import Strict, load_yaml, parse
 from apexsim.spec.cluster import Cluster, DeviceGroup, island_size
 from apexsim.spec.dtypes import KvDtype
 from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.plan import Plan
 from apexsim.spec.units import Bandwidth, Bytes
+from apexsim.workload.read import read_trace
 
 PREFILL, DECODE = "prefill", "decode"
 
@@ -25,8 +29,11 @@ class Shape(Strict):
 
     name: str = Field(min_length=1, description="what tables call it")
     role: Literal["prefill", "decode"] = Field(description="which phase of a request it serves")
-    devices: PositiveInt = Field(description="devices of one replica")
-    rate: PositiveFloat = Field(description="requests/s whose phase one replica serves within the SLO")
+    devices: PositiveInt = Field(1, description="devices of one replica")
+    rate: PositiveFloat | None = Field(None, description="requests/s whose phase one replica serves within the SLO")
+    pool: dict[str, Any] | None = Field(
+        None, description="in place of devices and rate: the replica as a plan's pool, whose goodput is simulated"
+    )
     device: str | None = Field(None, description="its devices, where the cluster has several kinds")
 
 
@@ -47,8 +54,10 @@ class PoolsProblem(Strict):
     )
     rate: PositiveFloat | None = Field(None, description="requests/s to be served, for objective: devices")
     shapes: tuple[Shape, ...] = Field(min_length=1, strict=False, description="kinds of replicas")
+    trace: str | None = Field(None, description="what shapes with a pool are simulated under: a file or a bundled name")
+    slo: str | None = Field(None, description="and the SLO that they keep, each role by itself")
     kv_bytes: Bytes | None = Field(None, gt=0, description="KV of one request that goes from prefill to decode")
-    model: str | None = Field(None, description="in place of kv_bytes: the model, whose KV a prompt has")
+    model: str | None = Field(None, description="in place of kv_bytes: the model, whose KV it is, and of the pools")
     kv_cache: KvDtype = Field("bf16", description="dtype of that KV")
     input_tokens: PositiveFloat | None = Field(None, description="and the tokens of a prompt, the mean over requests")
     nic: Bandwidth | None = Field(
@@ -64,8 +73,16 @@ class PoolsProblem(Strict):
             raise ValueError("objective: devices needs rate, the requests/s to be served")
         if (self.kv_bytes is None) == (self.model is None):
             raise ValueError("kv_bytes: needed, or model and input_tokens in its place")
-        if self.model is not None and self.input_tokens is None:
-            raise ValueError("input_tokens: missing beside model")
+        if self.model is not None and self.input_tokens is None and self.trace is None:
+            raise ValueError("input_tokens: missing beside model (or trace, whose mean it is)")
+        for shape in self.shapes:
+            if (shape.rate is None) == (shape.pool is None):
+                raise ValueError(f"shapes: {shape.name}: rate: needed, or pool in its place")
+            if shape.pool is not None and None in (self.model, self.trace, self.slo):
+                raise ValueError(f"shapes: {shape.name}: pool: needs model, trace and slo beside the shapes")
+            if (shape.pool is None) != ("devices" in shape.model_fields_set):
+                told = "missing" if shape.pool is None else f"{shape.devices}, but a pool says it with its degrees"
+                raise ValueError(f"shapes: {shape.name}: devices: {told}")
         for role in (PREFILL, DECODE):
             if not any(shape.role == role for shape in self.shapes):
                 raise ValueError(f"shapes: none has role: {role}")
@@ -117,9 +134,10 @@ def read_pools(source: PoolsProblem | Mapping[str, Any] | Path | str) -> PoolsQu
         problem = parse(PoolsProblem, load_yaml(source) if isinstance(source, str | Path) else source, source=name)
     if (reason := problem.cluster.network.unknown_to_programs) is not None:
         raise InputError(f"{name}: {reason}")
+    problem, prompt = _simulated(problem, Path(source).parent if isinstance(source, str | Path) else Path(), name)
     kv_bytes = problem.kv_bytes
     if problem.model is not None:
-        kv_bytes = catalog.model(problem.model).kv_bytes_per_token(problem.kv_cache) * (problem.input_tokens or 0.0)
+        kv_bytes = catalog.model(problem.model).kv_bytes_per_token(problem.kv_cache) * prompt
     assert kv_bytes is not None
     boxes = tuple(_box(problem, group, catalog.device(group.device)) for group in problem.cluster.groups)
     question = PoolsQuestion(problem, kv_bytes, boxes)
@@ -129,6 +147,25 @@ def read_pools(source: PoolsProblem | Mapping[str, Any] | Path | str) -> PoolsQu
             told = f"devices = {shape.devices}: its group of the cluster has {room}"
             raise InputError(f"{name}: shapes: {shape.name}: {told}")
     return question
+
+
+def _simulated(problem: PoolsProblem, folder: Path, name: str) -> tuple[PoolsProblem, float]:
+    """(the problem with the rates of all shapes, tokens of a prompt): what it does not say is the trace's."""
+    if problem.trace is None:
+        return problem, problem.input_tokens or 0.0
+    trace = read_trace(str(beside(folder, problem.trace)))
+    shapes = []
+    for shape in problem.shapes:
+        if shape.pool is not None:
+            said = f"{name}: shapes: {shape.name}"
+            cluster = problem.cluster.only(shape.device).model_dump(mode="json")
+            pool = {**shape.pool, "role": shape.role, "replicas": 1}
+            plan = parse(Plan, {"model": problem.model, "cluster": cluster, "pools": [pool]}, source=f"{said}: pool")
+            rate = phase_rate(plan, trace, catalog.slo(problem.slo or ""), said)
+            shape = shape.model_copy(update={"devices": plan.devices, "rate": rate})
+        shapes.append(shape)
+    resolved = problem.model_copy(update={"shapes": tuple(shapes)})
+    return resolved, problem.input_tokens or float(trace.input_tokens.mean())
 
 
 def _box(problem: PoolsProblem, group: DeviceGroup, profile: HardwareProfile) -> Box:

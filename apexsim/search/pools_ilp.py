@@ -49,7 +49,7 @@ class Pattern:
 
     def rate(self, role: str) -> float:
         """Requests/s whose phase the replicas of a role serve."""
-        return sum(n * s.rate for n, s in zip(self.count, self.shapes, strict=True) if s.role == role)
+        return sum(n * (s.rate or 0.0) for n, s in zip(self.count, self.shapes, strict=True) if s.role == role)
 
     def link(self, role: str) -> float:
         """B/s that the replicas of a role send or take over the network."""
