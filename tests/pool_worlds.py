@@ -25,7 +25,9 @@ class PoolWorld:
 
 def pool_of(draw: st.DrawFn, role: str, longest: int, *, ranks: bool = True) -> PoolSetup:
     """A pool of its own law, limits and rules; one that decodes has no prefix cache."""
-    world: World = draw(worlds(alone=draw(st.booleans()), sharing=role == "prefill" and draw(st.booleans())))
+    drafting = role == "decode" and draw(st.sampled_from([False, True]))
+    sharing = role == "prefill" and draw(st.booleans())
+    world: World = draw(worlds(alone=draw(st.booleans()), sharing=sharing, drafting=drafting))
     caching = world.policy.prefix_caching and role != "decode"
     policy = replace(world.policy, role=role, seat_first=draw(st.booleans()), prefix_caching=caching)
     block = world.limits.block_size

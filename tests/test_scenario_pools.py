@@ -60,6 +60,35 @@ def test_time_and_energy_of_all_pools_add_up():
     assert run.summary.to_dict()["transfers"]["count"] == run.result.transfers.finished
 
 
+@pytest.mark.parametrize(("preset", "waits"), [("tensorrt-llm", True), ("vllm", False)])
+def test_kv_comes_when_there_is_a_seat_under_tensorrt_llm(preset: str, waits: bool) -> None:
+    """One seat: there, the KV of a request leaves when the one before it has ended; elsewhere when it has blocks."""
+    scheduler = {"preset": preset, "max_num_seqs": 1}
+    declared = plan(
+        {"role": "prefill", "scheduler": {"preset": preset}}, {"role": "decode", "scheduler": scheduler},
+        engine="tensorrt-llm", router="round-robin",
+    )  # fmt: skip
+    three = Trace("t", np.arange(3) * 1e-3, np.full(3, 100), np.full(3, 50))
+    result = scenario.replay(ready(declared), three)
+    assert result.transfers is not None
+    ended = np.sort(result.requests.finish_s)
+    comes = np.sort(result.transfers.reserved_s)
+    # a batch composed ahead takes who waits an iteration later; the client sees a token after the engine
+    assert (comes[2] > ended[1] - 0.01) == waits
+    assert (result.requests.first_token_s[2] > ended[1] - 0.01) == waits
+
+
+def test_attention_ranks_may_decode_what_others_prefill() -> None:
+    ranks = {"dp": 2, "ep": 2, "replicas": 1}
+    declared = plan({"role": "prefill", **ranks}, {"role": "decode", **ranks}).model_copy(
+        update={"model": "DeepSeek-V2-Lite"}
+    )
+    run = scenario.run(ready(declared), trace())
+    assert run.summary.requests.completed == 40
+    assert run.result.pools[1].prefill_tokens == 0
+    assert run.result.pools[1].decode_tokens == int((trace().output_tokens - 1).sum())
+
+
 def test_a_plan_of_one_pool_says_nothing_of_pools():
     data = scenario.run(ready(plan({"replicas": 2})), trace()).summary.to_dict()
     assert not {"by_pool", "transfers"} & set(data)

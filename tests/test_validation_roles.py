@@ -102,6 +102,20 @@ def test_a_known_harness_fills_in_its_recipe(tmp_path):
     assert case_of(tmp_path / "odd", R1, concurrency=25).plan.pools[1].scheduler.max_num_seqs == 2048
 
 
+def test_what_is_drafted_is_drafted_where_it_decodes(tmp_path):
+    told = {"speculative": "mtp", "num_speculative_tokens": 2, "attention_dp_timeout_iters": 60}
+    case = case_of(tmp_path, R1, **told)
+    prefill, decode = case.plan.pools
+    assert prefill.speculative is None
+    assert decode.speculative.num_speculative_tokens == 2
+    assert any("attention_dp_config has no effect" in text for text in case.assumptions)
+    fast, slow = (
+        simulate_case(case_of(tmp_path / name, R1, requests=48, **keys)).metrics["tpot_mean_s"].simulated
+        for name, keys in (("drafts", told), ("none", {}))
+    )
+    assert fast < 0.8 * slow
+
+
 def test_graphs_reach_as_far_as_the_recipe_has_seats(tmp_path):
     wide = {"decode_workers": 2, "decode_tp": 1, "decode_dp": 4, "decode_ep": 4, "devices": 12, "concurrency": 6144}
     assert case_of(tmp_path, R1, **wide).host().largest_graph == 768

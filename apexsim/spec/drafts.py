@@ -99,7 +99,7 @@ def _no_such_step(pool: Pool) -> str | None:
             return f"not simulated with {name}={degree} (each sequence of a batch goes at its own pace)"
     if pool.scheduler.preemption == "swap":
         return "not simulated with scheduler.preemption = swap (its blocks for drafts would go along)"
-    return f"not simulated in a {pool.role} pool" if pool.role != "serve" else None
+    return f"not simulated in a {pool.role} pool" if pool.role not in ("serve", "decode") else None
 
 
 def _wrong_method(model: ModelSpec, pool: Pool) -> str | None:

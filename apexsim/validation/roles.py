@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from apexsim.validation.drafting import speculative_of
 from apexsim.validation.recipes import has_front_ends, is_of_harness, recipe_of
 from apexsim.validation.stated import CannotSimulate, Known
 
@@ -28,6 +29,8 @@ def role_pools(known: Known, common: Mapping[str, Any], scheduler: Mapping[str, 
         CannotSimulate: the row does not say how many workers there are, or of how many devices each is.
     """
     pools = [_pool(known, role, common, scheduler) for role in ROLES]
+    if known.get("attention_dp_timeout_iters") is not None:
+        known.assume("attention_dp_config has no effect: ranks only wait with prompts while they decode, too")
     devices = sum(pool["replicas"] * pool["tp"] * pool["pp"] * pool["dp"] for pool in pools)
     stated = known.get("devices")
     if stated is not None and int(stated) != devices:
@@ -52,6 +55,7 @@ def _pool(
         limits |= _prefill_limits(known, recipe, scheduler)
     else:
         limits |= {"prefix_caching": False, **_decode_limits(known, recipe, scheduler)}
+        common = {**common, "speculative": speculative_of(known)}
     return {
         **common, "role": role, "replicas": int(sizes["workers"]), **degrees, "scheduler": limits,
         "moe_tp": known.get(f"{role}_moe_tp"),
