@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,6 +146,7 @@ def holds_what_it_must(found: Fleet) -> None:
         for allowed, used in ((limits.devices, found.devices(h)), (limits.usd_per_hour, found.usd(h)),
                               (limits.power_w, found.power_w(h))):
             assert allowed is None or used <= allowed * near
+    assert found.value == pytest.approx(found.worth(), rel=1e-6, abs=1e-9)
     of_hour = {"cost": found.usd, "energy": found.energy_j, "devices": found.devices,
                "carbon": lambda h: problem.intensity(h) * found.energy_j(h) / 3.6e6}[problem.objective]  # fmt: skip
     assert found.value == pytest.approx(sum(of_hour(h) for h in hours), rel=1e-6, abs=1e-9)
@@ -169,6 +171,27 @@ def test_starting_costs_keep_replicas_on():
     assert sum(dear.replicas[0]) == 10  # one kept on in the quiet hour: 1 USD instead of the 2 of another start
     assert sum(dear.starts(0, h) for h in range(4)) == 2
     assert dear.value == 10 + 2 * 2 < sum(free.replicas[0]) + 2 * sum(free.starts(0, h) for h in range(4))
+
+
+def many_kinds(**limits) -> dict:
+    """A day and many kinds that are nearly alike: not done in a moment."""
+    random = np.random.default_rng(5)
+    kinds = [
+        kind(f"k{n}", devices=int(random.integers(1, 9)), device=f"d{n}", usd=float(random.uniform(5, 40)),
+             goodput={name: float(random.uniform(1, 9)) for name in ("chat", "code")})
+        for n in range(20)
+    ]  # fmt: skip
+    demand = {name: random.uniform(20, 90, 24).tolist() for name in ("chat", "code")}
+    return {"demand": demand, "candidates": kinds, "scaling": "hourly", "start": "20min", "limits": limits}
+
+
+def test_where_the_time_runs_out_the_answer_keeps_every_law_and_its_gap():
+    problem = read_fleet(many_kinds(usd_per_hour=5000.0))
+    found = best_fleet(problem, time_limit_s=4.0)
+    assert found.timed_out
+    assert found.bound <= found.value
+    assert 0 < found.gap < 0.5
+    holds_what_it_must(found)
 
 
 def test_candidates_that_another_one_replaces_are_left_out():

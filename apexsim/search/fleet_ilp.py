@@ -26,8 +26,11 @@ from dataclasses import dataclass, field, replace
 
 from apexsim.errors import NoFeasiblePlan
 from apexsim.search.fleet import FleetCandidate, FleetProblem
-from apexsim.search.ilp import TIME_LIMIT_S, Limit, Outcome, Program, Shortfall, Terms
+from apexsim.search.ilp import TIME_LIMIT_S, TOLERANCE, Limit, Outcome, Program, Shortfall, Terms
 from apexsim.search.shortfall import told
+
+RESERVE = 0.3
+"""Share of the time that is kept for planning hours one by one, where all together are not done by then."""
 
 HOUR_S = 3600.0
 JOULES_PER_KWH = 3.6e6
@@ -85,6 +88,16 @@ class Fleet:
             for c, kind in enumerate(self.kinds)
         )
 
+    def worth(self) -> float:
+        """The objective, added up over the hours."""
+        each = {"cost": self.usd, "energy": self.energy_j, "carbon": self.carbon_g, "devices": self.devices}
+        return float(sum(each[self.problem.objective](hour) or 0.0 for hour in range(self.problem.hours)))
+
+    def carbon_g(self, hour: int) -> float | None:
+        """Grams of CO2 equivalent of an hour; None where a power is not known."""
+        joules = self.energy_j(hour)
+        return None if joules is None else self.problem.intensity(hour) * joules / JOULES_PER_KWH
+
     def energy_j(self, hour: int) -> float | None:
         """Joules of an hour, those of starting included."""
         power = self.power_w(hour)
@@ -113,13 +126,36 @@ def best_fleet(problem: FleetProblem, time_limit_s: float = TIME_LIMIT_S) -> Fle
     joined = problem.scaling == "constant" or problem.start > 0 or problem.limits.usd_per_day is not None
     groups = [tuple(range(problem.hours))] if joined else [(h,) for h in range(problem.hours)]
     models = [_Model(problem, kinds, columns, hours) for hours in groups]
-    outcomes = _solved(models, time_limit_s)
+    chained = joined and problem.scaling == "hourly"
+    outcomes = _solved(models, (1 - RESERVE) * time_limit_s if chained else time_limit_s)
     impossible = [model for model, outcome in zip(models, outcomes, strict=True) if outcome.impossible]
     if impossible:
         raise NoFeasiblePlan(_why(problem, impossible, time_limit_s))
-    if not all(outcome.found for outcome in outcomes):
+    found = None
+    if all(outcome.found for outcome in outcomes):
+        found = _read(problem, kinds, columns, list(zip(models, outcomes, strict=True)), dominated)
+    if chained and outcomes[0].timed_out:
+        alone = [_Model(problem, kinds, columns, (h,)) for h in range(problem.hours)]
+        parts = _solved(alone, max(time_limit_s - (time.monotonic() - began), 0.1))
+        if all(part.found for part in parts):
+            apart = _read(problem, kinds, columns, list(zip(alone, parts, strict=True)), dominated)
+            found = _better(found, apart, outcomes[0].bound)
+    if found is None:
         raise NoFeasiblePlan(f"no fleet was found within {time_limit_s:g} s, and none was ruled out: allow more time")
-    return _read(problem, kinds, columns, list(zip(models, outcomes, strict=True)), dominated, time.monotonic() - began)
+    return replace(found, wall_s=time.monotonic() - began)
+
+
+def _better(found: Fleet | None, apart: Fleet, bound: float) -> Fleet | None:
+    """Hours planned one by one, with what their starts cost, where that keeps the budgets and beats what was found."""
+    limits = apart.problem.limits
+    usd = [apart.usd(h) or 0.0 for h in range(apart.problem.hours)]
+    dear = limits.usd_per_hour is not None and max(usd) > limits.usd_per_hour * (1 + TOLERANCE)
+    dear |= limits.usd_per_day is not None and sum(usd) > limits.usd_per_day * (1 + TOLERANCE)
+    value = apart.worth()
+    if dear or (found is not None and found.value <= value):
+        return found
+    gap = max(value - bound, 0.0) / max(abs(value), 1e-12)
+    return replace(apart, value=value, bound=bound, gap=gap, timed_out=True)
 
 
 def _solved(models: Sequence[_Model], time_limit_s: float) -> list[Outcome]:
@@ -132,8 +168,8 @@ def _solved(models: Sequence[_Model], time_limit_s: float) -> list[Outcome]:
         for done, place in enumerate(still):
             left = (time_limit_s - (time.monotonic() - began)) / (len(still) - done)
             again = models[place].program.solve(models[place].objectives, max(left, 0.01))
-            if again.found and not again.objective > outcomes[place].objective:
-                outcomes[place] = again
+            if again.impossible or (again.found and not again.objective > outcomes[place].objective):
+                outcomes[place] = replace(again, bound=max(again.bound, outcomes[place].bound))
     return outcomes
 
 
@@ -292,7 +328,7 @@ def _why(problem: FleetProblem, models: Sequence[_Model], time_limit_s: float) -
 
 def _read(
     problem: FleetProblem, kinds: tuple[FleetCandidate, ...], columns: Sequence[tuple[int, tuple[str, ...]]],
-    solved: Sequence[tuple[_Model, Outcome]], dominated: dict[str, str], wall_s: float,
+    solved: Sequence[tuple[_Model, Outcome]], dominated: dict[str, str],
 ) -> Fleet:
     replicas = [[0] * problem.hours for _ in kinds]
     rates: list[dict[str, list[float]]] = [{name: [0.0] * problem.hours for name in kind.goodput} for kind in kinds]
@@ -309,5 +345,5 @@ def _read(
     return Fleet(
         problem, kinds, tuple(map(tuple, replicas)),
         tuple({name: tuple(rate) for name, rate in served.items()} for served in rates),
-        value, bound, gap, timed_out, wall_s, dominated,
+        value, bound, gap, timed_out, 0.0, dominated,
     )
