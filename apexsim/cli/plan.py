@@ -61,7 +61,7 @@ def experts(
     from apexsim.report.files import require_writable
     from apexsim.report.placement import plan_experts
 
-    for target in (out, counts_out):
+    for target in (out, counts_out, None if json == "-" else json):
         if target is not None:
             require_writable(target)
     report = plan_experts(question, time_limit_s=_seconds(time_limit))
@@ -83,8 +83,9 @@ def precision(
     from apexsim.report.files import require_writable
     from apexsim.report.layer_formats import plan_precision
 
-    if out is not None:
-        require_writable(out)
+    for target in (out, None if json == "-" else json):
+        if target is not None:
+            require_writable(target)
     report = plan_precision(question, time_limit_s=_seconds(time_limit))
     if out is not None:
         report.save(out)

@@ -224,9 +224,10 @@ def _solved(
             _add(problem, row, made)
     # HiGHS refuses one thread where somebody in this process ran it with more, unless its scheduler begins anew
     getattr(highspy.Highs, "resetGlobalScheduler", lambda blocking: None)(True)
-    problem.solve(pulp.HiGHS(
-        msg=False, timeLimit=max(time_limit_s - (time.monotonic() - began), 0.01), gapRel=RELATIVE_GAP, gapAbs=1e-9, threads=1, random_seed=0
-    ))
+    left = max(time_limit_s - (time.monotonic() - began), 0.01)
+    problem.solve(
+        pulp.HiGHS(msg=False, timeLimit=left, gapRel=RELATIVE_GAP, gapAbs=1e-9, threads=1, random_seed=0)
+    )
     status = problem.solverModel.getModelStatus()
     timed_out = status == highspy.HighsModelStatus.kTimeLimit
     bound = float(problem.solverModel.getInfo().mip_dual_bound) * largest
