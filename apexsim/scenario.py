@@ -23,10 +23,10 @@ from apexsim.cost.memory import DoesNotFit
 from apexsim.cost.power_law import Serving
 from apexsim.cost.step import CompiledPool, compile_pool
 from apexsim.engine.adapters_asked import adapter_notes
-from apexsim.engine.disaggregated import Handover, Links, PoolSetup
+from apexsim.engine.disaggregated import ALONE, Handover, Links, PoolSetup
 from apexsim.engine.life import lives_of, simulate_fleet
 from apexsim.engine.places import order_notes
-from apexsim.engine.prefixes import declares_prefixes, shares_prefixes
+from apexsim.engine.prefixes import declared_prefixes, missing_prefixes
 from apexsim.engine.result import SimulationResult
 from apexsim.engine.schedulers import Policy, preset_names, resolve
 from apexsim.engine.simulate import MIXED_PAGES, ReplicaLimits, simulate_pool
@@ -48,16 +48,10 @@ from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.pool_rules import check_pools
 from apexsim.spec.slo import SLO
 from apexsim.spec.tier_rules import check_tiers
+from apexsim.techniques.images import Encoders, as_prefilled, image_setup, prepare_encoders
 from apexsim.workload.trace import Trace
+from apexsim.workload.visual import has_images
 
-NO_PREFIXES = (
-    "prefix caching is on, but the trace says nothing of shared prefixes (block_hashes or shared_prefix_tokens): "
-    "the hit rate is 0"
-)
-DECLARED_PREFIXES = (
-    "shared_prefix_tokens of the trace count as found whether they are still cached or not: an upper bound on the "
-    "hit rate, with no evictions of what is declared"
-)
 MIXED_ADAPTERS = "adapters do not take pages where layers of several kinds share a pool of them (leave it out: slots)"
 
 
@@ -71,6 +65,7 @@ class Prepared:
     policy: Policy
     compiled: CompiledPool
     parts: tuple[Prepared, ...] = ()  # of several pools, each as a plan of its own; the fields above are the first's
+    encode: Encoders | None = None  # the pool with role encode, which is none of the parts
 
     @property
     def pool(self) -> Pool:
@@ -82,30 +77,33 @@ class Prepared:
         compiled, memory = self.compiled, self.compiled.memory
         return ReplicaLimits(
             memory.kv_blocks, memory.block_size, memory.max_model_len, compiled.entry_s, compiled.exit_s, memory.pages,
-            compiled.tiers, compiled.swap, self.pool.kv_load == "cheapest", compiled.adapters,
+            compiled.tiers, compiled.swap, self.pool.kv_load == "cheapest", compiled.adapters, compiled.encoder,
         )  # fmt: skip
 
     @property
     def deployment(self) -> Deployment:
-        memory, cluster = self.compiled.memory, self.plan.cluster
-        parts = self.parts or (self,)
-        overhead_w = sum(
-            part.plan.cluster.node_overhead_w * -(-part.pool.devices // part.plan.cluster.devices_per_node)
-            for part in parts
-        )
+        memory, cluster, parts = self.compiled.memory, self.plan.cluster, self.parts or (self,)
+        alone = [(part.plan.cluster, part.pool) for part in parts] + [(e.plan.cluster, e.pool) for e in self.encoders]
+        overhead_w = sum(own.node_overhead_w * -(-pool.devices // own.devices_per_node) for own, pool in alone)
         return Deployment(
-            self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens * self.pool.dp,
+            self.plan.devices, memory.weights_bytes_per_device, memory.kv_capacity_tokens * parts[0].pool.dp,
             Surroundings(overhead_w, cluster.pue), len(parts[-1].policy.acceptance),
             self.compiled.tiers, self.compiled.swap, self.compiled.adapters is not None,
-            tuple(part.shape for part in self.parts),
+            tuple(part.shape for part in self.parts) + tuple(PoolShape(*each.shape) for each in self.encoders),
         )
+
+    @property
+    def encoders(self) -> tuple[Encoders, ...]:
+        """The pool with role encode, or none."""
+        return (self.encode,) if self.encode else ()
 
     @property
     def price_usd_per_hour(self) -> float | None:
         """Of a device, by its profile: the mean over the plan's devices; None where one of the prices is not known."""
         if not self.parts:
             return self.profile.price_usd_per_hour
-        prices = [(part.pool.devices, part.profile.price_usd_per_hour) for part in self.parts]
+        pools: tuple[Prepared | Encoders, ...] = (*self.parts, *self.encoders)
+        prices = [(part.pool.devices, part.profile.price_usd_per_hour) for part in pools]
         known = [devices * price for devices, price in prices if price is not None]
         return sum(known) / sum(devices for devices, _ in prices) if len(known) == len(prices) else None
 
@@ -199,9 +197,16 @@ def prepare_pools(
     reason = check_pools(model, plan) or crowded(plan.cluster, plan.most.pools)
     if reason is not None:
         raise InputError(f"{source}: {reason}")
-    parts = []
+    parts: list[Prepared] = []
+    encode: Encoders | None = None
     for index, pool in enumerate(plan.pools):
         alone = plan.model_copy(update={"pools": (pool,), "cluster": plan.cluster.only(pool.device), "fleet": None})
+        if pool.role == "encode":
+            encoders = prepare_encoders(alone, f"{source}: pools[{index}]", model, host)
+            if isinstance(encoders, DoesNotFit):
+                return replace(encoders, reason=f"pools[{index}]: {encoders.reason}")
+            encode = encoders
+            continue
         try:
             part = prepare(alone, source=source, model=model, host=host, serving=serving)
         except InputError as problem:
@@ -210,7 +215,7 @@ def prepare_pools(
             return replace(part, reason=f"pools[{index}]: {part.reason}")
         parts.append(part)
     first = parts[0]
-    return Prepared(plan, model, first.profile, first.policy, first.compiled, tuple(parts))
+    return Prepared(plan, model, first.profile, first.policy, first.compiled, tuple(parts), encode)
 
 
 def _of_pool(message: str, source: str, index: int) -> str:
@@ -257,9 +262,10 @@ def replay(
 ) -> SimulationResult:
     """Let the engine serve ``trace`` until its last request has ended; see ``engine.simulate.simulate_pool``."""
     plan = prepared.plan
-    if prepared.parts or (plan.fleet is not None and plan.fleet.is_on):
+    trace = as_prefilled(plan, prepared.model, trace)
+    if prepared.parts or has_images(trace) or (plan.fleet is not None and plan.fleet.is_on):
         if marks:
-            raise UsageError("marks: a plan of several pools, or with a fleet, does not reach them")
+            raise UsageError("marks: a plan of several pools or with a fleet, or a trace with images, has none")
         return replay_pools(prepared, trace, seed, concurrency, timeline)
     return simulate_pool(
         trace, prepared.compiled.tables, prepared.limits, prepared.policy, replicas=prepared.pool.replicas,
@@ -270,14 +276,18 @@ def replay(
 def replay_pools(
     prepared: Prepared, trace: Trace, seed: int, concurrency: int | None, timeline: bool
 ) -> SimulationResult:
-    """``replay`` of a plan of several pools, or of one whose replicas come and go."""
+    """``replay`` of a plan of several pools, of one whose replicas come and go, or of one that encodes images."""
     plan, parts = prepared.plan, prepared.parts or (prepared,)
-    links = kv_links(plan.cluster, plan.most.pools, [part.profile for part in parts], plan.transfer.latency)
-    sinks = [part for part in parts if part.pool.role == "decode"]
-    size = (
-        kv_sizes(prepared.model, sinks[0].pool, sinks[0].compiled.memory, trace.input_tokens)
-        if sinks else np.zeros(len(trace))
-    )  # fmt: skip
+    links = ALONE
+    if prepared.parts or not has_images(trace):
+        stand = sorted(plan.most.pools, key=lambda pool: pool.role == "encode")  # which stand behind the others
+        profiles = [part.profile for part in (*parts, *prepared.encoders)]
+        ways = kv_links(plan.cluster, stand, profiles, plan.transfer.latency)
+        links = Links(ways.capacity, ways.paths, ways.latency_s, ways.ways, ways.shares)
+    sink = next((part for part in parts if part.pool.role == "decode"), None)
+    size = np.zeros(len(trace))
+    if sink is not None:
+        size = kv_sizes(prepared.model, sink.pool, sink.compiled.memory, trace.input_tokens)
     layers = prepared.model.layers
     handover = Handover(
         size, push=plan.transfer.mode == "push", early=(layers - 1) / layers if plan.transfer.layerwise else 0.0,
@@ -286,9 +296,9 @@ def replay_pools(
     pools = [PoolSetup(p.compiled.tables, p.limits, p.policy, p.pool.replicas) for p in parts]
     weights = [part.compiled.memory.weights_bytes_per_device * part.pool.devices_per_replica for part in parts]
     return simulate_fleet(
-        trace, pools, Links(links.capacity, links.paths, links.latency_s, links.ways, links.shares), handover,
-        lives_of(plan.fleet, weights), routers={pool.role: plan.router_of(pool.role) for pool in plan.pools},
-        seed=seed, concurrency=concurrency, timeline=timeline,
+        trace, pools, links, handover, lives_of(plan.fleet, weights),
+        routers={pool.role: plan.router_of(pool.role) for pool in plan.pools}, seed=seed, concurrency=concurrency,
+        timeline=timeline, images=image_setup(plan, prepared.encode, [part.compiled.encoder for part in parts], trace),
     )  # fmt: skip
 
 
@@ -312,6 +322,7 @@ def run(
         with_itl: False saves the time of the ITL percentiles.
         timeline: also keep every iteration, in ``result.timeline``.
     """
+    trace = as_prefilled(prepared.plan, prepared.model, trace)
     began = time.perf_counter()
     result = replay(prepared, trace, seed=seed, concurrency=concurrency, timeline=timeline)
     wall_s = time.perf_counter() - began
@@ -321,6 +332,7 @@ def run(
         account_held(part.compiled.accounting, counters, held[p], result, p)
         for p, (part, counters) in enumerate(zip(parts, result.pools, strict=True))
     )
+    accounts += tuple(encoders.account(result) for encoders in prepared.encoders)
     deployment = prepared.deployment.held(result, held, holdings(parts))
     account = joined(accounts, deployment.shapes) if prepared.parts else accounts[0]
     summary = summarise(
@@ -378,10 +390,9 @@ def notes(prepared: Prepared, trace: Trace) -> tuple[str, ...]:
     """What a reader has to know to judge the figures: dropped rows, what is not modelled or not measured."""
     found = [f"{rows} rows of the trace were left out: {reason}" for reason, rows in trace.dropped.items()]
     found += trace.notes
-    if prepared.policy.prefix_caching and not shares_prefixes(trace):
-        found.append(NO_PREFIXES)
+    found += missing_prefixes(prepared.policy.prefix_caching, trace)
     found += order_notes(prepared.policy, trace)
     found += adapter_notes(prepared.compiled.adapters, trace)
-    if prepared.policy.prefix_caching and declares_prefixes(trace):
-        found.append(DECLARED_PREFIXES)
-    return (*found, *prepared.compiled.confidence.notes)
+    found += declared_prefixes(prepared.policy.prefix_caching, trace)
+    of_encoders = (note for encoders in prepared.encoders for note in encoders.compiled.notes)
+    return (*found, *prepared.compiled.confidence.notes, *of_encoders)

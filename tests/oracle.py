@@ -100,7 +100,7 @@ class Oracle(OnePool):
         if stage == 0:
             scheduled = len(decodes) + len(chunks)
             seconds = max(seconds, float(t.host_floor_s[scheduled])) + float(t.host_serial_s[scheduled])
-            seconds += replica.shelf.wait(begin)
+            seconds += replica.shelf.wait(begin) + self.encode_s(chunks)
         return seconds
 
     def attention(self, stage: int, decodes: list[Request], chunks: list[tuple[Request, int]]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tests.oracle_memory import Replica, Request, Slot
 
@@ -17,8 +18,33 @@ class Run:
     copy_s: float
 
 
+@dataclass
+class Picture:
+    """The images of a request: slices, tokens of each in the prompt, seconds of each alone, and those encoded."""
+
+    slices: int
+    tokens: int
+    slice_s: float
+    seen: int = 0
+
+
 class OnePool:
     """Nothing comes from elsewhere; ``oracle_pools.py`` has pools to which it does."""
+
+    pictures: ClassVar[dict[int, Picture]] = {}  # of requests, where replicas encode their images
+    batch: ClassVar[list[float]] = []  # seconds of a batch over the sum of those of its slices
+
+    def encode_s(self, chunks: list[tuple[Request, int]]) -> float:
+        """Slices that these chunks reach for the first time are encoded before them, as one batch."""
+        alone = []
+        for request, chunk in chunks:
+            picture = self.pictures.get(request.index)
+            while picture and chunk and picture.seen < picture.slices:
+                if picture.seen * picture.tokens >= request.computed + chunk:
+                    break
+                picture.seen += 1
+                alone.append(picture.slice_s)
+        return sum(alone) * self.batch[min(len(alone), len(self.batch) - 1)] if alone else 0.0
 
     def join_received(self, replica: Replica, slot: Slot, budget: int, seen: float, now: float) -> int:
         """Those whose KV has come join before all that wait; returns the budget left."""

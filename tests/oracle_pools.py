@@ -203,6 +203,26 @@ class Pools:
     def see_drained(self, now: float) -> None:
         """Units that have ended what they had."""
 
+    # --- images: ``oracle_encoding.py`` has them --------------------------------------------------------------------
+
+    def encode_events(self) -> list[float]:
+        return []
+
+    def arrive(self, i: int, now: float) -> None:
+        self.offer("enter", i, now)
+
+    def end_encoding(self, now: float) -> None:
+        pass
+
+    def land_embeddings(self, flow: Flow, now: float) -> None:
+        pass
+
+    def prepare(self, now: float) -> None:
+        pass
+
+    def begin_encoding(self, now: float) -> None:
+        pass
+
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def told(self, now: float) -> list[tuple[str, int]]:
@@ -246,6 +266,9 @@ class Pools:
         landed = [f for f in self.flows if f.lands is not None and f.lands <= now + one_instant(now)]
         for flow in sorted(landed, key=lambda f: f.index):
             self.flows.remove(flow)
+            if flow.index >= len(self.trace):
+                self.land_embeddings(flow, now)
+                continue
             way = self.ways[flow.index]
             way.landed = now
             assert way.source is not None
@@ -274,7 +297,8 @@ class Pools:
         slots = [(o, r, s) for o in self.pools for r, replica in enumerate(o.replicas) for s in replica.slots]
         while True:
             ends = [slot.end for _, _, slot in slots if slot.end is not None]
-            instants = ends + self.flow_ends() + ([arrivals[nxt]] if nxt < known else []) + self.outside()
+            instants = ends + self.flow_ends() + self.encode_events() + self.outside()
+            instants += [arrivals[nxt]] if nxt < known else []
             if not instants:
                 break
             now = min(instants)
@@ -291,14 +315,16 @@ class Pools:
                 known += 1
             for kind, i in errands:
                 self.offer(kind, i, now)
+            self.end_encoding(now)
             self.land(now)
             while nxt < known and arrivals[nxt] <= now + one_instant(now):
-                self.offer("enter", nxt, now)
+                self.arrive(nxt, now)
                 nxt += 1
             self.happen(now)
             while known < n and known < (concurrency or 0) + self.ended():
                 arrivals[known] = now + delay
                 known += 1
+            self.prepare(now)
             for i in self.later:  # who is prefilled has its blocks reserved first
                 self.offer("decode", i, now)
             self.later = []
@@ -312,6 +338,7 @@ class Pools:
             while known < n and known < (concurrency or 0) + self.ended():
                 arrivals[known] = now + delay
                 known += 1
+            self.begin_encoding(now)
             fair_rates(self.flows, [float(c) for c in self.links.capacity])
             self.see_drained(now)
         tied = self.tied or any(oracle.tied for oracle in self.pools)

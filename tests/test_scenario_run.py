@@ -9,6 +9,7 @@ import pytest
 
 from apexsim import scenario
 from apexsim.cost.memory import DoesNotFit
+from apexsim.engine.prefixes import DECLARED_PREFIXES, NO_PREFIXES
 from apexsim.engine.result import COMPLETED
 from apexsim.errors import InputError, UsageError
 from apexsim.metrics.itl import total_gaps
@@ -111,12 +112,12 @@ def test_unknown_names_are_usage_errors():
 
 def test_a_trace_without_shared_prefixes_is_said_to_leave_the_cache_empty():
     cached, plain = prepared(scheduler={"prefix_caching": True}), trace(session=np.zeros(60, np.int64))
-    assert scenario.NO_PREFIXES in scenario.run(cached, plain).summary.confidence.notes
-    assert scenario.NO_PREFIXES not in scenario.run(prepared(), plain).summary.confidence.notes
+    assert NO_PREFIXES in scenario.run(cached, plain).summary.confidence.notes
+    assert NO_PREFIXES not in scenario.run(prepared(), plain).summary.confidence.notes
     declared = plain.with_columns(shared_prefix_tokens=np.full(60, 1))
-    assert scenario.NO_PREFIXES not in scenario.notes(cached, declared)
-    assert scenario.DECLARED_PREFIXES in scenario.notes(cached, declared)
-    assert scenario.DECLARED_PREFIXES not in scenario.notes(prepared(), declared)
+    assert NO_PREFIXES not in scenario.notes(cached, declared)
+    assert DECLARED_PREFIXES in scenario.notes(cached, declared)
+    assert DECLARED_PREFIXES not in scenario.notes(prepared(), declared)
 
 
 def test_found_prefixes_are_counted_and_save_time_and_energy():
@@ -135,7 +136,7 @@ def test_found_prefixes_are_counted_and_save_time_and_energy():
     assert on.summary.ttft_s.mean < 0.5 * off.summary.ttft_s.mean
     assert on.summary.energy.total_j < off.summary.energy.total_j
     assert on.summary.throughput.input_tokens_per_s == pytest.approx(off.summary.throughput.input_tokens_per_s, rel=0.1)
-    assert scenario.NO_PREFIXES not in on.summary.confidence.notes
+    assert NO_PREFIXES not in on.summary.confidence.notes
 
 
 def test_dropped_rows_are_said():

@@ -28,6 +28,7 @@ POOL: list[Change] = [
     {"kv_cache": "fp8"}, {"gpu_memory_utilization": 0.8}, {"block_size": 32}, {"max_model_len": 999},
     {"disable_hybrid_kv_cache_manager": True}, {"disable_hybrid_kv_cache_manager": False}, {"clock_mhz": 1234.5678},
     {"clock_mhz": 1234.5679}, {"kv_load": "cheapest"}, {"role": "prefill"}, {"role": "decode"},
+    {"vision": True}, {"encode_batch": 4}, {"irp": True},
 ]  # fmt: skip
 SCHEDULER: list[Change] = [
     {"preset": "sglang"}, {"max_num_batched_tokens": 9}, {"max_num_seqs": 9}, {"async_scheduling": True},

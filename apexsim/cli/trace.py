@@ -19,6 +19,9 @@ app.add_typer(synthesize, name="synthesize")
 Json = Annotated[str | None, typer.Option(metavar="FILE|-", help="Write the statistics as JSON; - prints only that.")]
 Seed = Annotated[int, typer.Option(min=0, help="Equal seeds draw equal traces.")]
 Out = Annotated[Path, typer.Option(metavar="FILE", help="CSV, CSV.gz or Parquet to write.", show_default=False)]
+Images = Annotated[
+    str | None, typer.Option(metavar="SLICES", help="Image slices of each request: a number, or a law as of --input.")
+]
 Lengths = "TOKENS, uniform:LOW:HIGH or lognormal:MEDIAN:MEAN[:MOST]"
 
 
@@ -107,6 +110,7 @@ def _poisson(
     requests: Annotated[int, typer.Option(help="How many.")] = 1000,
     input: Annotated[str, typer.Option(metavar="LENGTHS", help=f"Prompt tokens: {Lengths}.")] = "512",
     output: Annotated[str, typer.Option(metavar="LENGTHS", help="Generated tokens, same forms.")] = "128",
+    images: Images = None,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -114,7 +118,8 @@ def _poisson(
     from apexsim.workload.lengths import parse_lengths
     from apexsim.workload.synthetic import poisson
 
-    _write(poisson(rate, requests, parse_lengths(input), parse_lengths(output), seed), out, None, json)
+    made = poisson(rate, requests, parse_lengths(input), parse_lengths(output), seed)
+    _write(_with_images(made, images, seed), out, None, json)
 
 
 @synthesize.command("gamma")
@@ -125,6 +130,7 @@ def _gamma(
     requests: Annotated[int, typer.Option(help="How many.")] = 1000,
     input: Annotated[str, typer.Option(metavar="LENGTHS", help=f"Prompt tokens: {Lengths}.")] = "512",
     output: Annotated[str, typer.Option(metavar="LENGTHS", help="Generated tokens, same forms.")] = "128",
+    images: Images = None,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -132,7 +138,8 @@ def _gamma(
     from apexsim.workload.lengths import parse_lengths
     from apexsim.workload.synthetic import gamma
 
-    _write(gamma(rate, cv, requests, parse_lengths(input), parse_lengths(output), seed), out, None, json)
+    made = gamma(rate, cv, requests, parse_lengths(input), parse_lengths(output), seed)
+    _write(_with_images(made, images, seed), out, None, json)
 
 
 @synthesize.command("servegen")
@@ -154,6 +161,13 @@ def _servegen(
         share=share, seed=seed,
     )  # fmt: skip
     _write(made, out, None, json)
+
+
+def _with_images(trace: Trace, images: str | None, seed: int) -> Trace:
+    from apexsim.workload.lengths import parse_lengths
+    from apexsim.workload.visual import with_images
+
+    return trace if images is None else with_images(trace, parse_lengths(images), seed)
 
 
 def _at_rate(trace: Trace, rate: float | None, rate_scale: float | None, poisson: float | None, seed: int) -> Trace:

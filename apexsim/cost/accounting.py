@@ -16,6 +16,7 @@ from apexsim.cost.ledger import CALIBRATED, COMMUNICATION, EXTRAPOLATED, JOULES,
 from apexsim.cost.power import PowerModel
 from apexsim.cost.power_law import PowerLaw
 from apexsim.cost.together import NOTHING, Together, knot_shares
+from apexsim.cost.vision import EncoderWork
 from apexsim.spec.dtypes import ComputeDtype
 
 NOISE = 1e-12
@@ -59,6 +60,10 @@ class Counted(Protocol):
     def adapter_wait_s(self) -> float: ...
     @property
     def waited_s(self) -> float: ...
+    @property
+    def encode_s(self) -> float: ...
+    @property
+    def encode_alone_s(self) -> float: ...
     @property
     def together(self) -> NDArray[np.int64]: ...
 
@@ -138,6 +143,7 @@ class Accounting:
     attention_dtype: ComputeDtype = "bf16"
     recurrence: RecurrenceWork = RecurrenceWork()
     together: Together = NOTHING
+    encoder: EncoderWork | None = None  # of images, where replicas encode them
     executed: tuple[AttentionWork, AttentionWork] | None = None  # with drafts: theirs, and that of rejected ones, too
 
     def account(self, counters: Counted, replicas: float, duration_s: float) -> Account:
@@ -153,9 +159,12 @@ class Accounting:
         parts["attention"] += sum(attention)
         # Draws idle power: the copy engines work, the kernels wait.
         parts["communication"] += counters.copy_s + counters.adapter_wait_s
+        for part, share in self.encoder.shares.items() if self.encoder and counters.encode_s else ():
+            parts[part] += share * counters.encode_s
         device_s = sum(parts.values())
         breakdown = self._breakdown(parts, counters, replicas, duration_s)
         calibrated = ledger[CALIBRATED] + np.dot(attention, self.attention_calibrated)
+        calibrated += self.encoder.calibrated * counters.encode_s if self.encoder else 0.0
         devices = replicas * self.stages * self.ranks * self.together.ranks
         wall_s = devices * duration_s
         energy = self._energy(ledger, counters, wall_s)
@@ -164,7 +173,8 @@ class Accounting:
             energy_j=energy,
             mean_power_w=None if energy is None or wall_s <= 0 else energy / wall_s,
             mfu=_share(self._useful_flops(counters), self.peak_flops * wall_s),
-            mbu=_share(self.ranks * (ledger[MOVED_BYTES] + self._attention_bytes(counters)),
+            mbu=_share(self.ranks * (ledger[MOVED_BYTES] + self._attention_bytes(counters))
+                       + self._encoded(counters) * (self.encoder.moved_bytes if self.encoder else 0.0),
                        self.memory_bandwidth * wall_s),
             calibrated_fraction=_share(calibrated, device_s),
             extrapolated_fraction=_share(
@@ -223,7 +233,12 @@ class Accounting:
         if self.power is None:
             return None
         parts = self._joules(self.power, ledger, counters, 1.0)
-        return self.power.idle_w * device_wall_s + parts.kernels + parts.attention + parts.communication
+        encoded = self._encoded(counters) * (self.encoder.joules if self.encoder else 0.0)
+        return self.power.idle_w * device_wall_s + parts.kernels + parts.attention + parts.communication + encoded
+
+    def _encoded(self, counters: Counted) -> float:
+        """Image slices of the usual size that were encoded."""
+        return counters.encode_alone_s / self.encoder.slice_s if self.encoder else 0.0
 
     def joules(self, counters: Counted, attention: float = 1.0) -> Joules | None:
         """Where the joules above idle went; None where the device's power is unknown.
@@ -285,7 +300,8 @@ class Accounting:
         )
         sampled = float(np.arange(len(counters.sampled)) @ counters.sampled) + counters.accepted_tokens
         tokens = counters.prefill_tokens + counters.decode_tokens + counters.accepted_tokens
-        return self.token_flops * tokens + self.sampled_flops * sampled + self.ranks * attention
+        text = self.token_flops * tokens + self.sampled_flops * sampled + self.ranks * attention
+        return text + self._encoded(counters) * (self.encoder.flops if self.encoder else 0.0)
 
 
 def _share(part: float, whole: float) -> float:

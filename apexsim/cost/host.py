@@ -62,6 +62,10 @@ class HostModel:
     source: str
     gap_s: float = 0.0  # device idle between iterations, whatever is composed ahead
     gap_sequence_s: float = 0.0  # each scheduled sequence more of that
+    media_s: float = 0.0  # of a request with images, before they are encoded
+    media_slice_s: float = 0.0  # each image slice more of that
+    encoder_efficiency: float = 1.0  # of the vision encoder, as a share of what its kernels price
+    media_source: str = ""
     kernels: Kernels = AS_MEASURED
     rank_s: float = 0.0  # of an iteration, for each device of the replica after the first
 
@@ -99,7 +103,9 @@ def hosts(folder: Path | None = None) -> tuple[HostModel, ...]:
             asynchronous=preset.asynchronous, entry_s=preset.entry, exit_s=preset.exit, logit_bytes=preset.logit_bytes,
             largest_graph=preset.largest_graph, graphs_with_prefill=preset.graphs_with_prefill,
             eager_kernel_s=preset.eager_kernel, source=_source(preset),
-            gap_s=preset.gap, gap_sequence_s=preset.gap_sequence,
+            gap_s=preset.gap, gap_sequence_s=preset.gap_sequence, media_s=preset.media,
+            media_slice_s=preset.media_slice, encoder_efficiency=preset.encoder_efficiency,
+            media_source=preset.media_source,
             kernels=Kernels(preset.prefill_kernels, preset.decode_kernels), rank_s=preset.rank,
         )
         for profile in catalog.engine_profiles(folder) for preset in profile.presets

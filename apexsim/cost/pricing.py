@@ -126,8 +126,14 @@ class Pricer:
         """[LINES, sizes] of all ``op.count`` runs of an operator in one iteration. Size 0 costs nothing."""
         rows = executed(sizes) * (sizes.ranks if op.rows.tokens == "all" else 1)
         unique, where = np.unique(-(-rows // op.rows.over), return_inverse=True)
-        table = np.zeros((LINES, unique.size))
-        part, price, flops, moved = self._run(op, np.maximum(unique, 1).astype(np.float64), sizes.kind == "decode")
+        table = self.of_rows(op, np.maximum(unique, 1).astype(np.float64), sizes.kind == "decode")
+        table[:, unique == 0] = 0.0
+        return np.asarray(op.count * table[:, where])
+
+    def of_rows(self, op: Operator, rows: Floats, decode: bool = False) -> Ledger:
+        """[LINES, rows] of one run of an operator with so many rows, ascending; of attention only its launch."""
+        table = np.zeros((LINES, rows.size))
+        part, price, flops, moved = self._run(op, rows, decode)
         seconds = rising(price.seconds)  # a kernel never gets cheaper with more rows
         seconds = seconds * (self.engines.prefill if sizes.kind == "mixed" else self.engines.decode)
         table[part], table[MOVED_BYTES] = seconds, moved
@@ -135,8 +141,7 @@ class Pricer:
         table[EXTRAPOLATED] = np.where(price.extrapolated, seconds, 0.0)
         if self.power is not None:
             table[JOULES] = self._joules(self.power, op, seconds, flops, moved)
-        table[:, unique == 0] = 0.0
-        return np.asarray(op.count * table[:, where])
+        return table
 
     def flops(self, op: Operator, sizes: Sizes, tokens: float) -> float:
         """FLOP of one run of an operator at ``tokens`` executed tokens of each rank; 0 for attention."""

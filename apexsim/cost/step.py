@@ -6,7 +6,7 @@ cut of a model, and priced once for each device (``pricing.py``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from apexsim.cost.speculation import drafting_host, drafting_notes, drafting_of,
 from apexsim.cost.swap import SwapLaw, swap_law
 from apexsim.cost.tables import TOKEN_DENSE, TOKEN_STRIDE, StepTables, token_knots
 from apexsim.cost.tiers import TierLaw, tier_laws
+from apexsim.cost.vision import EncoderLaw, encoder_law, encoder_notes
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.drafts import drafts_of
 from apexsim.spec.hardware import HardwareProfile
@@ -78,6 +79,7 @@ class CompiledPool:
     tiers: tuple[TierLaw, ...] = ()  # beyond the device's memory
     swap: SwapLaw | None = None  # None where preemption recomputes
     adapters: AdapterLaw | None = None  # None where it serves no LoRA adapters
+    encoder: EncoderLaw | None = None  # None where it encodes no images
 
 
 def compile_pool(
@@ -114,12 +116,15 @@ def compile_pool(
     kept = kept_kv(model, pool, cut, engine, engine_version)
     drafting = drafting_of(model, pool, way)
     beside = drafting.beside if drafting else slots_of(model, pool)
-    memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine, kept.pool, beside)
-    if isinstance(memory, DoesNotFit):
-        return memory
     host = (host or host_model(engine, engine_version, profile.folder)).of(pool.devices_per_replica)
     host = drafting_host(host, pool)
     prices = _prices(profile, cluster, pool, engine, costs, serving, host)
+    encoder = encoder_law(model, prices, host, pool.tp) if pool.vision else None
+    if encoder is not None:
+        beside = beside._replace(weight_bytes=beside.weight_bytes + encoder.weights_bytes)
+    memory = plan_memory(model, profile, pool, cut, max_num_batched_tokens, max_num_seqs, engine, kept.pool, beside)
+    if isinstance(memory, DoesNotFit):
+        return memory
     each = 1 + drafts_of(pool)
     most_tokens = max(max_num_batched_tokens, max_chunk_tokens or 0, each * max_num_seqs)
     sizes = (most_tokens, max_num_seqs, memory.max_model_len)
@@ -132,15 +137,18 @@ def compile_pool(
     tables = _tables(parts, host, transfer_s, max_num_seqs, model.window)
     return CompiledPool(
         tables, memory, host.entry_s, host.exit_s,
-        _accounting(model, profile, cut, prices, parts, tables),
-        _confidence(parts, prices, host, model, _notes(model, pool, memory, kept)),
+        replace(_accounting(model, profile, cut, prices, parts, tables), encoder=encoder.work if encoder else None),
+        _confidence(parts, prices, host, model, _notes(model, pool, memory, kept, host, encoder)),
         parts, tier_laws(model, profile, cluster, pool), swap_law(model, profile, pool),
-        adapter_law(model, profile, pool, memory),
+        adapter_law(model, profile, pool, memory), encoder,
     )
 
 
-def _notes(model: ModelSpec, pool: Pool, memory: MemoryPlan, kept: Kept) -> list[str]:
-    return drafting_notes(model, pool) + lora_notes(pool) + kv_notes(model, memory, kept)
+def _notes(
+    model: ModelSpec, pool: Pool, memory: MemoryPlan, kept: Kept, host: HostModel, encoder: EncoderLaw | None
+) -> list[str]:
+    notes = drafting_notes(model, pool) + lora_notes(pool) + kv_notes(model, memory, kept)
+    return notes + (encoder_notes(host, encoder) if encoder else [])
 
 
 def _tables(parts: Parts, host: HostModel, transfer_s: Floats, max_num_seqs: int, window: int) -> StepTables:

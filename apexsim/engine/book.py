@@ -23,6 +23,7 @@ from apexsim.engine.adapters_asked import new_adapters
 from apexsim.engine.law import exact_tables
 from apexsim.engine.state import CLIENT, DRAFT, PLACE, PREFIX, UNIT, Cache, Limits, Order, State, new_state, rows
 from apexsim.engine.tier_state import new_tiers
+from apexsim.engine.visuals import new_visuals
 
 Book = Any
 """[pools, words] int64; the pools themselves where kernels are not compiled."""
@@ -138,7 +139,7 @@ def _smallest() -> Pool:
     state = new_state(
         np.zeros(1), nothing, nothing, limits, replicas=1, stages=1, timeline=False, cache=cache, drafts=rows(DRAFT, 0),
         tiers=new_tiers((), 1, 0, np.zeros(0)), order=Order(rows(PLACE, 0), rows(CLIENT, 1, 0)),
-        adapters=new_adapters(None, nothing, 1),
+        adapters=new_adapters(None, nothing, 1), visuals=new_visuals(None, None, None, None, 1),
     )  # fmt: skip
     flat, square = np.zeros(1), np.zeros((1, 1))
     tables = StepTables(

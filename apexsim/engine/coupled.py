@@ -19,6 +19,7 @@ from apexsim.engine.book import Book, pool_at
 from apexsim.engine.course import (
     TO_DECODE,
     TO_DELIVER,
+    TO_EMBED,
     TO_ENTER,
     TO_FREE,
     TO_LOOK,
@@ -26,6 +27,17 @@ from apexsim.engine.course import (
     Rules,
     need,
     path_of,
+)
+from apexsim.engine.encoding import (
+    Encoding,
+    brings_images,
+    embeddings_came,
+    end_batches,
+    next_encoding,
+    prepare_images,
+    read_timers,
+    send_embeddings,
+    start_batches,
 )
 from apexsim.engine.eviction import any_drained, leave_waiting, renew
 from apexsim.engine.handover import LEFT, TAKEN, end_here, let_go, receive
@@ -192,10 +204,16 @@ def read_outbox(
 
 
 @rare_kernel
-def read_landings(traffic: Traffic, course: Course, errands: int, now: float) -> int:
+def read_landings(
+    traffic: Traffic, course: Course, rules: Rules, encoding: Encoding, errands: int, now: float
+) -> int:
     """Transfers that have landed by ``now`` become errands; returns how many there are."""
     i = take_landed(traffic, now)
     while i != NONE:
+        if i >= course.journeys.size:
+            errands = embeddings_came(encoding, course, rules, errands, i - course.journeys.size, now)
+            i = take_landed(traffic, now)
+            continue
         course.journeys[i].landed_s = now
         errands = need(course, errands, TO_FREE, i, course.journeys[i].source)
         errands = need(course, errands, TO_DELIVER, i, course.journeys[i].sink)
@@ -204,10 +222,13 @@ def read_landings(traffic: Traffic, course: Course, errands: int, now: float) ->
 
 
 @rare_kernel
-def arrive_at(course: Course, cursor: NDArray[np.int64], errands: int, now: float) -> int:
-    """Requests that arrive by ``now`` become errands; returns how many there are."""
+def arrive_at(course: Course, encoding: Encoding, cursor: NDArray[np.int64], errands: int, now: float) -> int:
+    """Requests that arrive by ``now`` become errands, unless they have to be encoded; returns how many there are."""
     while cursor[0] < cursor[1] and course.arrivals[cursor[0]] <= now + instant(now):
-        errands = need(course, errands, TO_ENTER, cursor[0], NONE)
+        if brings_images(encoding, cursor[0]):
+            prepare_images(encoding, cursor[0], now)
+        else:
+            errands = need(course, errands, TO_ENTER, cursor[0], NONE)
         cursor[0] += 1
     return errands
 
@@ -243,7 +264,8 @@ def release_next(
 
 @rare_kernel
 def run_errands(
-    book: Book, course: Course, rules: Rules, cursor: NDArray[np.int64], errands: int, now: float
+    book: Book, course: Course, rules: Rules, traffic: Traffic, encoding: Encoding, cursor: NDArray[np.int64],
+    errands: int, now: float,
 ) -> None:
     """Do what has to be done at this instant, in its order."""
     k = 0
@@ -259,6 +281,10 @@ def run_errands(
                 course.journeys[i].sink = unit
             else:
                 course.journeys[i].source = unit
+                if kind == TO_EMBED:
+                    course.units[unit].due += 1
+                    send_embeddings(encoding, course, traffic, i)
+                    continue
                 if rules.push and course.units[unit].hands_over == 1 and course.journeys[i].more == 1:
                     course.units[unit].due += 1
                     errands = need(course, errands, TO_DECODE, i, NONE)
@@ -285,8 +311,8 @@ def run_errands(
 
 @entry_kernel
 def run_coupled(
-    book: Book, traffic: Traffic, course: Course, rules: Rules, cursor: NDArray[np.int64], concurrency: int,
-    delay_s: float, until: float,
+    book: Book, traffic: Traffic, course: Course, rules: Rules, encoding: Encoding, cursor: NDArray[np.int64],
+    concurrency: int, delay_s: float, until: float,
 ) -> int:  # fmt: skip
     """All pools up to ``until`` (inf: until the last request ends); returns as ``advance``, the pool in ``cursor[2]``.
 
@@ -297,7 +323,7 @@ def run_coupled(
     while True:
         errands = 0
         if not begins:
-            now = next_end(traffic)
+            now = min(next_end(traffic), next_encoding(encoding))
             for p in range(rules.pools):
                 now = min(now, soonest(book, p))
             if cursor[0] < cursor[1]:
@@ -317,13 +343,16 @@ def run_coupled(
             errands = read_outbox(book, p, traffic, course, rules, errands, now)
         release_next(book, course, rules, cursor, concurrency, now + delay_s)
         if not begins:
-            errands = read_landings(traffic, course, errands, now)
+            errands = end_batches(encoding, course, errands, now)
+            errands = read_landings(traffic, course, rules, encoding, errands, now)
             errands = read_lobby(course, traffic, cursor, errands, now) if rules.life else errands
-            errands = arrive_at(course, cursor, errands, now)
-        run_errands(book, course, rules, cursor, errands, now)
+            errands = arrive_at(course, encoding, cursor, errands, now)
+            errands = read_timers(encoding, course, errands, now)
+        run_errands(book, course, rules, traffic, encoding, cursor, errands, now)
         if errands > 0:
             release_next(book, course, rules, cursor, concurrency, now + delay_s)  # in place of those turned away
         if begins:
+            start_batches(encoding, now)
             share_out(traffic)
             if rules.life and any_drained(book, course, cursor, now):
                 return THROUGH

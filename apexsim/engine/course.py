@@ -40,10 +40,10 @@ JOURNEY = np.dtype(
 )
 """A request's way from pool to pool; NaN and NONE where it never came so far."""
 
-TO_ENTER, TO_DECODE, TO_FREE, TO_DELIVER, TO_LOOK, TO_DROP = 0, 1, 2, 3, 4, 5
+TO_ENTER, TO_DECODE, TO_FREE, TO_DELIVER, TO_LOOK, TO_DROP, TO_EMBED = 0, 1, 2, 3, 4, 5, 6
 ERRAND = np.dtype([("kind", "i8"), ("request", "i8"), ("unit", "i8")])
 """What has to be done at one unit at this instant: offer a request, free what it left, say that its KV has come, look
-again who may begin; or drop the transfer of a request.
+again who may begin; drop the transfer of a request, or send what its images were encoded to.
 """
 
 CALL = np.dtype([("kind", "i8"), ("request", "i8"), ("unit", "i8"), ("at_s", "f8")])
@@ -100,7 +100,13 @@ def hashed(i: int) -> int:
 @kernel
 def path_of(course: Course, i: int) -> int:
     """The way of request i: by its number, where there are several (a hash on its addresses, as ECMP has it)."""
-    ways = course.paths[course.journeys[i].source, course.journeys[i].sink]
+    return way_between(course, course.journeys[i].source, course.journeys[i].sink, i)
+
+
+@kernel
+def way_between(course: Course, source: int, sink: int, i: int) -> int:
+    """The way of request i from unit to unit, as ``path_of`` has it."""
+    ways = course.paths[source, sink]
     return ways[hashed(i) % ways.size]
 
 

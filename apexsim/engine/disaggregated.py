@@ -13,6 +13,7 @@ from apexsim.engine import recorder
 from apexsim.engine.book import Book, book_of
 from apexsim.engine.coupled import run_coupled
 from apexsim.engine.course import CALL, ERRAND, FULL, JOURNEY, UNIT, Course, Rules
+from apexsim.engine.encoders import ImageSetup, encoded_of, most_tasks, new_encoding
 from apexsim.engine.jit import exact
 from apexsim.engine.law import exact_tables
 from apexsim.engine.links import new_traffic
@@ -62,6 +63,10 @@ class Links:
     shares: tuple[tuple[float, ...], ...] = ()
 
 
+ALONE = Links(np.zeros(1), (), np.zeros(0), np.zeros((1, 1, 1), np.int64))
+"""Between units of which none sends anything to another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Handover:
     """How requests go from the pools that prefill to those that decode.
@@ -82,6 +87,7 @@ class Handover:
 def simulate_pools(
     trace: Trace, pools: Sequence[PoolSetup], links: Links, handover: Handover, *,
     routers: dict[Role, str] | None = None, seed: int = 0, concurrency: int | None = None, timeline: bool = False,
+    images: ImageSetup | None = None,
 ) -> SimulationResult:  # fmt: skip
     """Serve ``trace`` with pools of several roles until the last request has ended.
 
@@ -91,11 +97,12 @@ def simulate_pools(
     Args:
         routers: names by role: of those that a request enters at, ``prefill`` or ``serve``, and ``decode``;
             least-loaded where left out.
+        images: how those of the trace are encoded; its units are the last ones of ``links``.
 
     Raises:
         UsageError: an unknown router, or one that these pools do not serve, or no way from pool to pool.
     """
-    run = CoupledRun(trace, pools, links, handover, routers or {}, seed, concurrency, timeline)
+    run = CoupledRun(trace, pools, links, handover, routers or {}, seed, concurrency, timeline, images)
     run.to(np.inf)
     return run.result()
 
@@ -105,7 +112,7 @@ class CoupledRun:
 
     def __init__(
         self, trace: Trace, pools: Sequence[PoolSetup], links: Links, handover: Handover, routers: dict[Role, str],
-        seed: int, concurrency: int | None, timeline: bool, *, life: bool = False,
+        seed: int, concurrency: int | None, timeline: bool, images: ImageSetup | None = None, *, life: bool = False,
     ) -> None:  # fmt: skip
         self.trace, self.pools, self.seed, self.timeline = trace, pools, seed, timeline
         self.handover, self.concurrency = handover, concurrency
@@ -135,7 +142,9 @@ class CoupledRun:
         known = len(trace) if concurrency is None else min(len(trace), concurrency)
         self.book = self._written()
         self.cursor = np.array([0, known, 0, 0, 0, 0, 0], np.int64)
-        self.traffic = new_traffic(links.capacity, links.paths, links.latency_s, len(trace), links.shares)
+        self.encoding = new_encoding(trace, images, offered_by(trace), len(self.units), seed)
+        most = len(trace) + most_tasks(trace, images)
+        self.traffic = new_traffic(links.capacity, links.paths, links.latency_s, most, links.shares)
 
     def _empty(self, pool: PoolSetup, arrival_s: NDArray[np.float64]) -> tuple[Limits, State]:
         role = pool.policy.role
@@ -183,7 +192,8 @@ class CoupledRun:
         delay_s = float(self.entry_s + self.exit_s)
         while True:
             full = run_coupled(
-                self.book, self.traffic, self.course, self.rules, self.cursor, concurrency, delay_s, float(until)
+                self.book, self.traffic, self.course, self.rules, self.encoding, self.cursor, concurrency, delay_s,
+                float(until),
             )
             if full == THROUGH:
                 return
@@ -208,6 +218,7 @@ class CoupledRun:
             replicas=tuple(pool.replicas for pool in self.pools), seed=self.seed,
             timeline=self._timeline() if self.timeline else None, transfers=self._transfers(),
             units=tuple(pool.units for pool in self.pools),
+            encoded=encoded_of(self.encoding, self.origin_s),
         )  # fmt: skip
 
     def _of(self, unit: NDArray[np.int64], column: str, nothing: float) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from apexsim.engine.jit import kernel, rare_kernel
 from apexsim.engine.law import at_tokens, decode_attention, pairs, prefill_attention
 from apexsim.engine.state import DECODE, MIXED, SAMPLED, SCHEDULED, State
 from apexsim.engine.tiers import beside_copies, end_copies
+from apexsim.engine.visuals import encode_s
 
 
 @kernel
@@ -37,6 +38,8 @@ def run_stages(state: State, tables: StepTables, g: int, prefills: int) -> None:
         if p == 0:
             seconds = max(seconds, tables.host_floor_s[scheduled]) + tables.host_serial_s[scheduled]
             seconds += loading_s(state, r, groups[g].begin_s)
+            if prefills > 0 and state.visuals.requests.size > 0:
+                seconds += encode_s(state, g)
         seconds *= slow
         if stages > 1:
             end = max(end, state.stage_free_s[r, p]) + seconds

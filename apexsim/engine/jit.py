@@ -33,6 +33,7 @@ KERNEL_FILES = (
     "engine/book.py",
     "engine/coupled.py",
     "engine/course.py",
+    "engine/encoding.py",
     "engine/eviction.py",
     "engine/fair.py",
     "engine/gaps.py",
@@ -65,6 +66,7 @@ KERNEL_FILES = (
     "engine/tier_state.py",
     "engine/tiers.py",
     "engine/unit_choice.py",
+    "engine/visuals.py",
 )
 """Every file whose text can change what a kernel does, relative to the package."""
 

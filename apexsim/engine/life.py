@@ -35,6 +35,7 @@ from apexsim.engine.berths import (
 from apexsim.engine.course import CALL, CALLS, DRAINED, FIRST_CALL, KNOWN, NEXT, TO_DECODE, TO_LOOK, lobby_with
 from apexsim.engine.course import DRAINING as UNITS_DRAINING
 from apexsim.engine.disaggregated import CoupledRun, Handover, Links, PoolSetup, simulate_pools
+from apexsim.engine.encoders import ImageSetup
 from apexsim.engine.eviction import clear_replica
 from apexsim.engine.result import FAILED, FAILED_NOBODY, FleetEvent, FleetLife, SimulationResult
 from apexsim.engine.retry import Call, Retries
@@ -72,6 +73,7 @@ def lives_of(fleet: Fleet | None, weights_bytes: Sequence[float]) -> Lives | Non
 def simulate_fleet(
     trace: Trace, pools: Sequence[PoolSetup], links: Links, handover: Handover, lives: Lives | None, *,
     routers: dict[Role, str] | None = None, seed: int = 0, concurrency: int | None = None, timeline: bool = False,
+    images: ImageSetup | None = None,
 ) -> SimulationResult:  # fmt: skip
     """``simulate_pools`` with replicas that come and go, where there are ``lives``.
 
@@ -84,8 +86,11 @@ def simulate_fleet(
     """
     if lives is None:
         return simulate_pools(
-            trace, pools, links, handover, routers=routers, seed=seed, concurrency=concurrency, timeline=timeline
-        )
+            trace, pools, links, handover, routers=routers, seed=seed, concurrency=concurrency, timeline=timeline,
+            images=images,
+        )  # fmt: skip
+    if images is not None:
+        raise UsageError("fleet: not with images")
     if any(pool.tables.group.ranks > 1 for pool in pools):
         raise UsageError("fleet: ranks in lockstep do not come and go one by one")
     berths = berths_of(lives.fleet, [pool.replicas for pool in pools])

@@ -21,6 +21,26 @@ TABLE_FACTOR = 4
 """Ids are numbered by a table over their range where that is at most so many times their number, else by sorting."""
 
 
+NO_PREFIXES = (
+    "prefix caching is on, but the trace says nothing of shared prefixes (block_hashes or shared_prefix_tokens): "
+    "the hit rate is 0"
+)
+DECLARED_PREFIXES = (
+    "shared_prefix_tokens of the trace count as found whether they are still cached or not: an upper bound on the "
+    "hit rate, with no evictions of what is declared"
+)
+
+
+def missing_prefixes(caching: bool, trace: Trace) -> list[str]:
+    """What a reader has to know of a cache that finds nothing."""
+    return [NO_PREFIXES] if caching and not shares_prefixes(trace) else []
+
+
+def declared_prefixes(caching: bool, trace: Trace) -> list[str]:
+    """What a reader has to know of prefixes that a trace only declares."""
+    return [DECLARED_PREFIXES] if caching and declares_prefixes(trace) else []
+
+
 def shares_prefixes(trace: Trace) -> bool:
     """True where the trace says which prompts begin alike: by hashes, or by declared tokens."""
     return (trace.hash_ids is not None and len(trace.hash_ids) > 0) or trace.shared_prefix_tokens is not None

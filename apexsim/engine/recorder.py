@@ -80,6 +80,9 @@ def counters(state: State, limits: Limits, ranks: int = 1) -> Counters:
         tiers=tuple(_tier(state, t) for t in range(limits.tiers)),
         adapter_wait_s=float(state.adapters.hubs.wait_s.sum()),
         adapters=_adapters(state),
+        encode_s=float(state.visuals.replicas.busy_s.sum()),
+        encode_alone_s=float(state.visuals.replicas.alone_s.sum()),
+        slices=int(state.visuals.replicas.slices.sum()),
     )
 
 

@@ -121,6 +121,9 @@ class Counters:
     tiers: tuple[TierCounters, ...] = ()
     adapter_wait_s: float = 0.0  # that iterations waited for adapters
     adapters: AdapterCounters | None = None
+    encode_s: float = 0.0  # of iterations, in which images were encoded,
+    encode_alone_s: float = 0.0  # if each slice had been alone in its batch
+    slices: int = 0  # of images
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,26 @@ class FleetLife:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoded:
+    """Images on their way to the prefill, by request; NaN where an instant never came.
+
+    Attributes:
+        units: that encode and do nothing else; the rest is of these, ``encoded_s`` and ``landed_s`` too.
+        busy_s: seconds of their batches; ``alone_s`` if each slice had been alone in one.
+    """
+
+    images: NDArray[np.int64]  # slices
+    prepared_s: NDArray[np.float64]  # fetched and preprocessed
+    encoded_s: NDArray[np.float64]  # the last slice
+    landed_s: NDArray[np.float64]  # its embeddings are where it is prefilled
+    units: int
+    busy_s: float
+    alone_s: float
+    batches: int
+    slices: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The counters as they stood at a mark.
 
@@ -222,6 +245,7 @@ class SimulationResult:
     transfers: Transfers | None = None  # where pools hand requests to each other
     units: tuple[int, ...] = ()  # of each pool: its replicas, or all ranks of those in lockstep
     fleet: FleetLife | None = None  # where replicas come and go
+    encoded: Encoded | None = None  # where requests bring images
 
     @property
     def duration_s(self) -> float:

@@ -15,6 +15,7 @@ from apexsim.cost.tables import StepTables
 from apexsim.cost.tiers import TierLaw
 from apexsim.engine import recorder
 from apexsim.engine.adapters_asked import adapters_asked, apart_by_adapter, new_adapters
+from apexsim.engine.encoders import Encoder, check_counted, visuals_of
 from apexsim.engine.fleet import Marks, run_pool
 from apexsim.engine.order import BY_ADAPTER, ORDERS
 from apexsim.engine.places import new_order
@@ -47,6 +48,7 @@ class ReplicaLimits:
     ``swap``: where a preempted request's blocks go; None where it is recomputed.
     ``weigh_loads``: what is found in a tier is computed anew where loading it would take longer.
     ``adapters``: the LoRA adapters that requests ask for; None where they have none.
+    ``encoder``: of the images of its requests; None where it has none, or another pool encodes.
     """
 
     kv_blocks: int
@@ -59,6 +61,7 @@ class ReplicaLimits:
     swap: SwapLaw | None = None
     weigh_loads: bool = False
     adapters: AdapterLaw | None = None
+    encoder: Encoder | None = None
 
 
 def simulate_pool(
@@ -123,6 +126,7 @@ def empty_pool(
 
     ``ends``: what of ``handover.py`` the pool takes part in, by the names of ``Limits``.
     """
+    check_counted(trace)
     asked = adapters_asked(trace, limits.adapters, seed)
     cache = new_cache(apart_by_adapter(trace, asked), limits.block_size, units, wanted=policy.prefix_caching)
     curve = _curve(trace, tables, policy, limits, cache)
@@ -134,6 +138,7 @@ def empty_pool(
         drafts=new_drafts(policy.acceptance, seed), tiers=_tiers(limits, cache, units, curve),
         order=new_order(trace, policy, units, tables.stages, limits.entry_s + limits.exit_s),
         adapters=new_adapters(limits.adapters, asked, units),
+        visuals=visuals_of(trace, limits.encoder, units, tables.group.ranks),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from apexsim.engine.adapter_state import Adapters
 from apexsim.engine.jit import kernel
 from apexsim.engine.result import IN_FLIGHT
 from apexsim.engine.tier_state import Tiers
+from apexsim.engine.visuals import Visuals
 
 Rows = Any
 """A record array. NumPy cannot type the fields; the dtypes below name and explain them."""
@@ -99,8 +100,7 @@ REPLICA = np.dtype(
         ("iterations", "i8"), ("prefill_tokens", "i8"), ("decode_tokens", "i8"),
         ("busy_s", "f8"), ("prefill_attention_s", "f8"), ("decode_attention_s", "f8"),
         ("slow", "f8"), ("slowed_s", "f8"),  # factor on its iterations; seconds of ``busy_s`` that are due to it
-        ("prefill_pairs", "f8"),
-        ("prefill_pairs_windowed", "f8"),
+        ("prefill_pairs", "f8"), ("prefill_pairs_windowed", "f8"),
         ("decode_kv", "f8"),
         ("decode_kv_windowed", "f8"),
         # With a prefix cache only.
@@ -323,6 +323,7 @@ class State(NamedTuple):
     order: Order
     adapters: Adapters
     outbox: Rows  # EVENT [rows], of the instant; [0] where no other pool takes part
+    visuals: Visuals
 
     @property
     def stages(self) -> int:
@@ -350,7 +351,7 @@ def new_drafts(acceptance: tuple[float, ...], seed: int) -> Rows:
 def new_state(
     arrival_s: NDArray[np.float64], prompt: NDArray[np.int64], output: NDArray[np.int64], limits: Limits, *,
     replicas: int, stages: int, timeline: bool, cache: Cache, drafts: Rows, tiers: Tiers,
-    order: Order, adapters: Adapters, lockstep: bool = False,
+    order: Order, adapters: Adapters, visuals: Visuals, lockstep: bool = False,
 ) -> State:  # fmt: skip
     """An empty fleet of ``replicas`` (ranks, where they run in ``lockstep``) before the first arrival."""
     n, groups, seqs = len(arrival_s), replicas * stages, limits.max_batch_seqs
@@ -358,8 +359,7 @@ def new_state(
     # Clipped, a length that no context holds stays one, and the sum of two fits its type.
     requests.arrival_s, requests.prompt, requests.output = arrival_s, prompt.clip(max=LONGEST), output.clip(max=LONGEST)
     fleet.waiting_head = fleet.waiting_tail = fleet.open_head = fleet.oldest = fleet.newest = NONE
-    fleet.incoming_head = fleet.incoming_tail = fleet.last_client = NONE
-    fleet.received_head = fleet.received_tail = NONE
+    fleet.incoming_head = fleet.incoming_tail = fleet.last_client = fleet.received_head = fleet.received_tail = NONE
     batches.end_s, batches.slow, fleet.slow = np.inf, 1.0, 1.0
     batches.youngest = NONE
     longest = limits.max_num_batched_tokens
@@ -375,7 +375,7 @@ def new_state(
         histograms=np.zeros((sizes, longest + seqs * (len(drafts) + 1) + 2), np.int64),
         filled=np.zeros(3, np.int64),
         itl=rows(ITL_RUN, room), timeline=rows(ITERATION, room if timeline else 0), cache=cache,
-        drafts=drafts, tiers=tiers, order=order, adapters=adapters,
+        drafts=drafts, tiers=tiers, order=order, adapters=adapters, visuals=visuals,
         outbox=rows(EVENT, 2 * n + groups * (seqs + 1) if limits.hands_over or limits.receives else 0),
     )  # fmt: skip
 

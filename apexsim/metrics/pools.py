@@ -29,6 +29,24 @@ class PoolUse:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodeUse:
+    """Images of a run.
+
+    ``prepare_s``: from the arrival until they were fetched and preprocessed; ``encode_s``: from then until the last
+    slice of a request was encoded, waiting included, and ``transfer_s`` until its embeddings were where it is prefilled
+    (both of pools with role encode only). ``busy_s``: of the devices that encoded.
+    """
+
+    requests: int
+    slices: int  # encoded
+    busy_s: float
+    batches: int | None  # of units with role encode
+    prepare_s: Distribution
+    encode_s: Distribution
+    transfer_s: Distribution
+
+
+@dataclass(frozen=True, slots=True)
 class TransferUse:
     """KV that went from pools that prefill to those that decode.
 
@@ -57,13 +75,37 @@ class PoolShape:
 def pool_uses(
     result: SimulationResult, accounts: Sequence[Account], shapes: Sequence[PoolShape]
 ) -> tuple[PoolUse, ...]:
-    """One row a pool."""
-    return tuple(
+    """One row a pool; the one with role encode comes last."""
+    rows = tuple(
         PoolUse(
             shape.role, replicas, shape.devices, counters.iterations, counters.preemptions, kv_peak_fraction(counters),
             busy_fraction(counters, replicas, result.duration_s), account.mfu, account.mbu,
         )
-        for counters, replicas, account, shape in zip(result.pools, result.replicas, accounts, shapes, strict=True)
+        for counters, replicas, account, shape in zip(result.pools, result.replicas, accounts, shapes, strict=False)
+    )  # fmt: skip
+    if len(shapes) == len(rows):
+        return rows
+    shape, account, encoded = shapes[-1], accounts[-1], result.encoded
+    batches, busy_s = (0, 0.0) if encoded is None else (encoded.batches, encoded.busy_s)
+    busy = busy_s / (shape.devices * result.duration_s) if result.duration_s > 0 else None
+    encoders = PoolUse(
+        shape.role, shape.devices, shape.devices, batches, 0, None, busy, account.mfu, account.mbu
+    )
+    return (*rows, encoders)
+
+
+def encode_use(result: SimulationResult) -> EncodeUse | None:
+    """What was encoded; None where no request brought an image."""
+    encoded = result.encoded
+    if encoded is None:
+        return None
+    asked = encoded.images > 0
+    return EncodeUse(
+        int(asked.sum()), encoded.slices + sum(pool.slices for pool in result.pools),
+        encoded.busy_s + sum(pool.encode_s for pool in result.pools), encoded.batches if encoded.units else None,
+        distribution((encoded.prepared_s - result.requests.arrival_s)[asked]),
+        distribution((encoded.encoded_s - encoded.prepared_s)[np.isfinite(encoded.encoded_s)]),
+        distribution((encoded.landed_s - encoded.encoded_s)[np.isfinite(encoded.landed_s)]),
     )  # fmt: skip
 
 
@@ -73,9 +115,14 @@ def transfer_use(result: SimulationResult) -> TransferUse | None:
     if transfers is None or transfers.started == 0:
         return None
     went = np.isfinite(transfers.landed_s)
+    count, carried = transfers.finished, transfers.carried
+    if result.encoded is not None and result.encoded.units > 0:  # embeddings travel over the same links
+        count, carried = int(went.sum()), float(transfers.size_bytes.sum())
+        if count == 0:
+            return None
     ready_s = np.fmax(transfers.left_s, transfers.reserved_s)
     return TransferUse(
-        transfers.finished, transfers.carried, transfers.carried / max(transfers.finished, 1),
+        count, carried, carried / max(count, 1),
         distribution((transfers.landed_s - ready_s)[went]), distribution((ready_s - transfers.left_s)[went]),
         transfers.busy_s / result.duration_s if result.duration_s > 0 else None,
     )  # fmt: skip

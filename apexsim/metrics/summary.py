@@ -22,7 +22,7 @@ from apexsim.metrics.groups import NOBODY, Group, Senders, groups_of
 from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.kv_copies import SwapUse, TierUse, swap_use, tier_uses, write_notes
 from apexsim.metrics.latency import counted_requests, latencies
-from apexsim.metrics.pools import PoolShape, PoolUse, TransferUse, pool_uses, transfer_use
+from apexsim.metrics.pools import EncodeUse, PoolShape, PoolUse, TransferUse, encode_use, pool_uses, transfer_use
 from apexsim.metrics.speculation import Speculation, speculation
 from apexsim.metrics.throughput import RequestCounts, Throughput, completed_tokens, count_requests, throughput
 from apexsim.metrics.usage import (
@@ -116,6 +116,7 @@ class Summary:
     by_pool: tuple[PoolUse, ...] = ()  # of a plan of several, in its order
     transfers: TransferUse | None = None  # between them
     fleet: FleetUse | None = None  # where replicas come and go
+    encoding: EncodeUse | None = None  # where requests bring images
 
     def to_dict(self) -> dict[str, Any]:
         """The summary JSON: nested dicts, lists and plain numbers."""
@@ -128,7 +129,7 @@ class Summary:
         groups: dict[str, Any] = data.pop("groups")
         data["kv_tiers"] = list(data["kv_tiers"])
         data["by_pool"] = list(data["by_pool"])
-        for key in ("kv_tiers", "swap", "lora", "by_pool", "transfers", "fleet"):
+        for key in ("kv_tiers", "swap", "lora", "by_pool", "transfers", "fleet", "encoding"):
             if not data[key]:
                 del data[key]
         return data | groups
@@ -164,8 +165,7 @@ def summarise(
     counted = counted_requests(result.requests.arrival_s, warmup)
     per_request = latencies(result.requests)
     _, output_tokens = completed_tokens(result.requests)
-    duration_s = result.duration_s
-    requests = count_requests(result.requests)
+    duration_s, requests = result.duration_s, count_requests(result.requests)
     notes = result.notes + notes + write_notes(counters, deployment.tiers, result.replicas[0], duration_s)
     joules = energy(account.energy_j, output_tokens, requests.completed, duration_s, deployment.surroundings)
     return Summary(
@@ -192,5 +192,5 @@ def summarise(
         kv_tiers=tier_uses(counters, deployment.tiers, result.requests),
         swap=swap_use(counters, deployment.swap), lora=adapter_use(counters) if deployment.lora else None,
         by_pool=pool_uses(result, accounts, deployment.shapes) if accounts else (), transfers=transfer_use(result),
-        fleet=fleet_use(result, deployment.holdings),
+        fleet=fleet_use(result, deployment.holdings), encoding=encode_use(result),
     )  # fmt: skip

@@ -57,6 +57,8 @@ def busy_fraction(counters: Counters, replicas: float, duration_s: float) -> flo
 def busy_of_all(result: SimulationResult) -> float | None:
     """``busy_fraction`` over the replicas of all pools."""
     busy_s, replicas = sum(pool.busy_s for pool in result.pools), sum(result.replicas)
+    if result.encoded is not None:
+        busy_s, replicas = busy_s + result.encoded.busy_s, replicas + result.encoded.units
     return busy_s / (replicas * result.duration_s) if result.duration_s > 0 else None
 
 

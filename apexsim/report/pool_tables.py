@@ -8,9 +8,9 @@ from apexsim.spec.units import format_bytes
 
 
 def pool_tables(summary: Summary) -> tuple[Table, ...]:
-    """None where the plan has one pool."""
+    """None where the plan has one pool, and no request brings an image."""
     if not summary.by_pool:
-        return ()
+        return encoding_tables(summary)
     header = ("pool", "replicas", "devices", "busy", "MFU", "MBU", "KV peak", "preemptions")
     rows = tuple(
         (
@@ -20,7 +20,27 @@ def pool_tables(summary: Summary) -> tuple[Table, ...]:
         )
         for use in summary.by_pool
     )  # fmt: skip
-    return (Table("Pools", header, rows), *transfer_tables(summary))
+    return (Table("Pools", header, rows), *encoding_tables(summary), *transfer_tables(summary))
+
+
+def encoding_tables(summary: Summary) -> tuple[Table, ...]:
+    """None where no request brings an image."""
+    use = summary.encoding
+    if use is None:
+        return ()
+    rows = [
+        ("requests with images", show(use.requests, "count")),
+        ("image slices encoded", show(use.slices, "count")),
+        ("encoding, all devices", show(use.busy_s, "s")),
+        ("fetched and preprocessed, mean", show(use.prepare_s.mean, "s")),
+    ]
+    if use.batches is not None:
+        rows += [
+            ("queued and encoded, mean", show(use.encode_s.mean, "s")),
+            ("queued and encoded, p99", show(use.encode_s.p99, "s")),
+            ("embeddings on their way, mean", show(use.transfer_s.mean, "s")),
+        ]
+    return (Table("Images", ("", "value"), tuple(rows)),)
 
 
 def transfer_tables(summary: Summary) -> tuple[Table, ...]:

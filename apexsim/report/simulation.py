@@ -21,6 +21,7 @@ from apexsim.engine.result import (
     REJECTED_LATE,
     REJECTED_QUEUE,
     REJECTED_WAIT,
+    Encoded,
     SimulationResult,
     Transfers,
 )
@@ -76,6 +77,14 @@ def transfer_columns(transfers: Transfers) -> dict[str, Any]:
     }
 
 
+def image_columns(encoded: Encoded) -> dict[str, Any]:
+    """Slices of each request, and when they were preprocessed, encoded and where it is prefilled; NaN where never."""
+    columns = {"images": encoded.images, "prepared_s": encoded.prepared_s}
+    if encoded.units:
+        columns |= {"encoded_s": encoded.encoded_s, "embedded_s": encoded.landed_s}
+    return columns
+
+
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """Under what a plan is simulated, beside the trace.
@@ -120,8 +129,9 @@ class SimulationReport:
 
     @property
     def heading(self) -> str:
-        parts = self.prepared.parts or (self.prepared,)
-        devices = " and ".join(f"{part.plan.devices} × {part.profile.name}" for part in parts)
+        parts, encoders = self.prepared.parts or (self.prepared,), self.prepared.encoders
+        stand = [(p.plan.devices, p.profile.name) for p in parts] + [(e.plan.devices, e.profile.name) for e in encoders]
+        devices = " and ".join(f"{count} × {name}" for count, name in stand)
         return f"{self.prepared.model.name} on {devices} ({self.plan.id})"
 
     @property
@@ -166,8 +176,10 @@ class SimulationReport:
             columns["adapter"] = adapter_names(requests.adapter, self.trace)
         if requests.attempts is not None:
             columns["attempts"] = requests.attempts
-        if self.result.transfers is not None:
+        if self.result.transfers is not None and (len(self.plan.pools) > 1 or self.plan.fleet is not None):
             columns |= transfer_columns(self.result.transfers)
+        if self.result.encoded is not None:
+            columns |= image_columns(self.result.encoded)
         return pd.DataFrame(columns)
 
     def write_timeline(self, path: Path | str) -> Thinned:

@@ -49,6 +49,11 @@ def _overview(described: dict[str, Any]) -> Table:
         ]
     if deadlines := described["deadlines"]:
         rows.append(("deadlines (requests, median)", "{requests:,}, {p50_s:g} s".format(**deadlines)))
+    if images := described["images"]:
+        rows += [
+            ("requests with images", show(images["requests"], "count")),
+            ("image slices of those (mean, max)", "{mean:.4g}, {max:,}".format(**images["slices"])),
+        ]
     if prefix := described["prefix"]:
         if "ideal_reuse" in prefix:
             rows += [

@@ -22,6 +22,7 @@ from apexsim.spec.model import ModelSpec
 from apexsim.spec.slo import SLO
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate
+from apexsim.workload.visual import has_images, with_visual_tokens
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class Problem:
         """The rate (requests/s) at which a plan must meet the SLO to be ranked."""
         return self.trace.rate_rps
 
+    @property
+    def _images(self) -> tuple[Any, ...]:
+        """What the answer depends on where requests bring images; nothing of it where none does."""
+        trace = self.trace
+        return (trace.images, trace.visual_tokens) if has_images(trace) else ()
+
     @cached_property
     def fingerprint(self) -> str:
         """Eight hexadecimal digits of all that the answer depends on; equal questions have the same."""
@@ -60,18 +67,18 @@ class Problem:
         trace = self.trace
         for column in (
             trace.arrival_s, trace.input_tokens, trace.output_tokens, trace.session, trace.shared_prefix_tokens,
-            trace.hash_ids,
+            trace.hash_ids, *self._images,
         ):  # fmt: skip
             digest.update(b"-" if column is None else column.tobytes())
         if trace.hash_offsets is not None:
             digest.update(trace.hash_offsets.tobytes() + str(trace.hash_block_tokens).encode())
         words = {
-            "model": self.model.model_dump(mode="json"),
+            "model": self.model.model_dump(mode="json", exclude=None if self._images else {"vision"}),
             "cluster": self.cluster.model_dump(mode="json"),
             "profile": self.profile.model_dump(mode="json"),
             "slo": str(self.slo),
             "objective": self.objective.name,
-            "space": self.space.model_dump(mode="json"),
+            "space": self.space.model_dump(mode="json", exclude=None if self._images else {"vision"}),
             "price": self.price_usd_per_hour,
             "carbon": self.carbon_g_per_kwh,
             "seed": self.seed,
@@ -123,14 +130,16 @@ def make_problem(
     wanted = objective_named(objective, carbon_g_per_kwh)
     _check_figures(wanted, profile, price, carbon_g_per_kwh)
     if not isinstance(space, Space):
-        usual = default_space(spec, profile, cluster)
+        usual = default_space(spec, profile, cluster).model_copy(update={"vision": has_images(trace)})
         space = usual if space is None else load_space(space, usual)
     return Problem(
         model_name=model,
         model=spec,
         cluster=cluster,
         profile=profile,
-        trace=_offered(trace, rate_rps),
+        trace=with_visual_tokens(
+            _offered(trace, rate_rps), spec.vision.visual_tokens if spec.vision else None, spec.name
+        ),
         slo=slo,
         objective=wanted,
         space=space,

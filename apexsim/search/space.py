@@ -62,6 +62,9 @@ class Space(Strict):
         (None,), strict=False, description="ways to speculate; null: none"
     )
     prefix_caching: bool = Field(False, description="reuse KV blocks of equal prefixes, in every plan")
+    vision: bool = Field(
+        False, description="the vision encoder stands in every replica; true where requests bring images"
+    )
     router: str = Field("least-loaded", description="how every plan spreads requests over its replicas")
 
     @field_validator("*")
@@ -118,7 +121,8 @@ def plans(space: Space, model: str, cluster: Cluster) -> Iterator[Plan]:
         if tp * pp * dp * cp * replicas > cluster.devices:
             continue
         for ep in _expert_degrees(space, tp * dp):
-            for pool in _pools(space, Pool(replicas=replicas, tp=tp, pp=pp, dp=dp, cp=cp, ep=ep)):
+            shape = Pool(replicas=replicas, tp=tp, pp=pp, dp=dp, cp=cp, ep=ep, vision=space.vision)
+            for pool in _pools(space, shape):
                 yield Plan(model=model, cluster=cluster, pools=(pool,), router=space.router)
 
 

@@ -38,6 +38,12 @@ class HostPreset(Strict):
     )
     decode_kernels: float = Field(1.0, ge=1, description="the same of an iteration of decodes")
     graphs_with_prefill: bool = Field(description="iterations with prefill tokens are padded to a graph too")
+    media: Seconds = Field(0.0, ge=0, description="of a request with images, before they are encoded: fetch, decode")
+    media_slice: Seconds = Field(0.0, ge=0, description="each image slice more of that")
+    encoder_efficiency: float = Field(
+        1.0, gt=0, le=1, description="how fast the vision encoder runs, as a share of what its kernels price"
+    )
+    media_source: str = Field("", description="where these three come from")
     group: str = Field("", description="presets of one group share the terms that are fitted")
     fitted: tuple[HostTerm, ...] = Field((), strict=False, description="terms that were fitted on measured runs")
     sets: tuple[str, ...] = Field((), strict=False, description="validation sets that they were fitted on")

@@ -22,6 +22,8 @@ def check_fleet(plan: Plan) -> str | None:
         wrong = None if reason is None else f"fleet.switch{reason}"
     if wrong is not None:
         return wrong
+    if any(pool.role == "encode" for pool in plan.pools):
+        return f"fleet: a pool with role=encode: {NOT_YET}"
     for index, pool in enumerate(plan.pools):
         reason = _not_yet(pool, alone=len(plan.pools) == 1)
         if reason is not None:

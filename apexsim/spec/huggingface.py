@@ -3,7 +3,7 @@
 A key that a config leaves out has the default of its class in the ``transformers`` library, because Hugging
 Face writes only what differs from it (Gemma 3 says no vocabulary). An architecture that is not in
 ``ARCHITECTURES`` is an error that names it: its layers may hold anything. Multi-modal models are read down to
-their decoder (``text_config``); vision and audio towers are no part of it.
+their decoder (``text_config``) and the vision encoders of ``hfvision.py``; audio towers are no part of it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from apexsim.spec.hfconfig import (
 )
 from apexsim.spec.hflinear import minimax, nemotron_h, qwen3_next
 from apexsim.spec.hfopt import OPT_DEFAULTS, opt, opt_tables
+from apexsim.spec.hfvision import vision_of
 from apexsim.spec.model import Attention, DenseMlp, ModelSpec, MoeMlp
 from apexsim.spec.quantization import read_quantization
 
@@ -59,9 +60,10 @@ def model_from_config(config: Mapping[str, Any], name: str, source: str) -> Mode
         InputError: a missing or impossible key, an unknown architecture or quantisation method.
     """
     family = _family(config, source)
-    text = config.get("text_config") or {}
+    inner = "llm_config" if "llm_config" in config else "text_config"
+    text = config.get(inner) or {}
     if not isinstance(text, Mapping):
-        raise InputError(f"{source}: text_config: expected a mapping, got {text!r}")
+        raise InputError(f"{source}: {inner}: expected a mapping, got {text!r}")
     keys = Config({**family.defaults, **config, **text}, source)
     quantization = read_quantization(keys.keys, source)
     outside_first = Config({**text, **config}, source)
@@ -78,6 +80,7 @@ def model_from_config(config: Mapping[str, Any], name: str, source: str) -> Mode
         "unquantized": quantization.unquantized if quantization else (),
         "groups": _groups(family, keys),
         "mtp_layers": keys.zero_or("num_nextn_predict_layers"),
+        "vision": vision_of(config, keys, source),
         "source": source,
         **(family.tables(keys) if family.tables else {}),
     }
@@ -308,6 +311,8 @@ ARCHITECTURES: dict[str, Family] = {
     "Qwen3NextForCausalLM": Family(qwen3_next, {"head_dim": 256}),
     "MiniMaxText01ForCausalLM": Family(minimax),
     "MiniMaxM1ForCausalLM": Family(minimax),
+    "MiniCPMV": _QWEN2,
+    "InternVLChatModel": Family(llama),
     "Glm4ForCausalLM": Family(glm4),
     "OPTForCausalLM": Family(opt, OPT_DEFAULTS, tied=True, tables=opt_tables),
     "Glm4MoeForCausalLM": Family(glm4_moe),

@@ -19,6 +19,7 @@ from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.precision import check_precision, part_words
 from apexsim.spec.tensor_parallel import TP_RULES, wrong_heads
 from apexsim.spec.tier_rules import wrong_swap, wrong_tiers
+from apexsim.spec.vision_rules import wrong_encoders, wrong_vision
 
 
 def check_plan(model: ModelSpec, plan: Plan) -> str | None:
@@ -32,7 +33,7 @@ def check_plan(model: ModelSpec, plan: Plan) -> str | None:
         return f"disable_hybrid_kv_cache_manager: {plan.engine} {plan.engine_version or ''} has no such manager"
     if pool.device is not None and pool.device != plan.cluster.device:
         return f"the pool asks for device {pool.device}, the cluster holds {plan.cluster.device}"
-    return check_pool(model, pool, plan.engine)
+    return wrong_encoders(plan.pools) or check_pool(model, pool, plan.engine)
 
 
 def _has_kv_manager(plan: Plan) -> bool:
@@ -95,14 +96,13 @@ def check_pool(model: ModelSpec, pool: Pool, engine: str = "vllm") -> str | None
         _not_simulated_yet(pool) or check_precision(model, pool) or _wrong_degrees(model, pool, engine)
         or _wrong_limits(model, pool) or wrong_tiers(pool) or wrong_swap(pool)
         or check_drafts(model, pool, check_pool) or wrong_context(model, pool, engine)
-        or wrong_lora(model, pool)
+        or wrong_lora(model, pool) or wrong_vision(model, pool)
     )
 
 
 def _not_simulated_yet(pool: Pool) -> str | None:
     decode = pool.role == "decode"
     later = {
-        f"role={pool.role}": pool.role == "encode",
         "role=decode with prefix_caching (its KV comes from elsewhere)": decode and pool.scheduler.prefix_caching,
         "role=decode with kv_tiers": decode and bool(pool.kv_tiers),
         f"role={pool.role} with speculative decoding": pool.role == "prefill" and pool.speculative is not None,

@@ -14,6 +14,7 @@ from apexsim.spec.base import Strict
 from apexsim.spec.dtypes import KvDtype, WeightDtype
 from apexsim.spec.kv_formats import kv_bytes
 from apexsim.spec.linear import LinearAttention
+from apexsim.spec.vision import VisionEncoder
 
 Part = Literal["attention", "mlp", "experts", "shared_experts", "lm_head"]
 """Matrices that a quantised checkpoint may leave as they are; embedding, router and norms it always does."""
@@ -199,6 +200,7 @@ class ModelSpec(Strict):
     )
     groups: tuple[LayerGroup, ...] = Field(min_length=1, strict=False, description="the layers")
     mtp_layers: int = Field(0, ge=0, description="multi-token-prediction layers; not counted in the parameters")
+    vision: VisionEncoder | None = Field(None, description="encoder of its images; null where it reads text only")
     source: str = Field("", description="where the configuration comes from")
 
     @model_validator(mode="after")

@@ -136,6 +136,11 @@ class Pool(Strict):
     disable_hybrid_kv_cache_manager: bool | None = Field(
         None, description="true: windowed layers keep the KV of the whole context; as the engine version where left out"
     )
+    vision: bool = Field(
+        False, description="true: the vision encoder stands on these devices, and encodes the images of its requests"
+    )
+    encode_batch: int = Field(1, ge=1, description="image slices that a unit of role encode encodes together at most")
+    irp: bool = Field(False, description="role encode: the slices of one request are dealt to all units")
     speculative: Speculative | None = Field(None, description="speculative decoding; off where left out")
     lora: Lora | None = Field(None, description="LoRA adapters that requests ask for; none where left out")
     clock_mhz: float | None = Field(
@@ -237,6 +242,7 @@ _OTHERS = {
     "gpu_memory_utilization": "u",
     "block_size": "b",
     "max_model_len": "len",
+    "encode_batch": "eb",
     "clock_mhz": "clk",
 }
 
@@ -264,6 +270,8 @@ def _pool_id(pool: Pool) -> str:
         if getattr(pool, key) != Pool.model_fields[key].default
     ]
     parts += [rule.id for rule in pool.precision]
+    parts += ["vision"] if pool.vision else []
+    parts += ["irp"] if pool.irp else []
     parts += [pool.lora.id] if pool.lora and pool.lora.adapters else []
     parts += [pool.speculative.id] if pool.speculative and pool.speculative.num_speculative_tokens else []
     parts += [tier.short for tier in pool.kv_tiers]

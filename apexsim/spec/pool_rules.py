@@ -5,6 +5,7 @@ from __future__ import annotations
 from apexsim.spec.drafts import drafts_of
 from apexsim.spec.model import ModelSpec
 from apexsim.spec.plan import Plan, Pool
+from apexsim.spec.vision_rules import wrong_encoders
 
 ALONE_ONLY = "not simulated with several pools"
 
@@ -16,13 +17,16 @@ def check_pools(model: ModelSpec, plan: Plan) -> str | None:
         lonely = "prefill" if "prefill" in roles else "decode"
         other = "decode" if lonely == "prefill" else "prefill"
         return f"pools with role={lonely} and none with role={other} (a plan of several pools needs both, or neither)"
+    reason = wrong_encoders(plan.pools)
+    if reason is not None:
+        return reason
     for index, pool in enumerate(plan.pools):
-        reason = _wrong_beside_others(model, pool)
+        reason = wrong_beside_others(model, pool)
         if reason is not None:
             return f"pools[{index}].{reason}"
     if "lora-aware" in {plan.router_of(pool.role) for pool in plan.pools}:
         return f"router=lora-aware: adapters are {ALONE_ONLY}"
-    formats = {pool.kv_cache for pool in plan.pools if pool.role != "serve"}
+    formats = {pool.kv_cache for pool in plan.pools if pool.role in ("prefill", "decode")}
     if len(formats) > 1:
         return (
             f"pools: kv_cache = {' and '.join(sorted(formats))}: KV goes from pool to pool as it is "
@@ -31,7 +35,8 @@ def check_pools(model: ModelSpec, plan: Plan) -> str | None:
     return None
 
 
-def _wrong_beside_others(model: ModelSpec, pool: Pool) -> str | None:
+def wrong_beside_others(model: ModelSpec, pool: Pool) -> str | None:
+    """What of this pool the engine does not do where several pools, or images, take part; None where all is well."""
     scheduler = pool.scheduler
     decode = pool.role == "decode"
     hands = pool.role in ("prefill", "decode")

@@ -21,7 +21,7 @@ from apexsim.spec.files import write_atomically
 from apexsim.workload.table import from_table, to_table
 from apexsim.workload.trace import Trace
 
-VERSION = 4
+VERSION = 5
 """Part of the key: raise it when a reader reads differently or the columns change."""
 
 SMALLEST_BYTES = 256 * 1024

@@ -45,6 +45,7 @@ def describe(trace: Trace) -> dict[str, Any]:
         "deadlines": _deadlines(trace.deadline_s),
         "adapters": _adapters(trace.adapter_code),
         "prefix": _prefix(trace),
+        "images": _images(trace.images),
         "notes": list(trace.notes),
     }
 
@@ -158,6 +159,13 @@ def _adapters(code: Ints | None) -> dict[str, Any] | None:
         "largest_share": float(requests.max(initial=0) / len(code)),
         "base_share": float((code < 0).mean()),
     }
+
+
+def _images(images: Ints | None) -> dict[str, Any] | None:
+    """Slices of those requests that bring images, and how many these are."""
+    if images is None or not images.any():
+        return None
+    return {"requests": int((images > 0).sum()), "slices": lengths(images[images > 0])}
 
 
 def _deadlines(deadline_s: Floats | None) -> dict[str, Any] | None:

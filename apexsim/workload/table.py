@@ -43,6 +43,10 @@ def to_table(trace: Trace) -> pa.Table:
     if trace.adapter_code is not None:
         code = pa.array(trace.adapter_code.astype(np.int32), mask=trace.adapter_code < 0)
         columns["adapter"] = pa.DictionaryArray.from_arrays(code, pa.array(trace.adapters, pa.string()))
+    if trace.images is not None:
+        columns["images"] = pa.array(trace.images)
+    if trace.visual_tokens is not None:
+        columns["visual_tokens"] = pa.array(trace.visual_tokens)
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(_metadata(trace)).encode()})
 
 
@@ -75,6 +79,8 @@ def from_table(table: pa.Table) -> Trace:
         deadline_s=_numpy(table, "deadline_s") if "deadline_s" in present else None,
         adapters=tuple(metadata["adapters"]),
         adapter_code=_codes(table, "adapter", metadata["adapters"]) if "adapter" in present else None,
+        images=_numpy(table, "images") if "images" in present else None,
+        visual_tokens=_numpy(table, "visual_tokens") if "visual_tokens" in present else None,
         dropped=metadata["dropped"],
         source=metadata["source"],
         notes=tuple(metadata["notes"]),

@@ -43,6 +43,9 @@ class Trace:
             such limit, None where none has.
         adapters: names of the LoRA adapters that requests ask for, ``adapter_code`` indexes them.
         adapter_code: int64[n], -1 where the base model alone is asked for; None where nothing is known.
+        images: int64[n] image slices (tiles, frames) of each request, or None. ``input_tokens`` are the text.
+        visual_tokens: int64[n] tokens of each of its slices in the prompt; None where the model says.
+        visual_counted: whether ``input_tokens`` hold them already (``workload.visual``).
         dropped: reason -> rows of the source that are not here.
         source: file and format it was read from, or the generator and its seed.
         notes: what was done to it or assumed on the way here, in plain words.
@@ -65,6 +68,9 @@ class Trace:
     deadline_s: Floats | None = None
     adapters: tuple[str, ...] = ()
     adapter_code: Ints | None = None
+    images: Ints | None = None
+    visual_tokens: Ints | None = None
+    visual_counted: bool = False
     dropped: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -118,6 +124,8 @@ class Trace:
             client_code=None if self.client_code is None else self.client_code[index],
             deadline_s=None if self.deadline_s is None else self.deadline_s[index],
             adapter_code=None if self.adapter_code is None else self.adapter_code[index],
+            images=None if self.images is None else self.images[index],
+            visual_tokens=None if self.visual_tokens is None else self.visual_tokens[index],
         )
 
 

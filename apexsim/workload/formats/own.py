@@ -5,8 +5,9 @@ Optional columns: ``session`` (number or text; empty = none), ``shared_prefix_to
 such a block, one value for the whole file), ``class`` (``log_type`` where there is no class), ``priority`` (whole
 number, smaller is more urgent), ``client`` (text or number: who sent it), ``deadline_s`` (seconds from arrival to the
 first token that is wanted; empty = none), ``adapter`` (text or number: the LoRA adapter that it asks for; empty = the
-base model), ``failed`` (true = no request: dropped and counted). Any other column is not
-read, and a note says so.
+base model), ``images`` (slices or frames of images that the request brings; its ``input_tokens`` are the text
+alone), ``visual_tokens`` (of each of them in the prompt; as the model says where there is no such column), ``failed``
+(true = no request: dropped and counted). Any other column is not read, and a note says so.
 
 This is our own format, so it is held to its word: arrivals that go back, or an output of 0 tokens, are
 errors.
@@ -55,6 +56,8 @@ COLUMNS = {
     "client": TEXT,
     "deadline_s": NUMBER,
     "adapter": TEXT,
+    "images": NUMBER,
+    "visual_tokens": NUMBER,
     "failed": TEXT,
 }
 KNOWN_UNREAD = {"model", "elapsed_s"}
@@ -70,7 +73,7 @@ class Own:
     name = "apexsim"
     header = (
         "arrival_s,input_tokens,output_tokens[,session,shared_prefix_tokens,block_hashes,class,priority,client,deadline_s,"
-        "adapter]"
+        "adapter,images,visual_tokens]"
     )
     is_log = True
 
@@ -113,6 +116,8 @@ class Own:
             deadline_s=_deadlines(path, table) if "deadline_s" in present else None,
             adapters=adapters,
             adapter_code=adapter_code,
+            images=tokens(path, table, "images", least=0) if "images" in present else None,
+            visual_tokens=_visual(path, table) if "visual_tokens" in present else None,
             source=f"{path} ({self.name})",
             notes=_unread(path),
         )
@@ -157,6 +162,16 @@ def _deadlines(path: Path, table: pa.Table) -> Floats:
     values = np.asarray(column.to_numpy(), np.float64)
     refuse(path, "deadline_s", values, ~(values > 0), "more than 0, or an empty cell")
     return values
+
+
+def _visual(path: Path, table: pa.Table) -> Ints:
+    """Tokens of each slice, 1 or more where a request has one."""
+    if "images" not in table.column_names:
+        raise InputError(f"{path}: column visual_tokens without images (allowed: both, or images alone)")
+    visual = tokens(path, table, "visual_tokens", least=0)
+    bare = (visual == 0) & (tokens(path, table, "images", least=0) > 0)
+    refuse(path, "visual_tokens", visual, bare, "1 or more where images is")
+    return visual
 
 
 def _adapters(table: pa.Table) -> tuple[tuple[str, ...], Ints]:
