@@ -281,7 +281,7 @@ def replay_pools(
     links = ALONE
     if prepared.parts or not has_images(trace):
         stand = sorted(plan.most.pools, key=lambda pool: pool.role == "encode")  # which stand behind the others
-        profiles = [part.profile for part in (*parts, *prepared.encoders)]
+        profiles = [part.profile for part in parts] + [each.profile for each in prepared.encoders]
         ways = kv_links(plan.cluster, stand, profiles, plan.transfer.latency)
         links = Links(ways.capacity, ways.paths, ways.latency_s, ways.ways, ways.shares)
     sink = next((part for part in parts if part.pool.role == "decode"), None)

@@ -40,7 +40,8 @@ class EncodingPools(Pools):
         self.came: dict[int, float] = {}
         self.encoders = [Unit() for _ in range(images.units)]
         self.where: dict[int, dict[int, int]] = {}  # slices of a request by unit, in the order of their first
-        self.flow_of: dict[int, int] = {}  # flow -> request
+        self.flow_of: dict[int, int] = {}  # flow -> request; those of one instant land in the order of being dealt
+        self.numbers: dict[tuple[int, int], int] = {}  # of the flow of a request from a unit
         self.slice_s = images.encoder.slice_s(trace.visual_tokens) if images.encoder else np.zeros(len(trace))
         for pool, oracle in zip(self.setups, self.pools, strict=True):
             encoder = pool.limits.encoder
@@ -76,6 +77,9 @@ class EncodingPools(Pools):
                 u = whole
                 if u is None:
                     u = min(range(len(self.encoders)), key=lambda u: (len(self.encoders[u].slices), u))
+                if u not in self.where[i]:
+                    self.flow_of[len(self.trace) + len(self.flow_of)] = i
+                    self.numbers[i, u] = len(self.trace) + len(self.flow_of) - 1
                 self.where[i][u] = self.where[i].get(u, 0) + 1
                 self.encoders[u].queue.append(i)
 
@@ -121,9 +125,8 @@ class EncodingPools(Pools):
             word = ((word ^ (word >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
             path = int(ways[(word ^ (word >> 16)) % len(ways)])
             shares = self.links.shares[path] if self.links.shares else ()
-            number, latency = len(self.trace) + len(self.flow_of), float(self.links.latency_s[path])
-            flow = Flow(number, self.links.paths[path], latency, shares=shares)
-            self.flow_of[flow.index] = i
+            latency = float(self.links.latency_s[path])
+            flow = Flow(self.numbers[i, u], self.links.paths[path], latency, shares=shares)
             flow.left, flow.closed = slices * float(self.images.slice_bytes[i]), True
             self.flows.append(flow)
 
