@@ -126,16 +126,16 @@ class Pricer:
         """[LINES, sizes] of all ``op.count`` runs of an operator in one iteration. Size 0 costs nothing."""
         rows = executed(sizes) * (sizes.ranks if op.rows.tokens == "all" else 1)
         unique, where = np.unique(-(-rows // op.rows.over), return_inverse=True)
-        table = self.of_rows(op, np.maximum(unique, 1).astype(np.float64), sizes.kind == "decode")
+        table = self.of_rows(op, np.maximum(unique, 1).astype(np.float64), sizes.kind)
         table[:, unique == 0] = 0.0
         return np.asarray(op.count * table[:, where])
 
-    def of_rows(self, op: Operator, rows: Floats, decode: bool = False) -> Ledger:
+    def of_rows(self, op: Operator, rows: Floats, kind: str = "mixed") -> Ledger:
         """[LINES, rows] of one run of an operator with so many rows, ascending; of attention only its launch."""
         table = np.zeros((LINES, rows.size))
-        part, price, flops, moved = self._run(op, rows, decode)
+        part, price, flops, moved = self._run(op, rows, kind == "decode")
         seconds = rising(price.seconds)  # a kernel never gets cheaper with more rows
-        seconds = seconds * (self.engines.prefill if sizes.kind == "mixed" else self.engines.decode)
+        seconds = seconds * (self.engines.prefill if kind == "mixed" else self.engines.decode)
         table[part], table[MOVED_BYTES] = seconds, moved
         table[CALIBRATED] = seconds if price.calibrated else 0.0
         table[EXTRAPOLATED] = np.where(price.extrapolated, seconds, 0.0)

@@ -106,7 +106,7 @@ class _Prices:
         for op, rows in operators(self.spec, self.model.dtype, self.tp, patches, visual_tokens):
             if isinstance(op, AttentionOp):
                 price = self.pricer.kernels.prefill_attention(float(slices), float(patches), op)
-                each = 2.0 * float(price.seconds)  # a patch sees those after it, too
+                each = 2.0 * float(price.seconds) * self.pricer.engines.prefill  # a patch sees those after it, too
                 total[ATTENTION] += op.count * each
                 total[CALIBRATED] += op.count * each * price.calibrated
                 total[JOULES] += op.count * self._attention_j(op, each, slices, patches)

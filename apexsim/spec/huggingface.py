@@ -283,14 +283,13 @@ _LLAMA4 = Family(
 _QWEN2, _QWEN3, _QWEN3_MOE = Family(qwen2), Family(qwen3, {"head_dim": 128}), Family(qwen3_moe)
 
 ARCHITECTURES: dict[str, Family] = {
-    "LlamaForCausalLM": Family(llama),
-    "Phi3ForCausalLM": Family(llama),
+    "LlamaForCausalLM": Family(llama), "Phi3ForCausalLM": Family(llama), "InternVLChatModel": Family(llama),
     "Llama4ForCausalLM": _LLAMA4,
     "Llama4ForConditionalGeneration": _LLAMA4,
     "MistralForCausalLM": _MISTRAL,
     "Mistral3ForConditionalGeneration": _MISTRAL,
     "MixtralForCausalLM": Family(mixtral, {"sliding_window": None, "num_key_value_heads": 8}),
-    "Qwen2ForCausalLM": _QWEN2,
+    "Qwen2ForCausalLM": _QWEN2, "MiniCPMV": _QWEN2,
     "Qwen2VLForConditionalGeneration": _QWEN2,
     "Qwen2_5_VLForConditionalGeneration": _QWEN2,
     "Qwen2MoeForCausalLM": Family(qwen2_moe),
@@ -309,10 +308,7 @@ ARCHITECTURES: dict[str, Family] = {
     "DeepseekV3ForCausalLM": Family(deepseek),
     "NemotronHForCausalLM": Family(nemotron_h, {"max_position_embeddings": 4096}),
     "Qwen3NextForCausalLM": Family(qwen3_next, {"head_dim": 256}),
-    "MiniMaxText01ForCausalLM": Family(minimax),
-    "MiniMaxM1ForCausalLM": Family(minimax),
-    "MiniCPMV": _QWEN2,
-    "InternVLChatModel": Family(llama),
+    "MiniMaxText01ForCausalLM": Family(minimax), "MiniMaxM1ForCausalLM": Family(minimax),
     "Glm4ForCausalLM": Family(glm4),
     "OPTForCausalLM": Family(opt, OPT_DEFAULTS, tied=True, tables=opt_tables),
     "Glm4MoeForCausalLM": Family(glm4_moe),
