@@ -135,6 +135,17 @@ def test_a_fleet_in_which_nothing_happens_serves_as_one_pool_does() -> None:
         np.testing.assert_allclose(getattr(still, name), getattr(plain, name), rtol=1e-9, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.parametrize("at", ["10ms", "1s", "19950ms"])
+def test_time_adds_up_where_the_last_replica_goes(at: str) -> None:
+    """Nothing completes, something does, or the last request is lost after the last token: no idle time below 0."""
+    lost = [{"replica": replica, "at": at} for replica in (0, 1)]
+    summary = run(plan({"failures": {"scheduled": lost, "retries": 0}})).summary
+    assert summary.requests.completed + summary.requests.failed == 200
+    assert summary.requests.failed > 0
+    assert summary.breakdown_s["idle"] >= 0
+    assert sum(summary.breakdown_s.values()) <= 2 * summary.duration_s * (1 + 1e-9)
+
+
 # --- seeds ----------------------------------------------------------------------------------------------------------
 
 

@@ -259,9 +259,9 @@ class FleetRun:
         """The devices of a berth are there from now on."""
         berth.held_since = self.env.now
 
-    def release(self, berth: Berth) -> None:
-        """The devices of a berth are given back."""
-        berth.held.append((berth.held_since, self.env.now, berth.pool))
+    def release(self, berth: Berth, booked_s: float = 0.0) -> None:
+        """The devices of a berth are given back, once what is ``booked_s`` is over."""
+        berth.held.append((berth.held_since, max(self.env.now, booked_s), berth.pool))
         berth.state = ABSENT
         self.note("released", berth)
 
@@ -300,7 +300,7 @@ class FleetRun:
             return
         berth.state = DOWN
         if repair_s is None:
-            self.release(berth)
+            self.release(berth, self.retries.booked_s)
             berth.state = GONE
         else:
             self.env.process(self._repaired(berth, repair_s))
@@ -386,5 +386,6 @@ class FleetRun:
             serving=np.array([span[:2] for span in serving]).reshape(-1, 2),
             serving_pool=np.array([span[2] for span in serving], np.int64),
             slowed_s=tuple(float(state.replicas.slowed_s.sum()) for state in self.run.states),
-            lost_transfers=int(moved.dropped), lost_bytes=float(moved.lost),
+            last_loss_s=self.retries.last_loss_s, lost_transfers=int(moved.dropped),
+            lost_bytes=float(moved.lost),
         )  # fmt: skip

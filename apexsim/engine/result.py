@@ -185,6 +185,7 @@ class FleetLife:
         serving: [k, 2] spans in which a replica took requests, of
         serving_pool: [k].
         slowed_s: of each pool's busy time, what is due to stragglers.
+        last_loss_s: when the last iteration ended that was lost with requests in it; 0 where none was.
         lost_transfers, lost_bytes: KV on its way from or to a replica that failed.
     """
 
@@ -194,6 +195,7 @@ class FleetLife:
     serving: NDArray[np.float64]
     serving_pool: NDArray[np.int64]
     slowed_s: tuple[float, ...]
+    last_loss_s: float
     lost_transfers: int
     lost_bytes: float
 
@@ -249,11 +251,15 @@ class SimulationResult:
 
     @property
     def duration_s(self) -> float:
-        """From the first arrival to the last token, the drain included; 0 where nothing completed."""
+        """From the first arrival to the last token, the drain included; 0 where nothing completed.
+
+        Where replicas come and go, to the last request that was lost with one, if that is later.
+        """
         finish = self.requests.finish_s
+        lost_s = 0.0 if self.fleet is None else self.fleet.last_loss_s
         if not np.isfinite(finish).any():
-            return 0.0
-        return float(np.nanmax(finish) - self.requests.arrival_s[0])
+            return lost_s
+        return max(float(np.nanmax(finish) - self.requests.arrival_s[0]), lost_s)
 
     @property
     def fleet_events(self) -> tuple[FleetEvent, ...]:

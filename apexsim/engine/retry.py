@@ -16,7 +16,7 @@ from apexsim.engine.disaggregated import CoupledRun
 from apexsim.engine.eviction import clear_replica, cut_timeline, stop_series
 from apexsim.engine.replica import NEEDS_RECORDS
 from apexsim.engine.result import FAILED, FAILED_REPLICA, IN_FLIGHT
-from apexsim.engine.state import NONE, OFFERED
+from apexsim.engine.state import NONE, OFFERED, RUNNING
 
 
 class Call(NamedTuple):
@@ -37,13 +37,17 @@ class Retries:
         self.past_preemptions = np.zeros(n, np.int64)  # of attempts that were lost,
         self.lost_preemptions = [0] * len(run.states)  # and by pool
         self.first = 0  # no request before it is in flight
+        self.booked_s = 0.0  # up to which the last unit that went is booked
+        self.last_loss_s = 0.0  # up to which iterations are booked that were lost with requests
 
     def lose(self, u: int, now: float) -> list[Call]:
         """Unit u goes at ``now``; returns what the others have to do, those that free what they hold first."""
         run, journeys = self.run, self.run.course.journeys
         lost, displaced = self._of_unit(u)
         p, r = int(run.units.pool[u]), int(run.units.replica[u])
-        self._stop(p, r, now)
+        self.booked_s = self._stop(p, r, now)
+        if lost:
+            self.last_loss_s = max(self.last_loss_s, self.booked_s)
         frees, offers = [], []
         for i in lost:
             sink = int(journeys.sink[i])
@@ -87,8 +91,8 @@ class Retries:
                 flying &= (pools != p) | (state.requests.status[begin:end] == IN_FLIGHT)
         return flying
 
-    def _stop(self, p: int, r: int, now: float) -> None:
-        """What replica r of pool p has in flight ends here."""
+    def _stop(self, p: int, r: int, now: float) -> float:
+        """What replica r of pool p has in flight ends here; returns when it would have, up to which it is booked."""
         run = self.run
         most = 4 * run.tables[p].context_knots.size + 16
         while run.states[p].filled[0] + most > len(run.states[p].itl) or (
@@ -98,6 +102,8 @@ class Retries:
         stop_series(run.book, p, r, now)
         if len(run.states[p].timeline):
             cut_timeline(run.states[p], r, now)
+        groups = run.states[p].groups[r * run.states[p].stages : (r + 1) * run.states[p].stages]
+        return float(max(now, groups.end_s[groups.phase == RUNNING].max(initial=now)))
 
     def _again(self, i: int, p: int, r: int) -> list[Call]:
         """Request i has lost its attempt with replica r of pool p: it is offered again, or has failed."""

@@ -67,6 +67,9 @@ def _wrong_sizes(fleet: Fleet, plan: Plan) -> Iterator[str]:
         yield "switch: replicas that change their role are as many as they were, autoscale changes that (leave one out)"
     if fleet.autoscale and plan.cluster.other_groups:
         yield "autoscale: not simulated on groups of several devices, whose prices may differ"
+    scheduled = fleet.failures.scheduled if fleet.failures else ()
+    if plan.cluster.other_groups and any(failure.repair is None for failure in scheduled):
+        yield "failures.scheduled without repair: not simulated on groups of several devices, whose prices may differ"
     for k, rule in enumerate(fleet.autoscale):
         replicas = plan.pools[rule.pool].replicas
         if not rule.min_replicas <= replicas <= rule.max_replicas:
