@@ -106,6 +106,15 @@ def test_a_replica_that_never_comes_back_is_replaced() -> None:
     assert [(e.at_s, e.replica) for e in result.fleet_events if e.kind == "serving"] == [(26.0, 1)]
 
 
+def test_the_autoscaler_leaves_maintenance_alone() -> None:
+    """A replica in maintenance counts as there: it is not kept from it, and nobody comes in its place."""
+    trace = Trace("t", np.arange(100) * 0.5, np.ones(100, int), np.full(100, 10))
+    rule = Autoscale(max_replicas=3, min_replicas=2, target_requests=14, period=2.0, load=1.0, cooldown=100.0)
+    fleet = Fleet(autoscale=(rule,), drain=(Drain(replica=0, at=20.2, away=5.0),))
+    result = serve(trace, fleet, law=steady(), seqs=64, replicas=2)
+    assert [event.kind for event in result.fleet_events] == ["draining", "away", "serving"]
+
+
 # --- one replica --------------------------------------------------------------------------------------------------
 
 

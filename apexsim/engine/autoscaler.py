@@ -59,6 +59,7 @@ class Autoscaler:
         self.fleet, self.rule, self.load_s = fleet, rule, load_s
         self.gauge = Gauge(fleet, rule.pool)
         self.wanted: list[tuple[float, int]] = []
+        self.leaving: list[Berth] = []  # that drain because they are not wanted; others are in maintenance
 
     def process(self) -> Generator[simpy.Event, None, None]:
         """A look each period."""
@@ -84,7 +85,7 @@ class Autoscaler:
         self.wanted = [(at, n) for at, n in self.wanted if at >= now - self.rule.cooldown] + [(now, desired)]
         most = max(n for _, n in self.wanted)
         mine = [berth for berth in self.fleet.berths if berth.pool == self.rule.pool]
-        there = [berth for berth in mine if berth.state not in (ABSENT, DRAINING, GONE)]
+        there = [berth for berth in mine if berth.state not in (ABSENT, GONE) and berth not in self.leaving]
         if desired > len(there):
             self._more(mine, desired - len(there))
         elif most < len(there):
@@ -92,7 +93,8 @@ class Autoscaler:
 
     def _more(self, mine: list[Berth], count: int) -> None:
         """Those that drain are kept first; they have their weights."""
-        for berth in [berth for berth in mine if berth.state == DRAINING][:count]:
+        for berth in [berth for berth in self.leaving if berth.state == DRAINING][:count]:
+            self.leaving.remove(berth)
             self.fleet.keep(berth)
             count -= 1
         for berth in [berth for berth in mine if berth.state == ABSENT][:count]:
@@ -124,8 +126,10 @@ class Autoscaler:
         fleet = self.fleet
         if berth.state == SERVING:
             epoch = berth.epoch
+            self.leaving.append(berth)
             yield fleet.drain(berth)
             if berth.epoch == epoch:
+                self.leaving.remove(berth)
                 fleet.release(berth)
             return
         berth.epoch += 1

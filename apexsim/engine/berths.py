@@ -22,7 +22,7 @@ ABSENT, COMING, GONE, LOADING, SERVING, DRAINING, DOWN, AWAY, MOVING = (
 WITHOUT_DEVICES = (ABSENT, COMING, GONE)
 
 
-@dataclass
+@dataclass(eq=False)
 class Berth:
     """The devices of one replica.
 
