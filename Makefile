@@ -14,7 +14,7 @@ JOBS   ?= 2
 RUNS   ?= ../shared/validation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest plans validate lint types imports check clean calibrate-extra test-closed-loop
+.PHONY: help demo test test-lowest test-backends plans validate lint types imports check clean calibrate-extra test-closed-loop
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -44,6 +44,10 @@ test-closed-loop: calibrate-extra ## calibrate this CPU, serve with a real engin
 
 plans: $(VENV)/.installed-dev ## hold the chosen plans of baselines/ against what they were (apexsim check)
 	$(BIN)/apexsim check baselines/plan_quality.yaml --workers 1
+
+test-backends: $(VENV)/.installed-dev ## install Ray and Dask, and run searches on them (minutes)
+	$(PIP) --editable '.[dev,ray,dask]'
+	$(BIN)/python -m pytest tests/test_search_executors.py tests/test_search_backends.py
 
 lint: $(VENV)/.installed-dev ## style and likely mistakes (ruff)
 	$(BIN)/ruff check .

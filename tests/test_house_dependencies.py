@@ -16,6 +16,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 IMPORTED_AS = {"pyyaml": "yaml"}
 PARTS = {"pydantic_core"}
 """Packages that are a half of a declared one and come in its version."""
+EXTRAS = ("calibrate", "ray", "dask")
+OPTIONAL = {r.partition(">=")[0] for extra in EXTRAS for r in PROJECT["optional-dependencies"][extra]} | {"dask"}
+"""What only an extra brings; ``distributed`` brings ``dask``."""
 TEST_TOOLS = {"pytest", "hypothesis"}
 """What ``apexsim.testing`` may import: who runs a contract suite has them."""
 
@@ -56,17 +59,15 @@ def imported(folder: str) -> set[str]:
 
 
 def test_nothing_is_imported_that_is_not_declared():
-    requirements = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["calibrate"]]
-    declared = {IMPORTED_AS.get(name, name) for name in (r.partition(">=")[0] for r in requirements)}
-    assert imported("apexsim") - declared - PARTS - TEST_TOOLS == set()
+    declared = {IMPORTED_AS.get(name, name) for name in (r.partition(">=")[0] for r in PROJECT["dependencies"])}
+    assert imported("apexsim") - declared - OPTIONAL - PARTS - TEST_TOOLS == set()
 
 
 def test_only_files_that_say_so_in_their_name_import_an_optional_library():
-    """``torch_*.py`` and ``transformers_*.py``, which the registry loads when they are asked for."""
-    optional = {r.partition(">=")[0] for r in PROJECT["optional-dependencies"]["calibrate"]}
-    users = {path.name for path in sources("apexsim") if optional & imported_by(path)}
+    """``torch_*.py``, ``ray_*.py`` and so on, which are loaded when they are asked for."""
+    users = {path.name for path in sources("apexsim") if OPTIONAL & imported_by(path)}
     assert users
-    assert all(name.startswith(("torch_", "transformers_")) for name in users), users
+    assert all(name.startswith(("torch_", "transformers_", "ray_", "dask_")) for name in users), users
 
 
 def test_the_solver_of_integer_programs_works_as_we_call_it():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from apexsim.errors import UsageError
+from apexsim.search import executors
 from apexsim.search.executors import BACKENDS, Executor, WorkersLost, executor
 
 KINDS = (("process", 1), ("process", 2), *((name, 2) for name in BACKENDS if name != "process"))
@@ -119,9 +120,10 @@ def test_only_the_item_that_always_kills_its_worker_is_lost(mortal, tmp_path):
         list(mortal.run(partial(die, tmp_path, 99), range(12)))
 
 
-def test_workers_that_always_die_are_lost_whatever_is_asked_of_them(mortal):
-    with pytest.raises(WorkersLost, match="memory|no worker"):
-        list(mortal.run(die_always, range(8), lost=lambda number: number))
+def test_workers_that_always_die_are_lost_whatever_is_asked_of_them(mortal, monkeypatch):
+    monkeypatch.setattr(executors, "MOST_IN_A_ROW", 2)
+    with pytest.raises(WorkersLost, match=r"memory|no worker"):
+        list(mortal.run(die_always, range(3), lost=lambda number: number))
 
 
 def test_without_its_library_a_backend_is_one_line(monkeypatch):

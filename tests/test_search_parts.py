@@ -201,7 +201,8 @@ def test_one_worker_is_this_process():
 
 
 @pytest.mark.parametrize(
-    ("backend", "workers", "words"), [("ray", 2, "unknown backend 'ray'"), ("process", 0, "at least 1")]
+    ("backend", "workers", "words"),
+    [("slurm", 2, "unknown backend 'slurm'.*dask, process, ray"), ("process", 0, "at least 1")],
 )
 def test_an_executor_that_cannot_be_is_a_usage_error(backend, workers, words):
     with pytest.raises(UsageError, match=words):

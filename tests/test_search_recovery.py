@@ -1,18 +1,16 @@
-"""What a search survives: killed workers, a kill of itself, a full disk, plans that crash."""
+"""What a search survives: lost workers, Ctrl-C, a full disk, plans that crash. Kills: test_search_backends.py."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import signal
-from pathlib import Path
 
 import pytest
 
 from apexsim.errors import ApexsimError
 from apexsim.report.search_results import SearchReport, search_for
-from apexsim.search.executors import Processes, WorkersLost, executor
+from apexsim.search.executors import WorkersLost, executor
 from apexsim.search.journal import Journal, read
 from apexsim.search.miss import nearest_miss
 from apexsim.search.outcome import outcome_of
@@ -21,50 +19,13 @@ from apexsim.spec.slo import parse_slo
 from tests.test_search_run import same_but_for_the_wall_time, small_problem, small_trace
 
 
-def die_once(folder: Path, number: int) -> int:
-    """Kills its own process the first time that it is asked for 7."""
-    mark = folder / "died"
-    if number == 7 and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 2 * number
-
-
-def die_always(folder: Path, number: int) -> int:
-    if number == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 2 * number
-
-
-class Mortal:
-    """Picklable: a function with its folder."""
-
-    def __init__(self, function, folder: Path) -> None:
-        self.function, self.folder = function, folder
-
-    def __call__(self, number: int) -> int:
-        return self.function(self.folder, number)
-
-
-def test_what_a_killed_worker_had_is_done_again(tmp_path):
-    with Processes(2) as pool:
-        assert sorted(pool.run(Mortal(die_once, tmp_path), range(30))) == list(range(0, 60, 2))
-        assert sorted(pool.run(Mortal(die_once, tmp_path), range(5))) == [0, 2, 4, 6, 8]
-    assert (tmp_path / "died").exists()
-
-
-def test_workers_that_keep_dying_are_an_error_with_a_reason(tmp_path):
-    with Processes(2) as pool, pytest.raises(WorkersLost, match="memory"):
-        list(pool.run(Mortal(die_always, tmp_path), range(30)))
-
-
 class Dying:
     """An executor that loses its workers after so many items."""
 
     def __init__(self, items: int) -> None:
         self.left = items
 
-    def run(self, function, items):
+    def run(self, function, items, lost=None):
         for item in items:
             if not self.left:
                 raise WorkersLost("worker processes were killed, twice")
@@ -102,9 +63,9 @@ def test_a_killed_search_is_taken_up_and_ends_as_if_nothing_had_been(tmp_path, m
     asked = []
     real = module.evaluate_all
 
-    def evaluate_all(context, candidates):
+    def evaluate_all(context, candidates, **more):
         asked.extend(candidate.id for candidate in candidates)
-        return real(context, candidates)
+        return real(context, candidates, **more)
 
     monkeypatch.setattr(module, "evaluate_all", evaluate_all)
     second = search_for(small_problem(), workers=1, out=tmp_path / "killed").to_dict()

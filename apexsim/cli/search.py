@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apexsim.cli.terminal import a_file, put_json, say, say_when_compiling
+from apexsim.cli.terminal import a_file, duration_s, put_json, say, say_when_compiling
 
 if TYPE_CHECKING:
     from apexsim.report.search_results import SearchReport
@@ -46,8 +46,11 @@ def search(
     json: Annotated[
         str | None, typer.Option(metavar="FILE|-", help="Write the result as JSON; - prints only that.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="all processors")] = None,
-    backend: Annotated[str, typer.Option(help="Who runs the workers: process.")] = "process",
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.", show_default="all processors")] = None,
+    backend: Annotated[str, typer.Option(help="Who runs the workers: process, ray or dask.")] = "process",
+    plan_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Drop a plan that takes longer: 10min.", show_default="none")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the router's draws.")] = 0,
 ) -> None:
     """Find the best plans: which meet the SLO, at what goodput, joules and dollars, and what binds them."""
@@ -58,6 +61,7 @@ def search(
     from apexsim.search.problem import make_problem
     from apexsim.spec import catalog
 
+    timeout_s = None if plan_timeout is None else duration_s("--plan-timeout", plan_timeout)
     problem = make_problem(
         model, catalog.cluster(cluster), as_trace(trace), catalog.slo(slo), objective=objective, rate_rps=rate,
         price_usd_per_hour=price, carbon_g_per_kwh=carbon, space=space, seed=seed,
@@ -71,7 +75,7 @@ def search(
     with _progress_bar() as on_progress:
         report = search_for(
             problem, strategy=strategy, top=top, out=folder, workers=workers, backend=backend,
-            on_progress=on_progress,
+            plan_timeout_s=timeout_s, on_progress=on_progress,
         )  # fmt: skip
     files = report.save(folder)
     _answer(report, json)

@@ -35,6 +35,17 @@ def a_file(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
     return value
 
 
+def duration_s(flag: str, text: str) -> float:
+    """Seconds of a flag such as ``--plan-timeout 10min``."""
+    from apexsim.errors import UsageError
+    from apexsim.spec.units import parse_seconds
+
+    try:
+        return parse_seconds(text)
+    except UsageError as problem:
+        raise UsageError(f"{flag}: {problem}") from None
+
+
 def print_rich(*renderables: Any) -> None:
     """The answer for a person, on stdout."""
     from rich.console import Console

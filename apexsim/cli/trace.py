@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apexsim.cli.terminal import a_rate, print_rich, put_json, say
+from apexsim.cli.terminal import a_rate, duration_s, print_rich, put_json, say
 
 if TYPE_CHECKING:
     from apexsim.workload.trace import Trace
@@ -81,7 +81,7 @@ def convert(
     if head is not None:
         made = transform.head(made, head)
     if jitter is not None:
-        made = transform.jitter(made, _seconds("--jitter", jitter), seed)
+        made = transform.jitter(made, duration_s("--jitter", jitter), seed)
     if repeat is not None:
         made = transform.repeat(made, repeat)
     _write(_at_rate(made, rate, rate_scale, poisson, seed), out, format, json)
@@ -157,7 +157,7 @@ def _servegen(
     from apexsim.workload.servegen import servegen
 
     made = servegen(
-        table, workload=workload, start_s=_seconds("--start", start), duration_s=_seconds("--duration", duration),
+        table, workload=workload, start_s=duration_s("--start", start), duration_s=duration_s("--duration", duration),
         share=share, seed=seed,
     )  # fmt: skip
     _write(made, out, None, json)
@@ -211,20 +211,10 @@ def _at_most_one(**flags: object) -> None:
         raise UsageError(f"{' and '.join(given)} contradict each other (allowed: one of them)")
 
 
-def _seconds(flag: str, text: str) -> float:
-    from apexsim.errors import UsageError
-    from apexsim.spec.units import parse_seconds
-
-    try:
-        return parse_seconds(text)
-    except UsageError as problem:
-        raise UsageError(f"{flag}: {problem}") from None
-
-
 def _window(text: str) -> tuple[float, float]:
     from apexsim.errors import UsageError
 
     start, separator, end = text.partition(":")
     if not separator:
         raise UsageError(f"--window {text!r} (allowed: FROM:TO with units, such as 0s:600s or 9h:10h)")
-    return _seconds("--window", start), _seconds("--window", end)
+    return duration_s("--window", start), duration_s("--window", end)

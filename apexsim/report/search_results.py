@@ -35,6 +35,7 @@ from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.files import write_atomically
 from apexsim.spec.slo import SLO
+from apexsim.spec.units import parse_seconds
 from apexsim.workload.trace import Trace
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def search(
     out: Path | str | None = None,
     workers: int | None = None,
     backend: str = "process",
+    plan_timeout: str | None = None,
     seed: int = 0,
 ) -> SearchReport:
     """The best plans to serve ``model`` on ``cluster`` under ``trace``, so that ``slo`` is met.
@@ -192,7 +194,9 @@ def search(
         price: USD per device-hour; the profile's where None. carbon: g CO2e per kWh.
         space: lists that replace the default ones, ``{"tp": [1, 2]}``, or a YAML file with them.
         out: folder for the journal and, once done, the results; nothing is written where None.
-        workers: processes; as many as there are processors where None.
+        workers: as many as there are processors where None.
+        backend: who runs them: process, ray or dask.
+        plan_timeout: ``"10min"``: a plan that takes longer is dropped; None = as long as it needs.
 
     Raises:
         UsageError, InputError: a name, an SLO or a file that cannot be.
@@ -210,7 +214,10 @@ def search(
         space=space,
         seed=seed,
     )
-    report = search_for(problem, strategy=strategy, top=top, out=out, workers=workers, backend=backend)
+    timeout_s = None if plan_timeout is None else parse_seconds(plan_timeout)
+    report = search_for(
+        problem, strategy=strategy, top=top, out=out, workers=workers, backend=backend, plan_timeout_s=timeout_s
+    )
     if out is not None:
         report.save(out)
     return report
@@ -224,6 +231,7 @@ def search_for(
     out: Path | str | None = None,
     workers: int | None = None,
     backend: str = "process",
+    plan_timeout_s: float | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> SearchReport:
     """The same with the question resolved, and nothing but the journal written: what the command line calls."""
@@ -235,6 +243,7 @@ def search_for(
             strategy_name=strategy,
             keep=max(top, KEEP),
             journal=journal,
+            plan_timeout_s=plan_timeout_s,
             on_progress=on_progress,
         )
     return SearchReport(result, top, "" if journal is None else journal.failure)

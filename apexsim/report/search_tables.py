@@ -20,6 +20,7 @@ CAUSES: dict[Cause, str] = {
     "slo": "misses the SLO",
     "goodput": "has no goodput",
     "bound": "cannot be among the best",
+    "timeout": "timed out",
     "failed": "crashed",
 }
 

@@ -24,6 +24,8 @@ Result = TypeVar("Result")
 AHEAD = 2
 """Tasks in flight for each worker: the next one is there when a task ends."""
 
+_NOTHING: dict[str, Any] = {}
+
 
 class TaskLost(Exception):
     """The worker of a task died."""
@@ -98,7 +100,7 @@ class ClusterWorkers(Workers):
         self._sent.clear()
 
 
-def work(parcel: bytes, function: Callable[..., Any], *bound: Any) -> Any:
+def work(parcel: bytes, function: Callable[..., Any], named: dict[str, Any], *bound: Any) -> Any:
     """What a worker does: ``function`` of what is bound and of the item in the parcel.
 
     Raises:
@@ -109,12 +111,11 @@ def work(parcel: bytes, function: Callable[..., Any], *bound: Any) -> Any:
         raise UsageError(
             f"the worker on {platform.node()} has apexsim {__version__}, the search {version}: install the same one"
         )
-    return function(*bound, item)
+    return function(*bound, item, **named)
 
 
 def _parts(function: Callable[..., Any]) -> tuple[Any, ...]:
-    """A function and what it binds, as ``work`` takes them; what is bound by keyword stays with the function."""
-    if not isinstance(function, partial):
-        return (function,)
-    alone = partial(function.func, **function.keywords) if function.keywords else function.func
-    return (alone, *function.args)
+    """A function and what it binds, as ``work`` takes them."""
+    if isinstance(function, partial):
+        return (function.func, function.keywords, *function.args)
+    return (function, _NOTHING)

@@ -20,6 +20,7 @@ from apexsim.metrics.summary import Prices, Summary
 from apexsim.scenario import Prepared, measure_goodput, prepare, replay, run
 from apexsim.search.ceiling import ceiling
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
+from apexsim.search.patience import FOREVER, Patience, TookTooLong
 from apexsim.search.prune import Context
 from apexsim.search.rejected import limits_of, too_long
 from apexsim.search.why import what_binds
@@ -31,12 +32,19 @@ PILOT_TOLERANCE = 0.08
 """The pilot's rungs: its answer is only where the search begins, whose own first step is twice as long."""
 
 
-def evaluate_all(context: Context, candidates: Sequence[Candidate]) -> list[Evaluation | Dropped]:
-    """Each of the candidates; one that crashes is dropped with its last line, and the others go on."""
+def evaluate_all(
+    context: Context, candidates: Sequence[Candidate], patience: Patience = FOREVER
+) -> list[Evaluation | Dropped]:
+    """Each of the candidates; one that crashes or takes too long is dropped with a line, and the others go on."""
     outcomes: list[Evaluation | Dropped] = []
     for candidate in candidates:
         try:
-            outcomes.append(evaluate(context, candidate))
+            with patience.limit():
+                outcome = evaluate(context, candidate)
+            outcomes.append(outcome)
+        except TookTooLong:
+            reason = f"timed out: not done after {patience.seconds:g} s (--plan-timeout)"
+            outcomes.append(Dropped(candidate.plan, "timeout", reason))
         except Exception as error:
             last = traceback.format_exception_only(error)[-1].strip()
             outcomes.append(Dropped(candidate.plan, "failed", f"crashed: {last}"))

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -22,8 +22,8 @@ from apexsim.errors import UsageError, unknown_name
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_IN_A_ROW = 3
-"""So many items that each lose their worker, one after the other, are no items to blame: nobody can work here."""
+MOST_IN_A_ROW = 10
+"""So many items that each lose their worker, one after the other, are not to blame: nobody can work here."""
 
 
 class WorkersLost(RuntimeError):
@@ -98,10 +98,9 @@ class Workers(ABC):
         lost: Callable[[Item], Result] | None = None,
     ) -> Iterator[Result]:
         missing = dict(enumerate(items))
-        for workers in (self._workers, max(1, self._workers // 2)):
-            yield from self._finished(function, missing, workers)
-            if not missing:
-                return
+        yield from self._finished(function, missing, self._workers)
+        if len(missing) > self._workers:
+            yield from self._finished(function, missing, max(1, self._workers // 2))
         in_a_row = 0
         for number, item in list(missing.items()):
             alone = {number: item}

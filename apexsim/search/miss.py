@@ -23,11 +23,13 @@ def nearest_miss(result: SearchResult) -> str:
 
 
 def crash(result: SearchResult) -> str:
-    """One line where plans crashed, say because of a bug: how many, and the first of them; "" where none did."""
+    """One line where plans crashed or timed out: how many, and the first of them; "" where none did."""
     if not result.crashed:
         return ""
-    first = result.crashed[0]
-    return f"{len(result.crashed)} of {result.considered} plans crashed, for example {first.id}: {first.reason}"
+    first, late = result.crashed[0], sum(dropped.cause == "timeout" for dropped in result.crashed)
+    counts = {"crashed": len(result.crashed) - late, "timed out": late}
+    words = " and ".join(f"{count} of {result.considered} plans {what}" for what, count in counts.items() if count)
+    return f"{words}, for example {first.id}: {first.reason}"
 
 
 def _nearest(result: SearchResult, cause: str) -> Dropped | None:

@@ -48,6 +48,9 @@ class Patience:
             yield
 
 
+FOREVER = Patience()
+
+
 def _on_main_thread() -> bool:
     return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
 

@@ -17,16 +17,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from apexsim.errors import UsageError
 from apexsim.search.evaluate import evaluate_all
 from apexsim.search.executors import Executor, WorkersLost
 from apexsim.search.journal import Journal
 from apexsim.search.objectives import order
 from apexsim.search.outcome import Bounds, Candidate, Dropped, Evaluation, outcome_of
 from apexsim.search.pareto import front, rank
+from apexsim.search.patience import Patience
 from apexsim.search.problem import Problem
 from apexsim.search.prune import Context, families, screen
 from apexsim.search.space import plans
 from apexsim.search.strategies import Strategy, strategy
+from apexsim.spec.units import format_seconds
 
 KEEP = 30
 """So many of the best plans are exact, whatever else is dropped by its bound."""
@@ -36,6 +39,9 @@ NEAREST = 3
 
 FAMILIES_AT_ONCE, PLANS_AT_ONCE = 8, 2
 """Items of one task for a worker: enough to outweigh the message, few enough to share out evenly."""
+
+Batch = Sequence[Candidate]
+Outcomes = list[Evaluation | Dropped]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,8 @@ class SearchResult:
 
     @property
     def crashed(self) -> tuple[Dropped, ...]:
-        """Plans that ended in an error of the program."""
-        return tuple(dropped for dropped in self.dropped if dropped.cause == "failed")
+        """Plans that ended in an error of the program, killed their worker, or took too long: nobody knows of them."""
+        return tuple(dropped for dropped in self.dropped if dropped.cause in ("failed", "timeout"))
 
     @property
     def considered(self) -> int:
@@ -101,6 +107,7 @@ def search(
     strategy_name: str = "auto",
     keep: int = KEEP,
     journal: Journal | None = None,
+    plan_timeout_s: float | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> SearchResult:
     """Rank the plans of the problem's space.
@@ -108,10 +115,16 @@ def search(
     Args:
         keep: so many of the best plans, and the Pareto front, are those of an exhaustive search.
         journal: gets a line for each plan that is done; gives back what a killed search has done.
+        plan_timeout_s: a plan that takes longer on its processor is dropped; None = as long as it needs.
         on_progress: is called after each result.
+
+    Raises:
+        UsageError: ``plan_timeout_s`` is not positive.
     """
+    if plan_timeout_s is not None and not plan_timeout_s > 0:
+        raise UsageError(f"--plan-timeout {format_seconds(plan_timeout_s)}: must be more than 0s")
     began = time.perf_counter()
-    state = _Search(problem, executor, journal, on_progress)
+    state = _Search(problem, executor, journal, Patience(plan_timeout_s), on_progress)
     chosen, interruption = strategy(strategy_name), ""
     try:
         with executor:
@@ -137,11 +150,13 @@ class _Search:
         problem: Problem,
         executor: Executor,
         journal: Journal | None,
+        patience: Patience,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._context = Context.of(problem)
         self._executor = executor
         self._journal = journal
+        self._replay = partial(evaluate_all, self._context, patience=patience)
         self._report = on_progress
         self._earlier = {outcome.id: outcome for outcome in _replayed(journal.earlier if journal else ())}
         self._order: dict[str, int] = {}
@@ -193,9 +208,16 @@ class _Search:
             if candidate.id in self._earlier:
                 yield self._keep(self._earlier[candidate.id])
         new = [candidate for candidate in wave if candidate.id not in self._earlier]
-        for outcomes in self._executor.run(partial(evaluate_all, self._context), _batches(new, PLANS_AT_ONCE)):
-            for outcome in outcomes:
-                yield self._keep(outcome)
+        suspects: list[Candidate] = []
+        for outcome in self._replays(_batches(new, PLANS_AT_ONCE), partial(_set_aside, suspects)):
+            yield self._keep(outcome)
+        for outcome in self._replays(_batches(suspects, 1), _killers):
+            yield self._keep(outcome)
+
+    def _replays(self, batches: Sequence[Batch], lost: Callable[[Batch], Outcomes]) -> Iterator[Evaluation | Dropped]:
+        """Of all plans of the batches; ``lost`` says what becomes of a batch that kills its worker each time."""
+        for outcomes in self._executor.run(self._replay, batches, lost=lost):
+            yield from outcomes
 
     def replay_nearest(self) -> None:
         """Where bounds alone say that every plan misses the SLO: a few replays say what really binds the nearest."""
@@ -232,6 +254,17 @@ def _replayed(entries: Iterable[dict[str, Any]]) -> Iterator[Evaluation | Droppe
         outcome = outcome_of(entry)
         if isinstance(outcome, Evaluation) or (outcome.cause in ("slo", "goodput") and outcome.requests_simulated):
             yield outcome
+
+
+def _set_aside(suspects: list[Candidate], batch: Batch) -> Outcomes:
+    """One of the batch kills its worker; which one is found by replaying each alone."""
+    suspects.extend(batch)
+    return []
+
+
+def _killers(batch: Batch) -> Outcomes:
+    reason = "crashed: it kills its worker process each time: is there enough memory?"
+    return [Dropped(candidate.plan, "failed", reason) for candidate in batch]
 
 
 def _screen_batch(context: Context, batch: Sequence[Sequence[Any]]) -> list[Candidate | Dropped]:
