@@ -77,6 +77,11 @@ def search(
             problem, strategy=strategy, top=top, out=folder, workers=workers, backend=backend,
             plan_timeout_s=timeout_s, on_progress=on_progress,
         )  # fmt: skip
+    _end(report, folder, json)
+
+
+def _end(report: SearchReport, folder: Path, json: str | None) -> None:
+    """Write the files, print the answer, and end as it says."""
     files = report.save(folder)
     _answer(report, json)
     say(f"written: {', '.join(path.name for path in files)} in {folder}; {report.result.wall_s:.1f} s")

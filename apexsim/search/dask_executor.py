@@ -61,7 +61,7 @@ class Dask(ClusterWorkers):
         try:
             self._client.wait_for_workers(1, timeout=ABSENT_S)
             return self._client.scatter([value], broadcast=True, hash=False)[0]
-        except TimeoutError:
+        except (TimeoutError, CommClosedError):
             raise WorkersLost(NOBODY) from None
 
     def _submit(self, parcel: bytes, shared: Sequence[Any]) -> Any:
