@@ -98,7 +98,7 @@ def test_every_objective_ranks(folder, objective):
     [
         (("--objective", "speed"), 2, "unknown objective 'speed'"),
         (("--strategy", "gird"), 2, "did you mean 'grid'"),
-        (("--backend", "ray"), 2, "unknown backend 'ray' (known: process)"),
+        (("--backend", "slurm"), 2, "unknown backend 'slurm' (known: dask, process, ray)"),
         (("--objective", "carbon"), 2, "--carbon"),
         (("--cluster", "4xh1000"), 2, "h100"),
         (("--model", "Llama-3.1-71B"), 2, "Llama-3.1-70B"),
