@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from apexsim.search import copies
+from apexsim.search.combinations import families, plans
 from apexsim.search.copies import GoodputBound, GoodputLoads
 from apexsim.search.evaluate import evaluate
 from apexsim.search.executors import executor
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.problem import Problem, make_problem
-from apexsim.search.prune import PILOT_REQUESTS, Context, families, screen
+from apexsim.search.prune import PILOT_REQUESTS, Context, screen
 from apexsim.search.run import SearchResult, search
-from apexsim.search.space import plans
 from apexsim.search.why import what_binds
 from apexsim.spec import catalog
 from apexsim.spec.slo import parse_slo

@@ -14,6 +14,7 @@ from apexsim.errors import InputError, UsageError
 from apexsim.metrics.goodput import goodput_trace
 from apexsim.metrics.summary import Summary
 from apexsim.scenario import run
+from apexsim.search.combinations import plans
 from apexsim.search.copies import GoodputLoads
 from apexsim.search.evaluate import prepare_candidate
 from apexsim.search.executors import Serial, executor
@@ -22,7 +23,7 @@ from apexsim.search.objectives import OBJECTIVES
 from apexsim.search.outcome import Evaluation
 from apexsim.search.pareto import dominated, front, rank
 from apexsim.search.problem import make_problem
-from apexsim.search.space import Space, default_space, load_space, plans
+from apexsim.search.space import Space, default_space, load_space
 from apexsim.search.why import what_binds
 from apexsim.spec import catalog
 from apexsim.spec.plan import Plan, Pool, Scheduler
@@ -254,7 +255,7 @@ def test_the_rate_of_the_search_is_the_traces_own_or_the_one_asked_for():
         ({"rate_rps": 0.0}, "--rate 0"),
         ({"price_usd_per_hour": -1.0}, "--price -1"),
         ({"carbon_g_per_kwh": float("nan")}, "--carbon nan"),
-        ({"cluster": catalog.cluster("8xh100-sxm+8xh200-sxm")}, "one group"),
+        ({"cluster": catalog.cluster("8xh100-sxm+8xh200-sxm"), "space": {"device": ["l40s"]}}, "l40s"),
         ({"model": "Llama-9"}, "Llama-9"),
     ],
 )

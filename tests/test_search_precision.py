@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from apexsim.errors import UsageError
+from apexsim.search.combinations import families, plans
 from apexsim.search.evaluate import evaluate
 from apexsim.search.outcome import Candidate, Evaluation
 from apexsim.search.problem import Problem, make_problem
-from apexsim.search.prune import Context, families, screen
-from apexsim.search.space import default_space, load_space, plans
+from apexsim.search.prune import Context, screen
+from apexsim.search.space import default_space, load_space
 from apexsim.spec import catalog
 from apexsim.spec.slo import parse_slo
 from apexsim.workload.synthetic import poisson

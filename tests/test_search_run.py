@@ -11,6 +11,7 @@ import pytest
 from apexsim.metrics.attainment import attainment
 from apexsim.report.search_results import search_for
 from apexsim.scenario import replay
+from apexsim.search.combinations import families, plans
 from apexsim.search.evaluate import evaluate, prepare_candidate
 from apexsim.search.executors import executor
 from apexsim.search.journal import read
@@ -19,9 +20,9 @@ from apexsim.search.objectives import OBJECTIVES
 from apexsim.search.outcome import Bounds, Candidate, Evaluation
 from apexsim.search.pareto import front, rank
 from apexsim.search.problem import Problem, make_problem
-from apexsim.search.prune import Context, families, screen
+from apexsim.search.prune import Context, screen
 from apexsim.search.run import search
-from apexsim.search.space import Space, plans
+from apexsim.search.space import Space
 from apexsim.search.strategies import Grid
 from apexsim.spec.catalog import cluster
 from apexsim.spec.slo import parse_slo

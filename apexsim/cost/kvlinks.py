@@ -151,6 +151,11 @@ def _capacity(profile: HardwareProfile, cluster: Cluster, unit: Unit) -> NDArray
     return np.repeat(np.maximum(one * unit.devices, 1.0), 2)
 
 
+def most_bandwidth(profile: HardwareProfile, cluster: Cluster) -> float:
+    """B/s of one device of the first group over its fastest links, whatever the way."""
+    return float(_capacity(profile, cluster, Unit(0, 0, 1)).max())
+
+
 def _latency(profile: HardwareProfile, kind: int) -> float:
     if kind == SCALEUP and profile.scaleup is not None:
         return profile.scaleup.latency_s

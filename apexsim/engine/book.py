@@ -42,9 +42,32 @@ def book_of(pools: Sequence[Pool]) -> Book:
     if numba.config.DISABLE_JIT:
         return list(pools)
     for pool in pools:
+        _check(pool)
+    return np.array([list(_words(pool)) for pool in pools], np.int64)
+
+
+def _check(pool: Pool) -> None:
+    """Raise TypeError for a pool of other types than kernels read; Numba is asked once for each make of pool."""
+    make = tuple(_make(pool))
+    if make not in _RIGHT:
         if (found := numba.typeof(pool)) != KIND:
             raise TypeError(f"a pool of {found}, where kernels are compiled for {KIND}")
-    return np.array([list(_words(pool)) for pool in pools], np.int64)
+        _RIGHT.add(make)
+
+
+_RIGHT: set[tuple[object, ...]] = set()
+"""Makes of pools that are of the type ``KIND``. Asking Numba takes as long as a replay of 1,000 requests."""
+
+
+def _make(value: Any) -> Iterator[object]:
+    """What ``numba.typeof`` looks at: classes, and of each array its type, dimensions and layout."""
+    yield type(value)
+    if isinstance(value, np.ndarray):
+        flags = value.flags
+        yield from (value.dtype, value.ndim, flags.c_contiguous, flags.f_contiguous, flags.writeable, flags.aligned)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _make(item)
 
 
 def _words(value: Any) -> Iterator[int]:

@@ -55,7 +55,8 @@ def ceiling(context: Context, prepared: Prepared, bound_rps: float) -> Ceiling:
 
 def _capacity(context: Context, prepared: Prepared) -> tuple[float, int]:
     """(requests/s that the plan completes when all are there at once, requests of that replay)."""
-    running = prepared.pool.replicas * prepared.pool.dp * prepared.policy.max_num_seqs
+    parts = prepared.parts or (prepared,)
+    running = sum(part.pool.replicas * part.pool.dp * part.policy.max_num_seqs for part in parts)
     trace = offline(repeat(context.pilot, min_requests=WAVES * running))
     result = replay(prepared, trace, seed=context.problem.seed)
     completed = int(np.count_nonzero(result.requests.status == COMPLETED))

@@ -30,6 +30,9 @@ MOST_REQUESTS = 3_000_000
 """Of one replay: no rate is tested that needs more (10,000 req/s, or what fits into one copy of a longer trace).
 It keeps the memory of a worker within a gigabyte."""
 
+MOST_HASHES = 40_000_000
+"""Of the blocks of prompts in one replay: where a trace has hashes, they are what fills the memory."""
+
 
 class GoodputLoads:
     """The loads that goodput runs of one trace offer, by the number of copies; made when first asked for."""
@@ -40,7 +43,9 @@ class GoodputLoads:
         self._loads: dict[int, Counted] = {}
         self.requests = len(trace)
         self.fewest = -(-MIN_REQUESTS // self.requests)
-        self.most = max(self.fewest, -(-MOST_REQUESTS // self.requests))
+        hashes = 0 if trace.hash_ids is None else len(trace.hash_ids)
+        most = min(MOST_REQUESTS, MOST_HASHES * self.requests // max(hashes, 1))
+        self.most = max(self.fewest, -(-most // self.requests))
         self.highest_rps = self.most_rps(self.most)  # no higher rate is tested
         self.lengths: Lengths = lengths_of(trace)
         self.one_copy = self.lengths.number()

@@ -1,7 +1,7 @@
 """One plan, replayed: does it meet the SLO at the search's rate, what is its goodput, what binds it.
 
 Pure in its arguments: the same plan of the same problem gives the same evaluation in any process and after any
-other plan. What a process compiled last is kept, because plans that differ only in replicas follow one another.
+other plan. Shapes of pools are compiled once in a process, and shared between the plans that they stand in.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 from apexsim.cost.memory import DoesNotFit
 from apexsim.engine.result import ItlRuns
@@ -17,14 +16,15 @@ from apexsim.metrics.attainment import attainment
 from apexsim.metrics.goodput import TOLERANCE, WARMUP, Goodput, goodput, goodput_requests, goodput_trace
 from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.summary import Prices, Summary
-from apexsim.scenario import Prepared, measure_goodput, prepare, replay, run
+from apexsim.scenario import Prepared, measure_goodput, on_its_group, prepare, replay, run
 from apexsim.search.ceiling import ceiling
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.patience import FOREVER, Patience, TookTooLong
 from apexsim.search.prune import Context
+from apexsim.search.reach import alone, compiled
 from apexsim.search.rejected import limits_of, too_long
 from apexsim.search.why import what_binds
-from apexsim.spec.plan import Plan
+from apexsim.spec.plan import Plan, Pool
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate
 
@@ -54,7 +54,7 @@ def evaluate_all(
 def evaluate(context: Context, candidate: Candidate) -> Evaluation | Dropped:
     """Replay a plan at the search's rate, then look for its goodput below its ceiling."""
     problem, plan = context.problem, candidate.plan
-    prepared = _prepared(plan)
+    prepared = _prepared(context, plan)
     own, itl = _run(context, prepared, problem.trace)
     replayed = len(problem.trace)
     if not own.slo.met:
@@ -95,15 +95,20 @@ def prepare_candidate(plan: Plan) -> Prepared:
     return prepared
 
 
-def _prepared(plan: Plan) -> Prepared:
-    pool = plan.pools[0]
-    alone = plan.model_copy(update={"pools": (pool.model_copy(update={"replicas": 1}),)})
-    return replace(_compiled(alone), plan=plan)
+def _prepared(context: Context, plan: Plan) -> Prepared:
+    """The plan made of its shapes, each compiled once."""
+    parts = tuple(_part(context, plan, pool) for pool in plan.pools)
+    if len(parts) == 1:
+        return replace(parts[0], plan=on_its_group(plan))
+    first = parts[0]
+    return Prepared(plan, first.model, first.profile, first.policy, first.compiled, parts)
 
 
-@lru_cache(maxsize=16)
-def _compiled(plan: Plan) -> Prepared:
-    return prepare_candidate(plan)
+def _part(context: Context, plan: Plan, pool: Pool) -> Prepared:
+    found = compiled(alone(context.problem, pool))
+    assert not isinstance(found, DoesNotFit), f"{plan.id} passed the screening but does not fit"
+    own = plan.model_copy(update={"pools": (pool,), "cluster": plan.cluster.only(pool.device)})
+    return replace(found, plan=own, policy=replace(found.policy, role=pool.role))
 
 
 def _pilot(context: Context, prepared: Prepared, highest_rps: float) -> Goodput:
@@ -123,7 +128,7 @@ def _pilot(context: Context, prepared: Prepared, highest_rps: float) -> Goodput:
 def _run(context: Context, prepared: Prepared, trace: Trace, warmup: float = 0.0) -> tuple[Summary, ItlRuns]:
     """The summary without its ITL percentiles, which only a feasible plan needs, and what they are made of."""
     problem = context.problem
-    prices = Prices(problem.price_usd_per_hour, problem.carbon_g_per_kwh)
+    prices = Prices(problem.usd_per_device_hour(prepared.plan), problem.carbon_g_per_kwh)
     done = run(prepared, trace, slo=problem.slo, prices=prices, seed=problem.seed, warmup=warmup, with_itl=False)
     return done.summary, done.result.itl
 
@@ -142,7 +147,10 @@ def _notes(trace: Trace, goodput_rps: float, censored: str) -> tuple[str, ...]:
 def _missed(context: Context, prepared: Prepared, own: Summary, replayed: int) -> Dropped:
     """Not feasible: the SLO is missed at the rate of the search."""
     slo, reached = context.problem.slo, own.slo.attainment or 0.0
-    binds = too_long(limits_of(prepared), prepared.policy, context.loads.lengths, slo) or what_binds(own, slo).line
+    rejected = (
+        too_long(limits_of(part), part.policy, context.loads.lengths, slo) for part in prepared.parts or (prepared,)
+    )
+    binds = next(filter(None, rejected), "") or what_binds(own, slo).line
     short = f"attainment {reached:.3f} < {slo.target:g} at {context.problem.rate_rps:.4g} req/s"
     return Dropped(prepared.plan, "slo", f"{short}; {binds}", float(slo.target - reached), replayed)
 

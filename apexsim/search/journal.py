@@ -51,15 +51,16 @@ class Journal:
         if not whole:
             self.write(heading)
 
-    def write(self, entry: dict[str, Any]) -> None:
-        """Append one line and wait until it is on the disk; once that fails the journal stays as it is."""
+    def write(self, entry: dict[str, Any], *, sync: bool = True) -> None:
+        """Append one line and, with ``sync``, wait until it is on the disk; once that fails the journal stays."""
         if self.failure:
             return
         rest = (json.dumps(entry, allow_nan=False) + "\n").encode()
         try:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
-            os.fsync(self._file)
+            if sync:
+                os.fsync(self._file)
         except OSError as error:
             self.failure = f"{self._path}: {error.strerror}: the search went on without its journal"
 

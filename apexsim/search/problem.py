@@ -5,24 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from apexsim.errors import UsageError
+from apexsim.errors import UsageError, unknown_name
+from apexsim.search.combinations import plans
 from apexsim.search.objectives import Objective, objective_named
 from apexsim.search.space import Space, default_space, load_space
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
+from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.legality import check_cluster
 from apexsim.spec.model import ModelSpec
+from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.slo import SLO
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate
 from apexsim.workload.visual import has_images, with_visual_tokens
+
+LEAST_WEIGHTS = 0.9
+"""Of the bytes of a model's parameters at least so much must be in memory: counts of parameters are not exact."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class Problem:
     Attributes:
         model_name: as the user wrote it; plans carry it.
         trace: the load at the rate of the search.
-        price_usd_per_hour: of one device; None where nobody knows one.
+        profile: of the devices of the cluster's first group.
+        price_usd_per_hour: of one device, whatever it is; None where nobody knows one, or each group has its own.
         carbon_g_per_kwh: intensity of the electricity; None where not given.
         seed: of everything drawn at random (routers).
     """
@@ -60,6 +67,37 @@ class Problem:
         trace = self.trace
         return (trace.images, trace.visual_tokens) if has_images(trace) else ()
 
+    def may_fit(self, pool: Pool) -> bool:
+        """False where the weights alone are more than the memory of a replica's devices."""
+        own = weight_bytes(pool.weights) if pool.weights else min(map(weight_bytes, self.space.weights))
+        memory = self.profile_of(pool).memory_bytes * pool.devices_per_replica
+        return LEAST_WEIGHTS * own * self.model.parameters <= pool.gpu_memory_utilization * memory
+
+    def profile_of(self, pool: Pool) -> HardwareProfile:
+        """The device of a pool."""
+        return self.profile if pool.device in (None, self.profile.name) else catalog.device(str(pool.device))
+
+    def price_of(self, pool: Pool) -> float | None:
+        """USD per hour of one of its devices; None where nobody knows one."""
+        given = self.price_usd_per_hour
+        return given if given is not None else self.profile_of(pool).price_usd_per_hour
+
+    def usd_per_hour(self, plan: Plan) -> float | None:
+        """Of all devices of a plan; None where nobody knows the price of one."""
+        prices = [(pool.devices, self.price_of(pool)) for pool in plan.pools]
+        return None if any(price is None for _, price in prices) else sum(n * (price or 0.0) for n, price in prices)
+
+    def usd_per_device_hour(self, plan: Plan) -> float | None:
+        """The mean over the devices of a plan."""
+        whole = self.usd_per_hour(plan)
+        return None if whole is None else whole / plan.devices
+
+    def plans(self) -> Iterator[Plan]:
+        """The plans of the space, one at a time."""
+        return plans(
+            self.space, self.model_name, self.cluster, may_fit=self.may_fit, usd_per_hour=self.usd_per_hour
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """Eight hexadecimal digits of all that the answer depends on; equal questions have the same."""
@@ -76,6 +114,7 @@ class Problem:
             "model": self.model.model_dump(mode="json", exclude=None if self._images else {"vision"}),
             "cluster": self.cluster.model_dump(mode="json"),
             "profile": self.profile.model_dump(mode="json"),
+            "others": [catalog.device(group.device).model_dump(mode="json") for group in self.cluster.other_groups],
             "slo": str(self.slo),
             "objective": self.objective.name,
             "space": self.space.model_dump(mode="json", exclude=None if self._images else {"vision"}),
@@ -120,18 +159,23 @@ def make_problem(
         raise UsageError(f"--rate {rate_rps:g}: must be more than 0")
     _check_not_negative("--price", price_usd_per_hour)
     _check_not_negative("--carbon", carbon_g_per_kwh)
-    if len(cluster.groups) > 1:
-        raise UsageError(f"cluster {cluster}: this release searches one group of equal devices, not several")
-    spec, profile = catalog.model(model), catalog.device(cluster.device)
-    no_such_node = check_cluster(profile, cluster)
-    if no_such_node is not None:
-        raise UsageError(no_such_node)
-    price = profile.price_usd_per_hour if price_usd_per_hour is None else price_usd_per_hour
+    spec, profiles = catalog.model(model), [catalog.device(group.device) for group in cluster.groups]
+    profile = profiles[0]
+    for each in profiles:
+        no_such_node = check_cluster(each, cluster.only(each.name))
+        if no_such_node is not None:
+            raise UsageError(no_such_node)
+    price = price_usd_per_hour
+    if price is None and not cluster.other_groups:
+        price = profile.price_usd_per_hour
     wanted = objective_named(objective, carbon_g_per_kwh)
-    _check_figures(wanted, profile, price, carbon_g_per_kwh)
+    for each in profiles:
+        known = each.price_usd_per_hour if price is None else price
+        _check_figures(wanted, each, known, carbon_g_per_kwh)
     if not isinstance(space, Space):
         usual = default_space(spec, profile, cluster).model_copy(update={"vision": has_images(trace)})
         space = usual if space is None else load_space(space, usual)
+    _check_space(space, cluster)
     return Problem(
         model_name=model,
         model=spec,
@@ -147,6 +191,16 @@ def make_problem(
         carbon_g_per_kwh=carbon_g_per_kwh,
         seed=seed,
     )
+
+
+def _check_space(space: Space, cluster: Cluster) -> None:
+    """Raise UsageError for devices that the cluster has not."""
+    names = [group.device for group in cluster.groups]
+    phases = () if space.disaggregated is None else (space.disaggregated.prefill, space.disaggregated.decode)
+    for each in (space, *phases):
+        for name in each.device or ():
+            if name not in names:
+                raise UsageError(f"space: device: {unknown_name('device', name, names)}")
 
 
 def _offered(trace: Trace, rate_rps: float | None) -> Trace:

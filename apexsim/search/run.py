@@ -1,6 +1,6 @@
 """The search itself: screen, ask, evaluate, tell, rank.
 
-    families of plans → screen (executor)  → candidates | dropped: illegal, memory, slo
+    shapes of pools → reach (executor) → families of plans → screen → candidates | dropped: illegal, memory, slo
     strategy.ask      → evaluate (executor) → evaluations | dropped: slo, failed    → journal, strategy.tell
     rank              → best first; the Pareto front; the rest with their reasons
 
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from apexsim.errors import UsageError
+from apexsim.search.combinations import Family, families
 from apexsim.search.evaluate import evaluate_all
 from apexsim.search.executors import Executor, WorkersLost
 from apexsim.search.journal import Journal
@@ -26,9 +28,10 @@ from apexsim.search.outcome import Bounds, Candidate, Dropped, Evaluation, outco
 from apexsim.search.pareto import front, rank
 from apexsim.search.patience import Patience
 from apexsim.search.problem import Problem
-from apexsim.search.prune import Context, families, screen
-from apexsim.search.space import plans
+from apexsim.search.prune import Context, screen, shapes_of
+from apexsim.search.reach import Reach, Refused, reach_of
 from apexsim.search.strategies import Strategy, strategy
+from apexsim.spec.plan import Pool
 from apexsim.spec.units import format_seconds
 
 KEEP = 30
@@ -37,11 +40,14 @@ KEEP = 30
 NEAREST = 3
 """So many plans that miss the SLO by their bounds are replayed where no plan is left, for what the reader is told."""
 
-FAMILIES_AT_ONCE, PLANS_AT_ONCE = 8, 2
+SHAPES_AT_ONCE, PLANS_AT_ONCE = 8, 2
 """Items of one task for a worker: enough to outweigh the message, few enough to share out evenly."""
 
 Batch = Sequence[Candidate]
 Outcomes = list[Evaluation | Dropped]
+
+FAMILIES_AT_ONCE = 4096
+"""Families of plans that are looked at before their shapes are compiled: the workers' share is then even."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class Progress:
 
     stage: str
     done: int
-    total: int
+    total: int | None  # None where nobody knows yet
     best: Evaluation | None = None
 
 
@@ -170,21 +176,33 @@ class _Search:
         return tuple(sorted(outcomes, key=lambda outcome: self._order[outcome.id]))
 
     def screen(self) -> None:
-        """Every plan of the space becomes a candidate or is dropped."""
-        problem = self._context.problem
-        space = list(plans(problem.space, problem.model_name, problem.cluster))
-        self._order = {plan.id: place for place, plan in enumerate(space)}
-        batches = _batches(families(space), FAMILIES_AT_ONCE)
-        done = 0
-        for screened in self._executor.run(partial(_screen_batch, self._context), batches):
-            for outcome in screened:
-                if isinstance(outcome, Candidate):
-                    self.candidates.append(outcome)
-                else:
-                    self._drop(outcome)
-            done += len(screened)
-            self._report(Progress("screened", done, len(space)))
-        self.candidates.sort(key=lambda candidate: self._order[candidate.id])
+        """Every plan of the space becomes a candidate or is dropped, as it is made."""
+        known: dict[Pool, Reach | Refused] = {}
+        made, done = families(self._context.problem.plans()), 0
+        while some := list(islice(made, FAMILIES_AT_ONCE)):
+            self._learn(some, known)
+            for family in some:
+                for outcome in screen(self._context, family, known):
+                    self._order[outcome.id] = len(self._order)
+                    if isinstance(outcome, Candidate):
+                        self.candidates.append(outcome)
+                    else:
+                        self._drop(outcome)
+                done += len(family)
+                self._report(Progress("screened", done, None))
+
+    def _learn(self, some: Sequence[Family], known: dict[Pool, Reach | Refused]) -> None:
+        """What the shapes of these plans can reach, where it is not ``known``: the executor's work."""
+        new = [
+            (shape, tuple(sorted(counts))) for shape, counts in shapes_of(some).items()
+            if not (isinstance(before := known.get(shape), Refused) or (before and counts <= before.best.keys()))
+        ]  # fmt: skip
+        for reached in self._executor.run(partial(_reach_batch, self._context), _batches(new, SHAPES_AT_ONCE)):
+            for shape, reach in reached:
+                before = known.get(shape)
+                if isinstance(before, Reach) and isinstance(reach, Reach):
+                    reach = replace(reach, best=before.best | reach.best)
+                known[shape] = reach
 
     def evaluate(self, asked: Strategy) -> None:
         """Replay what the strategy asks for, until it asks for nothing more."""
@@ -192,7 +210,7 @@ class _Search:
         candidates = {candidate.id: candidate for candidate in self.candidates}
         while wave := asked.ask():
             # the longest replays first, so that no worker is left with one at the end
-            by_length = sorted(wave, key=lambda candidate: (-candidate.plan.pools[0].pp, candidate.id))
+            by_length = sorted(wave, key=_longest_first)
             reached: dict[str, Evaluation | None] = {}
             for outcome in self._outcomes(by_length):
                 reached[outcome.id] = outcome if isinstance(outcome, Evaluation) else None
@@ -245,7 +263,8 @@ class _Search:
 
     def _note(self, outcome: Evaluation | Dropped) -> None:
         if self._journal is not None and outcome.id not in self._earlier:
-            self._journal.write(outcome.to_entry())
+            replayed = isinstance(outcome, Evaluation) or outcome.requests_simulated > 0
+            self._journal.write(outcome.to_entry(), sync=replayed)  # what took no replay is soon done again
 
 
 def _replayed(entries: Iterable[dict[str, Any]]) -> Iterator[Evaluation | Dropped]:
@@ -267,8 +286,16 @@ def _killers(batch: Batch) -> Outcomes:
     return [Dropped(candidate.plan, "failed", reason) for candidate in batch]
 
 
-def _screen_batch(context: Context, batch: Sequence[Sequence[Any]]) -> list[Candidate | Dropped]:
-    return [outcome for family in batch for outcome in screen(context, family)]
+def _longest_first(candidate: Candidate) -> tuple[int, int, str]:
+    """Several pools, and long pipelines, take longest to replay."""
+    pools = candidate.plan.pools
+    return (-len(pools), -max(pool.pp for pool in pools), candidate.id)
+
+
+def _reach_batch(
+    context: Context, batch: Sequence[tuple[Pool, Sequence[int]]]
+) -> list[tuple[Pool, Reach | Refused]]:
+    return [(shape, reach_of(context.problem, context.loads, shape, counts)) for shape, counts in batch]
 
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -1,43 +1,57 @@
-"""The plans that a search looks at: a list of values for each knob, and their combinations, one at a time.
+"""The lists of values that a search combines into plans, with defaults that follow from model, device and cluster.
 
-The lists have defaults that follow from the model, the device and the cluster; a YAML file may replace any
-of them (``--space``), for example
+A YAML file may replace any of them (``--space``), for example
 
     tp: [2, 4, 8]
     weights: [fp8]
     max_num_seqs: [64, 256]
+    disaggregated:
+      prefill: {tp: [4, 8]}
+      decode: {dp: [8, 16], ep: [all], max_num_seqs: [256]}
+    max_devices: 16
+
+``combinations.py`` makes the plans of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import product
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from apexsim.engine.schedulers import preset_names
 from apexsim.errors import UsageError
+from apexsim.spec import catalog
 from apexsim.spec.base import Strict, load_yaml, parse
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.dtypes import ActivationDtype, KvDtype, WeightDtype
 from apexsim.spec.formats import weight_bytes
 from apexsim.spec.hardware import HardwareProfile
 from apexsim.spec.model import ModelSpec
-from apexsim.spec.plan import Plan, Pool, Scheduler
+from apexsim.spec.plan import Engine
 from apexsim.spec.speculative import Speculative
+from apexsim.spec.tiers import KvTier
+from apexsim.spec.transfer import Transfer
 
 MAX_NUM_BATCHED_TOKENS = (2048, 8192)
 MAX_NUM_SEQS = (128, 512)
 """A cap that keeps batches, and so TPOT, small; and one that rarely binds."""
 
+PREFILL_TOKENS = (8192, 16384)
+"""Where nobody decodes beside them, prompts wait for no token: small chunks would only cost throughput."""
+
 MEMORY_SHARE = 0.9
 """Memory of a device that weights can take at most: ``gpu_memory_utilization`` of a plan."""
 
+DECODE_SEQS = (128, 256, 512)
+"""What a pool that only decodes is tuned by."""
 
-class Space(Strict):
-    """Values for each knob of a colocated plan; every combination that the cluster can hold is a plan."""
+Degrees = tuple[int, ...]
+ExpertDegrees = tuple[int | Literal["all"], ...]
 
+<<<<<<< HEAD
     tp: tuple[int, ...] = Field(strict=False, description="tensor parallel degrees")
     pp: tuple[int, ...] = Field(strict=False, description="pipeline stages")
     dp: tuple[int, ...] = Field((1,), strict=False, description="attention ranks of a replica of a model with experts")
@@ -66,17 +80,19 @@ class Space(Strict):
         False, description="the vision encoder stands in every replica; true where requests bring images"
     )
     router: str = Field("least-loaded", description="how every plan spreads requests over its replicas")
+=======
+>>>>>>> 5587263 (Pools to prefill and to decode in a search: plans made lazily, bounds of shapes shared; a book asks Numba once a make)
 
-    @field_validator("*")
-    @classmethod
-    def _some_values_once(cls, values: object, info: ValidationInfo) -> object:
-        if not isinstance(values, tuple):
-            return values
-        if not values:
-            raise ValueError(f"{info.field_name} needs at least one value")
-        if any(isinstance(value, int) and value < 1 for value in values):
-            raise ValueError(f"{info.field_name} allows whole numbers from 1")
-        return tuple(dict.fromkeys(None if _is_off(value) else value for value in values))
+def _each_once(values: object, info: ValidationInfo) -> object:
+    """Lists hold something, whole numbers from 1, and nothing twice."""
+    if not isinstance(values, tuple):
+        return values
+    if not values:
+        raise ValueError(f"{info.field_name} needs at least one value")
+    least = 0 if info.field_name == "long_prefill_token_threshold" else 1
+    if any(isinstance(value, int) and value < least for value in values):
+        raise ValueError(f"{info.field_name} allows whole numbers from {least}")
+    return tuple(dict.fromkeys(None if _is_off(value) else value for value in values))
 
 
 def _is_off(value: object) -> bool:
@@ -84,12 +100,137 @@ def _is_off(value: object) -> bool:
     return isinstance(value, Speculative) and value.num_speculative_tokens == 0
 
 
+class PhaseSpace(Strict):
+    """Lists of the pools of one phase; one that is left out is that of the colocated plans."""
+
+    tp: Degrees | None = Field(None, strict=False, description="tensor parallel degrees")
+    pp: Degrees | None = Field(None, strict=False, description="pipeline stages")
+    dp: Degrees | None = Field(None, strict=False, description="attention ranks of a replica")
+    cp: Degrees | None = Field(None, strict=False, description="context parallel degrees")
+    ep: ExpertDegrees | None = Field(None, strict=False, description="expert parallel degrees, or all")
+    replicas: Degrees | None = Field(None, strict=False, description="copies of the model in this phase")
+    weights: tuple[WeightDtype, ...] | None = Field(None, strict=False, description="dtypes of the weights")
+    activations: tuple[ActivationDtype | None, ...] | None = Field(
+        None, strict=False, description="dtypes that the weights are multiplied in"
+    )
+    device: tuple[str, ...] | None = Field(None, strict=False, description="devices, where the cluster has several")
+    preset: tuple[str, ...] | None = Field(None, strict=False, description="scheduler presets")
+    max_num_batched_tokens: Degrees | None = Field(None, strict=False, description="tokens of one iteration")
+    max_num_seqs: Degrees | None = Field(None, strict=False, description="requests that run at once in a replica")
+
+    _each = field_validator("*")(_each_once)
+
+
+class Disaggregated(Strict):
+    """Plans of a pool that prefills and one that decodes: lists of each, and how KV goes between them."""
+
+    prefill: PhaseSpace = Field(PhaseSpace(), description="lists of the pools that prefill")
+    decode: PhaseSpace = Field(PhaseSpace(), description="lists of the pools that decode")
+    transfer: Transfer = Field(Transfer(), description="how KV goes from one to the other, in every plan")
+
+
+class Space(Strict):
+    """Values for each knob; every combination that the cluster can hold, within the limits, is a plan."""
+
+    tp: Degrees = Field(strict=False, description="tensor parallel degrees")
+    pp: Degrees = Field(strict=False, description="pipeline stages")
+    dp: Degrees = Field((1,), strict=False, description="attention ranks of a replica of a model with experts")
+    cp: Degrees = Field((1,), strict=False, description="context parallel degrees")
+    ep: ExpertDegrees = Field(
+        (1,), strict=False, description="expert parallel degrees; those that divide tp · dp. all: that product itself"
+    )
+    replicas: Degrees = Field(strict=False, description="copies of the model")
+    weights: tuple[WeightDtype, ...] = Field(strict=False, description="dtypes of the weights")
+    activations: tuple[ActivationDtype | None, ...] = Field(
+        (None,), strict=False, description="dtypes that the weights are multiplied in; null: what follows from them"
+    )
+    kv_cache: tuple[KvDtype, ...] = Field(strict=False, description="dtypes of the KV cache")
+    preset: tuple[str, ...] = Field(("vllm",), strict=False, description="scheduler presets")
+    max_num_batched_tokens: Degrees = Field(
+        MAX_NUM_BATCHED_TOKENS, strict=False, description="tokens of one iteration"
+    )
+    max_num_seqs: Degrees = Field(
+        MAX_NUM_SEQS, strict=False, description="requests that run at once in a replica"
+    )
+    long_prefill_token_threshold: Degrees = Field(
+        (0,), strict=False, description="tokens of a prompt in one iteration at most; 0: no limit"
+    )
+    speculative: tuple[Speculative | None, ...] = Field(
+        (None,), strict=False, description="ways to speculate; null: none"
+    )
+    kv_tiers: tuple[tuple[KvTier, ...], ...] = Field(
+        ((),), strict=False, description="lists of KV tiers, colocated plans only; []: none"
+    )
+    device: tuple[str, ...] | None = Field(
+        None, strict=False, description="devices of the cluster to use; all that it has where left out"
+    )
+    prefix_caching: bool = Field(False, description="reuse KV blocks of equal prefixes, in every plan")
+    router: str = Field("least-loaded", description="how every plan spreads requests over its replicas")
+    colocated: bool = Field(True, description="plans whose replicas serve whole requests")
+    disaggregated: Disaggregated | None = Field(
+        None, description="plans with pools of their own to prefill and to decode; null: none"
+    )
+    engine: Engine = Field("vllm", description="serving engine of every plan")
+    engine_version: str | None = Field(None, description="its version; the newest known where left out")
+    min_devices: int | None = Field(None, ge=1, description="devices of a plan, at least")
+    max_devices: int | None = Field(None, ge=1, description="devices of a plan, at most")
+    max_usd_per_hour: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="price of a plan's devices for an hour, at most"
+    )
+
+    _each = field_validator("*")(_each_once)
+
+    @field_validator("min_devices", "max_devices", "max_usd_per_hour", mode="after")
+    @classmethod
+    def _some_devices(cls, value: float | None, info: ValidationInfo) -> float | None:
+        least = info.data.get("min_devices")
+        if info.field_name == "max_devices" and value is not None and least is not None and value < least:
+            raise ValueError(f"max_devices = {value:g} is less than min_devices = {least}")
+        return value
+
+    def phase(self, role: str) -> Space:
+        """The space of one pool of a disaggregated plan: its own lists over those of the colocated plans."""
+        assert self.disaggregated is not None
+        own = self.disaggregated.prefill if role == "prefill" else self.disaggregated.decode
+        given = {name: value for name in PhaseSpace.model_fields if (value := getattr(own, name)) is not None}
+        if role == "prefill":
+            fixed: dict[str, Any] = {"speculative": (None,)}
+        else:  # its KV comes from elsewhere; drafts of another model have no KV there
+            own_drafts = tuple(s for s in self.speculative if s is None or s.method == "mtp")
+            fixed = {"speculative": own_drafts or (None,), "prefix_caching": False,
+                     "long_prefill_token_threshold": (0,)}  # fmt: skip
+        return self.model_copy(update={"kv_tiers": ((),), **fixed, **given})
+
+
 def default_space(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> Space:
     """Every sensible value of each knob; a checkpoint's own quantisation is kept.
 
     Models with experts and MLA, of whose KV every tensor parallel rank would hold a copy, also with attention ranks
-    and with whole experts.
+    and with whole experts. Of several groups of devices the lists of each, together. Disaggregated plans where there
+    are several nodes: within one, a ratio of few replicas is coarse, and chunked prefill does as well.
     """
+    usual = _of_group(model, profile, cluster.only(cluster.device))
+    for group in cluster.other_groups:
+        usual = _both(usual, _of_group(model, catalog.device(group.device), cluster.only(group.device)))
+    if sum(group.nodes for group in cluster.groups) > 1 and model.linear is None:
+        usual = usual.model_copy(update={"disaggregated": default_disaggregated(usual)})
+    return usual
+
+
+def default_disaggregated(space: Space) -> Disaggregated:
+    """One stage each; large chunks and few requests to prefill, several caps of requests to decode.
+
+    The budget of a pool that only decodes, and the cap of one that only prefills, hardly ever bind.
+    """
+    return Disaggregated(
+        prefill=PhaseSpace(pp=(1,), max_num_batched_tokens=PREFILL_TOKENS, max_num_seqs=(min(space.max_num_seqs),)),
+        decode=PhaseSpace(
+            pp=(1,), max_num_batched_tokens=(max(space.max_num_batched_tokens),), max_num_seqs=DECODE_SEQS
+        ),
+    )
+
+
+def _of_group(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> Space:
     devices = cluster.devices
     ranks = model.is_moe and any(group.attention.kind == "mla" for group in model.groups)
     return Space(
@@ -103,18 +244,35 @@ def default_space(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) 
     )
 
 
+def _both(one: Space, other: Space) -> Space:
+    lists = ("dp", "tp", "pp", "replicas", "weights", "kv_cache")
+    return one.model_copy(
+        update={name: tuple(dict.fromkeys(getattr(one, name) + getattr(other, name))) for name in lists}
+    )
+
+
 def load_space(lists: Path | str | Mapping[str, Any], default: Space) -> Space:
     """The default space with some lists in place of its own: a mapping, or a YAML file that holds one.
+
+    ``disaggregated: {}`` is the default one, and so are the keys of its phases that are left out; an engine brings
+    the scheduler preset of its name.
 
     Raises:
         UsageError: a mapping with an unknown key or a value that is not allowed.
         InputError: a file that has one, is missing, or is not YAML.
     """
+    given = dict(lists) if isinstance(lists, Mapping) else load_yaml(lists)
+    whole = default.model_dump() | given
+    if given.get("engine") in preset_names() and "preset" not in given:
+        whole["preset"] = (given["engine"],)
+    if isinstance(asked := given.get("disaggregated"), Mapping):
+        whole["disaggregated"] = _with_usual(asked, default)
     if isinstance(lists, Mapping):
-        return parse(Space, default.model_dump() | dict(lists), source="space", error=UsageError)
-    return parse(Space, default.model_dump() | load_yaml(lists), source=str(lists))
+        return parse(Space, whole, source="space", error=UsageError)
+    return parse(Space, whole, source=str(lists))
 
 
+<<<<<<< HEAD
 def plans(space: Space, model: str, cluster: Cluster) -> Iterator[Plan]:
     """Every combination that needs no more devices than the cluster has, always in the same order."""
     for tp, pp, dp, cp, replicas in product(space.tp, space.pp, space.dp, space.cp, space.replicas):
@@ -124,46 +282,33 @@ def plans(space: Space, model: str, cluster: Cluster) -> Iterator[Plan]:
             shape = Pool(replicas=replicas, tp=tp, pp=pp, dp=dp, cp=cp, ep=ep, vision=space.vision)
             for pool in _pools(space, shape):
                 yield Plan(model=model, cluster=cluster, pools=(pool,), router=space.router)
+=======
+def _with_usual(asked: Mapping[str, Any], default: Space) -> dict[str, Any]:
+    """The default of disaggregated plans, with what is asked for over it."""
+    usual = default_disaggregated(default).model_dump()
+    for phase in ("prefill", "decode"):
+        if isinstance(asked.get(phase), Mapping):
+            usual[phase] |= asked[phase]
+        elif phase in asked:
+            usual[phase] = asked[phase]
+    return usual | {key: value for key, value in asked.items() if key not in ("prefill", "decode")}
+>>>>>>> 5587263 (Pools to prefill and to decode in a search: plans made lazily, bounds of shapes shared; a book asks Numba once a make)
 
 
-def _expert_degrees(space: Space, devices: int) -> tuple[int, ...]:
-    """Those of the space that ``devices`` attention devices of a replica can have, each once."""
-    degrees = [devices if degree == "all" else degree for degree in space.ep]
-    return tuple(dict.fromkeys(degree for degree in degrees if devices % degree == 0))
-
-
-def _pools(space: Space, pool: Pool) -> Iterator[Pool]:
-    """``pool`` in every precision and with every scheduler of the space."""
-    limits = product(space.preset, space.max_num_batched_tokens, space.max_num_seqs)
-    formats = product(space.weights, space.activations, space.kv_cache, space.speculative)
-    for (weights, activations, kv_cache, speculative), (preset, tokens, seqs) in product(formats, limits):
-        scheduler = Scheduler(
-            preset=preset,
-            max_num_batched_tokens=tokens,
-            max_num_seqs=seqs,
-            prefix_caching=space.prefix_caching,
-        )
-        chosen = {
-            "weights": weights, "activations": activations, "kv_cache": kv_cache, "scheduler": scheduler,
-            "speculative": speculative,
-        }
-        yield pool.model_copy(update=chosen)
-
-
-def _degrees(devices: int) -> tuple[int, ...]:
+def _degrees(devices: int) -> Degrees:
     """Powers of two and divisors up to ``devices``, ascending."""
     return tuple(
         degree for degree in range(1, devices + 1) if degree & (degree - 1) == 0 or devices % degree == 0
     )
 
 
-def _pipeline_degrees(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> tuple[int, ...]:
+def _pipeline_degrees(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> Degrees:
     """As many stages as a node has devices, or twice the nodes; any number where no fast links join the devices."""
     most = cluster.devices if profile.scaleup is None else max(cluster.devices_per_node, 2 * cluster.nodes)
     return tuple(degree for degree in _degrees(cluster.devices) if degree <= min(most, model.layers))
 
 
-def _tensor_degrees(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> tuple[int, ...]:
+def _tensor_degrees(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> Degrees:
     """Degrees that divide the heads; beyond one node only where the smallest weights do not fit in one."""
     smallest = min(weight_bytes(dtype) for dtype in _weights(model, profile)) * model.parameters
     fits_a_node = smallest <= MEMORY_SHARE * profile.memory_bytes * cluster.devices_per_node

@@ -47,7 +47,7 @@ class Work:
     """Least seconds of each server for a request of each length. R servers, U lengths.
 
     Attributes:
-        servers: names of the rows: "device" for each kind of stage, "host", "KV memory".
+        servers: names of the rows: "device" for each kind of stage, "host", "KV memory", "links" (of KV that travels).
         prefill_s: [R, U] until the first token is there.
         total_s: [R, U] until the last one is.
         alone_s: [U] least seconds from arrival to last token, with the whole replica to itself.
@@ -75,10 +75,12 @@ def least_work(
     lengths: Lengths,
     *,
     prefix_caching: bool = False,
+    transfer_s: Floats | None = None,
 ) -> Work:
-    """The least work of a request of each of ``lengths`` for such a replica.
+    """The least work of a request of each of ``lengths`` for such a replica, of its phase where it has one alone.
 
-    With ``prefix_caching`` any prompt may be found in the cache and then costs next to nothing.
+    With ``prefix_caching`` any prompt may be found in the cache and then costs next to nothing. ``transfer_s`` [U] is
+    what the KV of a prompt keeps the links of the replica busy: one more server. ``alone_s`` of two phases adds up.
     """
     # without chunks, or with decodes beside the budget, an iteration may be larger than the tables cover
     within_tables = policy.chunked and not policy.free_decodes
@@ -102,11 +104,18 @@ def least_work(
     if replica.pages is not None:
         own = np.zeros_like(prompt) if prefix_caching else prompt  # the rest may be shared
         kv_s = _page_iterations(replica.pages, own, steps) * rates.iteration_s / replica.kv_blocks
+    first, later = np.full_like(prompt, 1.0), steps
+    entry_s, exit_s = replica.entry_s, replica.exit_s
+    if policy.role == "prefill":
+        decode, kv_s, later, exit_s = np.zeros_like(decode), np.zeros_like(kv_s), np.zeros_like(steps), 0.0
+    if policy.role == "decode":
+        prefill, first, entry_s = np.zeros_like(prefill), np.zeros_like(first), 0.0
+    over_links = np.zeros_like(prompt) if transfer_s is None else np.where(lengths.output_tokens > 1, transfer_s, 0.0)
     return Work(
-        servers=("device",) * len(prefill) + ("host", "KV memory"),
-        prefill_s=np.vstack([prefill, np.full_like(prompt, host_s), np.zeros_like(prompt)]),
-        total_s=np.vstack([prefill + decode, host_s * (steps + 1), kv_s]),
-        alone_s=replica.entry_s + prefill.max(axis=0) + steps * rates.iteration_s + replica.exit_s,
+        servers=("device",) * len(prefill) + ("host", "KV memory", "links"),
+        prefill_s=np.vstack([prefill, host_s * first, np.zeros_like(prompt), np.zeros_like(prompt)]),
+        total_s=np.vstack([prefill + decode, host_s * (first + later), kv_s, over_links]),
+        alone_s=entry_s + prefill.max(axis=0) + later * rates.iteration_s + exit_s,
         served=served(replica, policy, lengths),
     )
 
@@ -119,13 +128,17 @@ def _page_iterations(pages: KvPages, prompt: Floats, steps: Floats) -> Floats:
 
 
 def served(replica: ReplicaLimits, policy: Policy, lengths: Lengths) -> NDArray[np.bool_]:
-    """The engine's rule: the length within the context, all but the last token within the KV cache."""
-    total = lengths.input_tokens + lengths.output_tokens
+    """The engine's rule: the length within the context, all but the last token within the KV cache.
+
+    A pool that prefills holds prompts alone; to one that decodes only who wants more than a token comes.
+    """
+    total = lengths.input_tokens + (1 if policy.role == "prefill" else lengths.output_tokens)
     if replica.pages is None:
         blocks = -(-(total - 1) // replica.block_size)
     else:
         blocks = replica.pages.most(total - 1, policy.max_num_batched_tokens if policy.chunked else int(total.max()))
-    return np.asarray((total <= replica.max_model_len) & (blocks <= replica.kv_blocks))
+    fits = (total <= replica.max_model_len) & (blocks <= replica.kv_blocks)
+    return np.asarray(fits | (lengths.output_tokens <= 1) if policy.role == "decode" else fits)
 
 
 class _Rates(NamedTuple):

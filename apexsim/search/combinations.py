@@ -1,0 +1,168 @@
+"""The plans of a space, one at a time: families of equal pools that differ in the numbers of their replicas only.
+
+    colocated       one pool that serves
+    disaggregated   one that prefills and one that decodes, with as many replicas of each as there is room for
+
+Nothing is made before it is asked for, and no plan twice. A pool stands on one group of the cluster's devices. Another
+kind of plan (with encoders before the prefill, say) is one more generator in ``KINDS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, groupby, islice, product
+
+from apexsim.cost.kvlinks import crowded
+from apexsim.search.space import Space
+from apexsim.spec.cluster import Cluster
+from apexsim.spec.plan import Plan, Pool, Role, Scheduler
+
+Family = tuple[Plan, ...]
+Fits = Callable[[Pool], bool]
+Room = Mapping[str | None, int]
+"""Devices that there are, by what a pool calls them; None where the cluster has one kind."""
+
+
+def plans(
+    space: Space,
+    model: str,
+    cluster: Cluster,
+    *,
+    may_fit: Callable[[Pool], bool] = lambda pool: True,
+    usd_per_hour: Callable[[Plan], float | None] | None = None,
+) -> Iterator[Plan]:
+    """Every combination that the cluster and the limits have room for, always in the same order.
+
+    Args:
+        may_fit: False for a pool that is too large for its devices whatever it is combined with. Such a pool is in
+            one plan of its kind, so that its reason is given, and in no other.
+        usd_per_hour: of a plan's devices, for ``max_usd_per_hour``; a plan whose price nobody knows is within it.
+    """
+    for pools in (pools for kind in KINDS for pools in kind(space, cluster, may_fit)):
+        devices = sum(pool.devices for pool in pools)
+        if devices < (space.min_devices or 1) or devices > (space.max_devices or devices):
+            continue
+        plan = Plan(
+            model=model, cluster=cluster, pools=pools, router=space.router, engine=space.engine,
+            engine_version=space.engine_version,
+        )  # fmt: skip
+        if len(pools) > 1 and space.disaggregated is not None:
+            plan = plan.model_copy(update={"transfer": space.disaggregated.transfer})
+        if space.max_usd_per_hour is None or usd_per_hour is None:
+            yield plan
+            continue
+        price = usd_per_hour(plan)
+        if price is None or price <= space.max_usd_per_hour * (1 + 1e-12):
+            yield plan
+
+
+def families(plans: Iterable[Plan]) -> Iterator[Family]:
+    """Plans that follow one another and differ only in the numbers of replicas, together."""
+    for _, family in groupby(plans, key=lambda plan: tuple(shape_of(pool) for pool in plan.pools)):
+        yield tuple(family)
+
+
+def shape_of(pool: Pool) -> Pool:
+    """The pool with one replica: what it costs to compute does not depend on their number."""
+    return pool if pool.replicas == 1 else pool.model_copy(update={"replicas": 1})
+
+
+def _colocated(space: Space, cluster: Cluster, may_fit: Fits) -> Iterator[tuple[Pool, ...]]:
+    if not space.colocated:
+        return
+    room = _room(cluster)
+    for shape in _shapes(space, room, "serve"):
+        for replicas in space.replicas:
+            if replicas * shape.devices_per_replica <= room[shape.device]:
+                yield (shape.model_copy(update={"replicas": replicas}),)
+
+
+def _disaggregated(space: Space, cluster: Cluster, may_fit: Fits) -> Iterator[tuple[Pool, ...]]:
+    if space.disaggregated is None:
+        return
+    room = _room(cluster)
+    prefill, decode = space.phase("prefill"), space.phase("decode")
+    sources = _by_fit(_shapes(prefill, room, "prefill"), may_fit)
+    sinks = _by_fit(_shapes(decode, room, "decode"), may_fit)
+    for source, sink in _pairs(sources, sinks):
+        alone = not (may_fit(source) and may_fit(sink))
+        for here, there in _counts(room, source, sink, prefill.replicas, decode.replicas):
+            pools = (
+                source.model_copy(update={"replicas": here}), sink.model_copy(update={"replicas": there})
+            )  # fmt: skip
+            if crowded(cluster, pools) is None:
+                yield pools
+                if alone:
+                    break
+
+
+def _by_fit(shapes: Iterable[Pool], may_fit: Fits) -> tuple[list[Pool], list[Pool]]:
+    """(those that may fit, those that do not): some hundred values, of which there are many combinations."""
+    kept = list(shapes)
+    return [shape for shape in kept if may_fit(shape)], [shape for shape in kept if not may_fit(shape)]
+
+
+def _pairs(sources: tuple[list[Pool], list[Pool]], sinks: tuple[list[Pool], list[Pool]]) -> Iterator[tuple[Pool, Pool]]:
+    """Every pool with every one that takes its KV as it is; those that do not fit with one each."""
+    yield from ((a, b) for a in sources[0] for b in sinks[0] if a.kv_cache == b.kv_cache)
+    for misfit in sources[1]:
+        yield from islice(((misfit, b) for b in chain(*sinks) if b.kv_cache == misfit.kv_cache), 1)
+    for misfit in sinks[1]:
+        yield from islice(((a, misfit) for a in chain(*sources) if a.kv_cache == misfit.kv_cache), 1)
+
+
+KINDS: tuple[Callable[[Space, Cluster, Fits], Iterator[tuple[Pool, ...]]], ...] = (_colocated, _disaggregated)
+
+
+def _room(cluster: Cluster) -> Room:
+    if not cluster.other_groups:
+        return {None: cluster.devices}
+    return {group.device: group.devices_per_node * group.nodes for group in cluster.groups}
+
+
+def _counts(
+    room: Room, source: Pool, sink: Pool, sources: Iterable[int], sinks: Iterable[int]
+) -> Iterator[tuple[int, int]]:
+    """(replicas of ``source``, of ``sink``) that there are devices for."""
+    for here in sources:
+        taken = here * source.devices_per_replica
+        left = room[sink.device] - (taken if source.device == sink.device else 0)
+        if taken <= room[source.device]:
+            yield from ((here, there) for there in sinks if there * sink.devices_per_replica <= left)
+
+
+def _shapes(space: Space, room: Room, role: Role) -> Iterator[Pool]:
+    """One replica in every shape, precision and with every scheduler of the space, on each group that holds it."""
+    names = [name for name in room if name is None or space.device is None or name in space.device]
+    for name, tp, pp, dp, cp in product(names, space.tp, space.pp, space.dp, space.cp):
+        if tp * pp * dp * cp > room[name]:
+            continue
+        for ep in _expert_degrees(space, tp * dp):
+            pool = Pool(role=role, tp=tp, pp=pp, dp=dp, cp=cp, ep=ep, device=name)
+            yield from _variants(space, pool)
+
+
+def _expert_degrees(space: Space, devices: int) -> tuple[int, ...]:
+    """Those of the space that ``devices`` attention devices of a replica can have, each once."""
+    degrees = [devices if degree == "all" else degree for degree in space.ep]
+    return tuple(dict.fromkeys(degree for degree in degrees if devices % degree == 0))
+
+
+def _variants(space: Space, pool: Pool) -> Iterator[Pool]:
+    formats = product(space.weights, space.activations, space.kv_cache, space.speculative, space.kv_tiers)
+    limits = product(
+        space.preset, space.max_num_batched_tokens, space.max_num_seqs, space.long_prefill_token_threshold
+    )
+    schedulers = [
+        Scheduler(
+            preset=preset, max_num_batched_tokens=tokens, max_num_seqs=seqs, prefix_caching=space.prefix_caching,
+            long_prefill_token_threshold=longest,
+        )
+        for preset, tokens, seqs, longest in limits
+    ]  # fmt: skip
+    for (weights, activations, kv_cache, speculative, tiers), scheduler in product(formats, schedulers):
+        chosen = {
+            "weights": weights, "activations": activations, "kv_cache": kv_cache, "scheduler": scheduler,
+            "speculative": speculative, "kv_tiers": tiers,
+        }  # fmt: skip
+        yield pool.model_copy(update=chosen)
