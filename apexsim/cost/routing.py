@@ -172,11 +172,18 @@ def _padded(tokens: Floats, share: float, tile: int) -> Floats:
 
     The tail of a binomial is an incomplete beta function, which fractions of tokens may enter.
     """
+    return _padded_at(tokens.tobytes(), share, tile).reshape(tokens.shape)
+
+
+@lru_cache(maxsize=512)
+def _padded_at(token_bytes: bytes, share: float, tile: int) -> Floats:
+    """The same at token counts as bytes: it is the same for all ranks, and so for most plans of a search."""
+    tokens = np.frombuffer(token_bytes)
     mean = tokens * share
-    few = np.minimum(mean, MANY_TILES * tile) / max(share, 1e-12)
+    few, counted = np.minimum(mean, MANY_TILES * tile) / max(share, 1e-12), mean < MANY_TILES * tile
     steps = ceil((MANY_TILES * tile + 8.0 * (MANY_TILES * tile) ** 0.5) / tile) + 1
     total = np.zeros_like(mean)
     for step in range(steps):
-        more = np.maximum(few - step * tile, 0.0)
-        total += np.where(more > 0.0, betainc(step * tile + 1.0, np.maximum(more, 1e-9), share), 0.0)
-    return np.asarray(np.where(mean < MANY_TILES * tile, tile * total, mean + 0.5 * (tile - 1)))
+        more = counted & (few > step * tile)
+        total[more] += betainc(step * tile + 1.0, np.maximum(few[more] - step * tile, 1e-9), share)
+    return np.asarray(np.where(counted, tile * total, mean + 0.5 * (tile - 1)))
