@@ -138,7 +138,8 @@ def _shapes(space: Space, room: Room, role: Role) -> Iterator[Pool]:
         if tp * pp * dp * cp > room[name]:
             continue
         for ep in _expert_degrees(space, tp * dp):
-            pool = Pool(role=role, tp=tp, pp=pp, dp=dp, cp=cp, ep=ep, device=name)
+            sees = space.vision and role != "decode"
+            pool = Pool(role=role, tp=tp, pp=pp, dp=dp, cp=cp, ep=ep, device=name, vision=sees)
             yield from _variants(space, pool)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -51,37 +51,6 @@ DECODE_SEQS = (128, 256, 512)
 Degrees = tuple[int, ...]
 ExpertDegrees = tuple[int | Literal["all"], ...]
 
-<<<<<<< HEAD
-    tp: tuple[int, ...] = Field(strict=False, description="tensor parallel degrees")
-    pp: tuple[int, ...] = Field(strict=False, description="pipeline stages")
-    dp: tuple[int, ...] = Field((1,), strict=False, description="attention ranks of a replica of a model with experts")
-    cp: tuple[int, ...] = Field((1,), strict=False, description="context parallel degrees")
-    ep: tuple[int | Literal["all"], ...] = Field(
-        (1,), strict=False, description="expert parallel degrees; those that divide tp · dp. all: that product itself"
-    )
-    replicas: tuple[int, ...] = Field(strict=False, description="copies of the model")
-    weights: tuple[WeightDtype, ...] = Field(strict=False, description="dtypes of the weights")
-    activations: tuple[ActivationDtype | None, ...] = Field(
-        (None,), strict=False, description="dtypes that the weights are multiplied in; null: what follows from them"
-    )
-    kv_cache: tuple[KvDtype, ...] = Field(strict=False, description="dtypes of the KV cache")
-    preset: tuple[str, ...] = Field(("vllm",), strict=False, description="scheduler presets")
-    max_num_batched_tokens: tuple[int, ...] = Field(
-        MAX_NUM_BATCHED_TOKENS, strict=False, description="tokens of one iteration"
-    )
-    max_num_seqs: tuple[int, ...] = Field(
-        MAX_NUM_SEQS, strict=False, description="requests that run at once in a replica"
-    )
-    speculative: tuple[Speculative | None, ...] = Field(
-        (None,), strict=False, description="ways to speculate; null: none"
-    )
-    prefix_caching: bool = Field(False, description="reuse KV blocks of equal prefixes, in every plan")
-    vision: bool = Field(
-        False, description="the vision encoder stands in every replica; true where requests bring images"
-    )
-    router: str = Field("least-loaded", description="how every plan spreads requests over its replicas")
-=======
->>>>>>> 5587263 (Pools to prefill and to decode in a search: plans made lazily, bounds of shapes shared; a book asks Numba once a make)
 
 def _each_once(values: object, info: ValidationInfo) -> object:
     """Lists hold something, whole numbers from 1, and nothing twice."""
@@ -158,13 +127,16 @@ class Space(Strict):
     speculative: tuple[Speculative | None, ...] = Field(
         (None,), strict=False, description="ways to speculate; null: none"
     )
-    kv_tiers: tuple[tuple[KvTier, ...], ...] = Field(
+    kv_tiers: tuple[Annotated[tuple[KvTier, ...], Field(strict=False)], ...] = Field(
         ((),), strict=False, description="lists of KV tiers, colocated plans only; []: none"
     )
     device: tuple[str, ...] | None = Field(
         None, strict=False, description="devices of the cluster to use; all that it has where left out"
     )
     prefix_caching: bool = Field(False, description="reuse KV blocks of equal prefixes, in every plan")
+    vision: bool = Field(
+        False, description="the vision encoder stands in every replica; true where requests bring images"
+    )
     router: str = Field("least-loaded", description="how every plan spreads requests over its replicas")
     colocated: bool = Field(True, description="plans whose replicas serve whole requests")
     disaggregated: Disaggregated | None = Field(
@@ -262,7 +234,7 @@ def load_space(lists: Path | str | Mapping[str, Any], default: Space) -> Space:
         InputError: a file that has one, is missing, or is not YAML.
     """
     given = dict(lists) if isinstance(lists, Mapping) else load_yaml(lists)
-    whole = default.model_dump() | given
+    whole = {name: getattr(default, name) for name in Space.model_fields} | given
     if given.get("engine") in preset_names() and "preset" not in given:
         whole["preset"] = (given["engine"],)
     if isinstance(asked := given.get("disaggregated"), Mapping):
@@ -272,27 +244,14 @@ def load_space(lists: Path | str | Mapping[str, Any], default: Space) -> Space:
     return parse(Space, whole, source=str(lists))
 
 
-<<<<<<< HEAD
-def plans(space: Space, model: str, cluster: Cluster) -> Iterator[Plan]:
-    """Every combination that needs no more devices than the cluster has, always in the same order."""
-    for tp, pp, dp, cp, replicas in product(space.tp, space.pp, space.dp, space.cp, space.replicas):
-        if tp * pp * dp * cp * replicas > cluster.devices:
-            continue
-        for ep in _expert_degrees(space, tp * dp):
-            shape = Pool(replicas=replicas, tp=tp, pp=pp, dp=dp, cp=cp, ep=ep, vision=space.vision)
-            for pool in _pools(space, shape):
-                yield Plan(model=model, cluster=cluster, pools=(pool,), router=space.router)
-=======
 def _with_usual(asked: Mapping[str, Any], default: Space) -> dict[str, Any]:
     """The default of disaggregated plans, with what is asked for over it."""
-    usual = default_disaggregated(default).model_dump()
-    for phase in ("prefill", "decode"):
-        if isinstance(asked.get(phase), Mapping):
-            usual[phase] |= asked[phase]
-        elif phase in asked:
-            usual[phase] = asked[phase]
-    return usual | {key: value for key, value in asked.items() if key not in ("prefill", "decode")}
->>>>>>> 5587263 (Pools to prefill and to decode in a search: plans made lazily, bounds of shapes shared; a book asks Numba once a make)
+    usual, whole = default_disaggregated(default), dict(asked)
+    for name, phase in (("prefill", usual.prefill), ("decode", usual.decode)):
+        own = asked.get(name, {})
+        if isinstance(own, Mapping):
+            whole[name] = {key: getattr(phase, key) for key in PhaseSpace.model_fields} | dict(own)
+    return whole
 
 
 def _degrees(devices: int) -> Degrees:

@@ -1,0 +1,55 @@
+"""A search finds what replaying every plan finds: 50 small questions, colocated and disaggregated (invariant 91)."""
+
+from __future__ import annotations
+
+import pytest
+
+from apexsim.metrics.attainment import attainment
+from apexsim.scenario import replay
+from apexsim.search.evaluate import prepare_candidate
+from apexsim.search.objectives import OBJECTIVES
+from apexsim.search.pareto import front, rank
+from apexsim.search.strategies import Grid
+from apexsim.testing.strategy import Toy, play
+from tests.search_instances import exhaustive
+
+INSTANCES = range(50)
+
+
+@pytest.mark.parametrize("seed", INSTANCES)
+def test_without_racing_the_winner_of_every_objective_is_that_of_an_exhaustive_search(seed):
+    _, candidates, truth, _ = exhaustive(seed)
+    everything = Toy(candidates, truth)
+    for objective in OBJECTIVES.values():
+        asked = play(Grid(candidates, objective, keep=1, wave=2), everything)
+        found = [truth[name] for name in asked if truth[name] is not None]
+        assert [e.id for e in rank(found, objective)[:1]] == [e.id for e in rank(everything.feasible, objective)[:1]]
+        assert set(front(found)) == set(front(everything.feasible))
+
+
+@pytest.mark.parametrize("seed", INSTANCES)
+def test_no_plan_is_better_than_its_bounds(seed):
+    question, candidates, truth, dropped = exhaustive(seed)
+    for candidate in candidates:
+        reached = truth[candidate.id]
+        if reached is not None:
+            for objective in OBJECTIVES.values():
+                best, value = objective.bound(candidate.bounds), objective.value(reached)
+                assert objective.loss(best) <= objective.loss(value), (objective.name, candidate.id)
+    for outcome in dropped:
+        if outcome.cause == "slo":
+            assert not attainment(replay(prepare_candidate(outcome.plan), question.trace), question.slo).met
+
+
+def test_the_questions_are_worth_asking():
+    """Of both kinds of plans there are winners, and plans that miss the SLO."""
+    several, misses, winners = 0, 0, set()
+    for seed in INSTANCES:
+        _, candidates, truth, dropped = exhaustive(seed)
+        feasible = [e for e in truth.values() if e is not None]
+        several += len(feasible) > 3
+        misses += len(feasible) < len(candidates) or any(d.cause == "slo" for d in dropped)
+        winners |= {len(rank(feasible, objective)[0].plan.pools) for objective in OBJECTIVES.values() if feasible}
+    assert several > 25
+    assert misses > 5
+    assert winners == {1, 2}
