@@ -14,7 +14,7 @@ JOBS   ?= 2
 RUNS   ?= ../shared/validation
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-backends plans validate lint types imports check clean calibrate-extra test-closed-loop
+.PHONY: help demo test test-lowest test-backends plan-quality plans validate lint types imports check clean calibrate-extra test-closed-loop
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -48,6 +48,10 @@ plans: $(VENV)/.installed-dev ## hold the chosen plans of baselines/ against wha
 test-backends: $(VENV)/.installed-dev ## install Ray and Dask, and run searches on them (minutes)
 	$(PIP) --editable '.[dev,ray,dask]'
 	$(BIN)/python -m pytest tests/test_search_executors.py tests/test_search_backends.py
+
+plan-quality: $(VENV)/.installed-dev ## plans that would be chosen against the measured best, written into benchmarks/plan_quality.md
+	@test -d $(RUNS) || { echo "error: no validation sets in $(RUNS); name them with  make plan-quality RUNS=/path" >&2; exit 1; }
+	$(BIN)/python benchmarks/plan_quality.py $(RUNS) --write
 
 lint: $(VENV)/.installed-dev ## style and likely mistakes (ruff)
 	$(BIN)/ruff check .

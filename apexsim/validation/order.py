@@ -75,10 +75,27 @@ class _Load:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ranked:
+class RankedPlan:
+    """A plan under one load: its figure (seconds or tokens/s, see ``RankedLoad.ranked_by``), the mean over its rows."""
+
+    name: str
     devices: int
+    tp: int
     measured: float
     simulated: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankedLoad:
+    """Plans that served one load. ``runs`` are all rows of it, plan by plan."""
+
+    set: str
+    model: str
+    device: str
+    load: str
+    ranked_by: str
+    runs: tuple[str, ...]
+    plans: tuple[RankedPlan, ...]
 
 
 def plan_orders(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> tuple[PlanOrder, ...]:
@@ -87,14 +104,19 @@ def plan_orders(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> tuple[Pla
     Args:
         outcomes: of the same runs, in the same order.
     """
+    return tuple(_order(load) for load in ranked_loads(cases, outcomes))
+
+
+def ranked_loads(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> tuple[RankedLoad, ...]:
+    """Each load that at least two plans served, with their figures; arguments as of ``plan_orders``."""
     loads: dict[_Load, dict[str, list[Member]]] = {}
     for case, outcome in zip(cases, outcomes, strict=True):
         if outcome.skipped is None:
             load = _load(case)
             plans = loads.setdefault(load, {})
             plans.setdefault(_plan(case, load), []).append((case, outcome))
-    found = (_order(load, plans) for load, plans in loads.items() if len(plans) > 1)
-    return tuple(order for order in found if order is not None)
+    found = (_ranked_load(load, plans) for load, plans in loads.items() if len(plans) > 1)
+    return tuple(ranked for ranked in found if ranked is not None)
 
 
 def _load(case: Case) -> _Load:
@@ -116,30 +138,36 @@ def _plan(case: Case, load: _Load) -> str:
     return str(named) if load.is_workload and named else f"{case.plan.engine} {case.plan.id}"
 
 
-def _order(load: _Load, plans: Mapping[str, list[Member]]) -> PlanOrder | None:
+def _ranked_load(load: _Load, plans: Mapping[str, list[Member]]) -> RankedLoad | None:
     members = [member for group in plans.values() for member in group]
     columns = SAME_WORKLOAD if load.is_workload else SAME_REQUESTS
     column = next((c for c in columns if all(c in outcome.metrics for _, outcome in members)), None)
     if column is None and load.is_workload:
         return None
     ranked = [_ranked(name, group, column) for name, group in plans.items()]
-    known = [one for one in ranked if one is not None]
-    pairs = list(_verdicts(known))
-    equal = [right for right, same in pairs if same]
-    return PlanOrder(
-        load.set, load.name, tuple(case.run for case, _ in members), column or MEAN_E2E, len(pairs),
-        sum(right for right, _ in pairs), len(equal), sum(equal),
+    return RankedLoad(
+        load.set, load.model, load.device, load.name, column or MEAN_E2E, tuple(case.run for case, _ in members),
+        tuple(one for one in ranked if one is not None),
     )  # fmt: skip
 
 
-def _ranked(name: str, group: list[Member], column: str | None) -> _Ranked | None:
+def _order(load: RankedLoad) -> PlanOrder:
+    pairs = list(_verdicts(load.plans))
+    equal = [right for right, same in pairs if same]
+    return PlanOrder(
+        load.set, load.load, load.runs, load.ranked_by, len(pairs), sum(right for right, _ in pairs), len(equal),
+        sum(equal),
+    )  # fmt: skip
+
+
+def _ranked(name: str, group: list[Member], column: str | None) -> RankedPlan | None:
     """A plan's value, the mean over its rows; None where one of them has none."""
     values = [outcome.metrics.get(column) if column else _mean_e2e(case, outcome) for case, outcome in group]
     pairs = [(v.measured, v.simulated) for v in values if v is not None and v.simulated is not None]
     if len(pairs) < len(values):
         return None
     measured, simulated = (fmean(side) for side in zip(*pairs, strict=True))
-    return _Ranked(_devices(name, group), measured, simulated)
+    return RankedPlan(name, _devices(name, group), group[0][0].plan.pools[-1].tp, measured, simulated)
 
 
 def _devices(name: str, group: list[Member]) -> int:
@@ -160,7 +188,7 @@ def _mean_e2e(case: Case, outcome: Outcome) -> Compared | None:
     )
 
 
-def _verdicts(values: list[_Ranked]) -> Iterable[tuple[bool, bool]]:
+def _verdicts(values: Sequence[RankedPlan]) -> Iterable[tuple[bool, bool]]:
     """(ordered as measured, equally many devices) of each pair that is no tie."""
     for a, b in combinations(values, 2):
         low, high = (a, b) if a.measured < b.measured else (b, a)
