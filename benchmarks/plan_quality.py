@@ -260,10 +260,10 @@ def table(verdicts: Sequence[Verdict], label: Callable[[Verdict], str], title: s
     return "\n".join(lines) + "\n"
 
 
-def page(verdicts: Sequence[Verdict], absent: Sequence[str], wall_s: float) -> str:
+def page(verdicts: Sequence[Verdict], absent: Sequence[str], cpu_s: float) -> str:
     """The whole file."""
     today = date.today().isoformat()
-    parts = [INTRODUCTION.format(version=__version__, date=today, minutes=wall_s / 60, spare=SPARE)]
+    parts = [INTRODUCTION.format(version=__version__, date=today, minutes=cpu_s / 60, spare=SPARE)]
     parts.append("## All\n\n" + table(verdicts, lambda v: v.problem.question, "question"))
     for name in dict.fromkeys(v.problem.set for v in verdicts):
         mine = [v for v in verdicts if v.problem.set == name]
@@ -276,7 +276,7 @@ def page(verdicts: Sequence[Verdict], absent: Sequence[str], wall_s: float) -> s
 
 INTRODUCTION = """# The chosen plan against the measured best
 
-Made by `make plan-quality`: apexsim {version}, {date}, {minutes:.1f} minutes on one core.
+Made by `make plan-quality`: apexsim {version}, {date}, {minutes:.1f} minutes of one core.
 
 A *problem* is a load, or a model with its traffic under a limit, that several plans were really measured on. apexsim
 simulates each plan and would choose the first of its ranking. *Regret* is the share of the best measured figure that
@@ -307,10 +307,10 @@ def main() -> None:
     folders = [Path(argument) for argument in sys.argv[1:] if not argument.startswith("--")]
     if len(folders) != 1 or not folders[0].is_dir():
         sys.exit(f"usage: {Path(sys.argv[0]).name} FOLDER [--write]: a folder of validation sets (none there: skipped)")
-    began = time.perf_counter()
+    began = time.process_time()
     verdicts = [judge(problem) for problem in problems(simulated(folders[0]))]
     absent = [name for name in SETS if name not in {v.problem.set for v in verdicts}]
-    text = page(verdicts, absent, time.perf_counter() - began)
+    text = page(verdicts, absent, time.process_time() - began)
     if "--write" in sys.argv[1:]:
         PAGE.write_text(text, "utf-8")
         print(f"written: {PAGE}")

@@ -11,6 +11,7 @@ from benchmarks.plan_quality import BASELINES, Option, Problem, judge, page, pro
 from tests.house import ROOT
 from tests.validation_worlds import shared_set
 
+
 def problem(*options: Option) -> Problem:
     return Problem("a set", "a model on a device", "which is best", options)
 
