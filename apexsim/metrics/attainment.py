@@ -64,7 +64,7 @@ def _joint(
     slo: SLO, values: Latencies, completed: NDArray[np.bool_], counted: NDArray[np.bool_]
 ) -> SloReport:
     kept: dict[str, NDArray[np.bool_]] = {
-        limit.metric: _kept(limit, values, completed) for limit in slo.limits
+        limit.metric: keeps(limit, values, completed) for limit in slo.limits
     }
     share = _share(np.logical_and.reduce(list(kept.values())), counted)
     by_limit = {metric: _share(mask, counted) for metric, mask in kept.items()}
@@ -82,9 +82,9 @@ def _clauses(
     worst = 1.0
     for limit, (name, needed) in zip(slo.limits, needed_shares(slo).items(), strict=True):
         if limit.metric == "itl":
-            share = _share_of_gaps(result, limit.seconds, _share(completed, counted))
+            share = share_of_gaps(result, limit.seconds, _share(completed, counted))
         else:
-            share = _share(_kept(limit, values, completed), counted)
+            share = _share(keeps(limit, values, completed), counted)
         by_limit[name] = share
         worst = worst if reaches(share, needed) else min(worst, share / needed)
     return SloReport(reaches(worst, slo.target), slo.target, worst, by_limit)
@@ -110,7 +110,8 @@ def _clause_names(slo: SLO) -> list[str]:
     ]
 
 
-def _kept(limit: Limit, values: Latencies, completed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def keeps(limit: Limit, values: Latencies, completed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which requests keep a limit; of ``itl`` each by its largest gap."""
     seconds = {
         "ttft": values.ttft_s, "tpot": values.tpot_s, "itl": values.itl_max_s,
         "e2e": values.e2e_s, "queue": values.queue_s,
@@ -123,7 +124,8 @@ def _share(kept: NDArray[np.bool_], counted: NDArray[np.bool_]) -> float:
     return float(np.count_nonzero(kept & counted) / np.count_nonzero(counted))
 
 
-def _share_of_gaps(result: SimulationResult, limit_s: float, completed_share: float) -> float:
+def share_of_gaps(result: SimulationResult, limit_s: float, completed_share: float) -> float:
+    """Of all gaps that were due; ``completed_share`` where none was."""
     due = int((result.requests.output_tokens - 1).sum()) + result.lost_gaps
     return gaps_at_most(result.itl, limit_s) / due if due else completed_share
 

@@ -1,0 +1,98 @@
+"""How wrong the step times of a plan may be, and how much of that another plan shares.
+
+    ln c = σ_E · Z(engine on device)                         what validation against real runs leaves, of all plans
+         + σ_P · Z(replica)                                  … and of plans whose replicas differ
+         + Σ_part share · measured · σ_part · Z(kernels of the part)    held-out errors of the kernel files
+         + unmeasured · σ_A · Z(roofline of the device)
+         + extrapolated · σ_X · Z(replica, beyond)
+
+c multiplies all times of the plan. Every Z is a standard normal that all plans of the same name share: plans that run
+the same kernels are wrong together, and their order hangs only on what differs. ``share`` is a part's share of the busy
+time, ``measured``, ``unmeasured`` and ``extrapolated`` are the fractions of ``confidence`` in the summary. The errors of
+kernels of one part count as one (as if all of its shapes were wrong alike), those of different parts as independent.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from apexsim.cost.held_out import HeldOut, held_out
+from apexsim.cost.kernels import CalibratedKernels
+from apexsim.cost.operators import AttentionOp, Collective, Exchange, GroupedGemm, Operator, Recurrence
+from apexsim.scenario import Prepared
+
+NORMAL_MEDIAN, NORMAL_P90 = 0.6745, 1.6449
+"""Of the absolute value of a standard normal: what turns a median and a p90 of errors into a standard deviation."""
+
+ENGINE_SD = 0.064 / NORMAL_MEDIAN
+"""σ_E: the median absolute error of TPOT over all validation sets is 6.4 % (docs/validation.md, "all sets")."""
+
+REPLICA_SD = 0.03
+"""σ_P."""
+
+ANALYTIC_SD = 0.21
+"""σ_A: root mean square of ln(analytic ÷ calibrated) over steps of 8, 64 and 256 sequences and of full prompts, of 36
+pairs of a measured device and a model (benchmarks/analytic_error.py)."""
+
+Doubt = Mapping[str, float]
+"""Name of a source of error -> standard deviation of its part of ln c."""
+
+
+def doubt_of(prepared: Prepared, summary: Mapping[str, Any]) -> Doubt:
+    """The sources of error of a plan, by the replay that ``summary`` (the JSON) is of."""
+    found: dict[str, float] = {}
+    parts = prepared.parts or (prepared,)
+    devices = "+".join(dict.fromkeys(part.profile.name for part in parts))
+    found[f"engine {prepared.plan.engine} on {devices}"] = ENGINE_SD
+    replica = "+".join(replica_of(part) for part in parts)
+    found[f"replica {replica}"] = REPLICA_SD
+    measured = summary["confidence"]["calibrated_fraction"] or 0.0
+    beyond = summary["confidence"]["extrapolated_fraction"] or 0.0
+    worst = 0.0
+    for part, operators in operators_by_part(prepared).items():
+        error = _held_out(prepared, operators)
+        if error is not None:
+            name = zlib.crc32(repr(sorted(map(repr, operators))).encode())
+            found[f"kernels {part} {name:08x} on {devices}"] = (
+                _share(summary["breakdown_s"], part) * measured * error.median / NORMAL_MEDIAN
+            )
+            worst = max(worst, error.p90 / NORMAL_P90)
+    found[f"roofline of {devices}"] = (1.0 - measured) * ANALYTIC_SD
+    found[f"beyond {replica}"] = beyond * worst
+    return {name: sd for name, sd in found.items() if sd > 0}
+
+
+def replica_of(prepared: Prepared) -> str:
+    """What plans of equal kernels have in common: everything of the pool but its replicas and its scheduler."""
+    pool = prepared.pool
+    alone = pool.model_dump(mode="json", exclude={"replicas", "scheduler"}, exclude_defaults=True)
+    return f"{zlib.crc32(repr(sorted(alone.items())).encode()):08x}"
+
+
+def operators_by_part(prepared: Prepared) -> dict[str, list[Operator]]:
+    """The operators of all pools and stages under the parts of ``breakdown_s``."""
+    found: dict[str, list[Operator]] = {}
+    for pool in prepared.parts or (prepared,):
+        parts = pool.compiled.parts
+        for op in dict.fromkeys(op for operators in (*parts.stages, parts.head_ops) for op in operators):
+            found.setdefault(_part(op), []).append(op)
+    return found
+
+
+def _part(op: Operator) -> str:
+    if isinstance(op, AttentionOp | Recurrence):
+        return "attention"
+    if isinstance(op, GroupedGemm):
+        return "moe"
+    return "communication" if isinstance(op, Collective | Exchange) else "gemm"
+
+
+def _held_out(prepared: Prepared, operators: list[Operator]) -> HeldOut | None:
+    return held_out(CalibratedKernels(prepared.profile, prepared.plan.engine), operators)
+
+
+def _share(breakdown_s: Mapping[str, float], part: str) -> float:
+    busy_s = sum(seconds for name, seconds in breakdown_s.items() if name != "idle")
+    return breakdown_s.get(part, 0.0) / busy_s if busy_s else 0.0
