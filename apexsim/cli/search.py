@@ -51,6 +51,9 @@ def search(
     plan_timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="Drop a plan that takes longer: 10min.", show_default="none")
     ] = None,
+    sensitivity: Annotated[
+        int, typer.Option(min=0, help="Replay so many of the first plans under other loads, step times and lengths.")
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the router's draws.")] = 0,
 ) -> None:
     """Find the best plans: which meet the SLO, at what goodput, joules and dollars, and what binds them."""
@@ -75,7 +78,7 @@ def search(
     with _progress_bar() as on_progress:
         report = search_for(
             problem, strategy=strategy, top=top, out=folder, workers=workers, backend=backend,
-            plan_timeout_s=timeout_s, on_progress=on_progress,
+            plan_timeout_s=timeout_s, sensitivity=sensitivity, on_progress=on_progress,
         )  # fmt: skip
     _end(report, folder, json)
 
@@ -83,8 +86,8 @@ def search(
 def _end(report: SearchReport, folder: Path, json: str | None) -> None:
     """Write the files, print the answer, and end as it says."""
     files = report.save(folder)
-    _answer(report, json)
     say(f"written: {', '.join(path.name for path in files)} in {folder}; {report.result.wall_s:.1f} s")
+    _answer(report, json)  # after what goes to stderr: the last lines are the launch command of the best plan
     for warning in report.warnings:
         say(warning)
     if report.result.interrupted:

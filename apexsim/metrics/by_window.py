@@ -41,7 +41,7 @@ class WindowCounts:
 
 
 def windows_of(requests: int, windows: int) -> Ints:
-    """[requests] the window of each request of a trace: equally many neighbours each, fewer windows in a short trace."""
+    """[requests] the window of each request of a trace: equally many neighbours each; a short trace has fewer."""
     windows = min(windows, requests)
     return np.arange(requests, dtype=np.int64) * windows // requests
 
@@ -60,7 +60,7 @@ def shares_needed(slo: SLO) -> Floats:
 
 
 def count_by_window(
-    result: SimulationResult, slo: SLO, windows: Ints, factors: Sequence[float], warmup: float
+    result: SimulationResult, slo: SLO, windows: Ints, factors: Sequence[float] | Floats, warmup: float
 ) -> WindowCounts:
     """How a replay of copies of a trace keeps ``slo``, window by window and factor by factor.
 
@@ -86,8 +86,9 @@ def count_by_window(
 
 
 def _of_clause(
-    result: SimulationResult, limit: Limit, values: Latencies, completed: Bools, counted: Bools, place: Ints, each: Floats
-) -> Floats:
+    result: SimulationResult, limit: Limit, values: Latencies, completed: Bools, counted: Bools, place: Ints,
+    each: Floats,
+) -> Floats:  # fmt: skip
     """[W] of one clause. Runs of gaps carry no instant: every window has the share of the whole run."""
     if limit.metric == "itl":
         done = float(np.count_nonzero(completed & counted) / np.count_nonzero(counted))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,9 @@ from apexsim.report.console import render
 from apexsim.report.files import write_json, write_parquet
 from apexsim.report.launch.deploy import Deployment, deployed_or_none
 from apexsim.report.markup import tables_html
+from apexsim.report.search_doubt import Doubt, asked_for, doubt_about, verdict_columns, with_doubt
 from apexsim.report.search_tables import search_tables
+from apexsim.report.sensitivity_plots import tornado
 from apexsim.report.simulation import Conditions, SimulationReport, as_trace, simulate_under
 from apexsim.search.evaluate import prepare_candidate
 from apexsim.search.executors import executor
@@ -47,6 +49,8 @@ TOP = 10
 
 JOURNAL = "journal.jsonl"
 
+TORNADO = "sensitivity.png"
+
 LAUNCH = "launch"
 """Folder of what starts the best plan."""
 
@@ -58,6 +62,7 @@ class SearchReport:
     result: SearchResult
     top: int = TOP
     journal_failure: str = ""  # why the journal is not complete, say because the disk was full
+    doubt: Doubt = field(default_factory=Doubt)
 
     @property
     def best(self) -> Evaluation:
@@ -76,7 +81,8 @@ class SearchReport:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What went wrong on the way to a result that is nevertheless one: crashed plans, a lost journal."""
-        found = (crash(self.result) if self.result.ranked else "", self.journal_failure, self.result.interruption)
+        found = (crash(self.result) if self.result.ranked else "", self.journal_failure, self.result.interruption,
+                 self.doubt.warning)  # fmt: skip
         return tuple(warning for warning in found if warning)
 
     @property
@@ -104,13 +110,15 @@ class SearchReport:
         return deployed_or_none(self.best.plan)
 
     def to_dict(self) -> dict[str, Any]:
-        """The search JSON (design §7)."""
-        return self.result.to_dict()
+        """The search JSON (design §7), with how sure the first places are."""
+        return with_doubt(self.result.to_dict(), self.doubt)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a ranked plan, best first: knobs, goodput, what it costs there, latencies (s) at the rate."""
         front = set(self.result.pareto)
         rows = [_flat(place, e, e.id in front) for place, e in enumerate(self.result.ranked, start=1)]
+        for row in rows:
+            row |= verdict_columns(self.doubt.confidence.verdicts.get(row["id"]))
         intensity = self.result.problem.carbon_g_per_kwh
         if intensity is not None:
             for row in rows:
@@ -126,6 +134,14 @@ class SearchReport:
     def plot_goodput(self, ax: Axes | None = None) -> Axes:
         """SLO attainment over the offered rate, as it was tested, of the best plan of each shape."""
         return search_plots.attainment(self.result.ranked, self.result.problem.slo.target, ax)
+
+    def plot_sensitivity(self, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+        """A tornado for the best plan: headroom over the load, and lead over the next plan, under each change.
+
+        Raises:
+            UsageError: the search was not asked for it (``sensitivity=3``).
+        """
+        return tornado(asked_for(self.doubt.sensitivity), axes)
 
     def save(self, folder: Path | str) -> tuple[Path, ...]:
         """Write result.json, plans.parquet, the pictures, requests.parquet and launch/ of the best plan.
@@ -143,6 +159,9 @@ class SearchReport:
             for name, draw in (("pareto.png", self.plot_pareto), ("goodput.png", self.plot_goodput)):
                 write_atomically(folder / name, search_plots.png(draw()))
                 written.append(folder / name)
+            if self.doubt.sensitivity is not None:
+                write_atomically(folder / TORNADO, search_plots.png(self.plot_sensitivity()[0]))
+                written.append(folder / TORNADO)
             written += self._save_launch(folder / LAUNCH)
         return tuple(written)
 
@@ -155,10 +174,10 @@ class SearchReport:
         return (folder / "plan.yaml", *(self.deployment.save(folder) if self.deployment is not None else ()))
 
     def __rich__(self) -> Group:
-        return render(search_tables(self.result, self.top))
+        return render(search_tables(self.result, self.top, self.doubt))
 
     def _repr_html_(self) -> str:
-        return tables_html(self.heading, search_tables(self.result, self.top))
+        return tables_html(self.heading, search_tables(self.result, self.top, self.doubt))
 
 
 def search(
@@ -179,6 +198,7 @@ def search(
     backend: str = "process",
     plan_timeout: str | None = None,
     seed: int = 0,
+    sensitivity: int = 0,
 ) -> SearchReport:
     """The best plans to serve ``model`` on ``cluster`` under ``trace``, so that ``slo`` is met.
 
@@ -198,6 +218,8 @@ def search(
         backend: who runs them: process, ray or dask.
         plan_timeout: ``"10min"``: a plan that takes longer is dropped; None = as long as it needs.
 
+        sensitivity: so many of the first plans are also replayed at other loads, step times and output lengths.
+
     Raises:
         UsageError, InputError: a name, an SLO or a file that cannot be.
         NoFeasiblePlan: not raised here but by ``report.best``: a search without a winner is an answer, too.
@@ -216,8 +238,9 @@ def search(
     )
     timeout_s = None if plan_timeout is None else parse_seconds(plan_timeout)
     report = search_for(
-        problem, strategy=strategy, top=top, out=out, workers=workers, backend=backend, plan_timeout_s=timeout_s
-    )
+        problem, strategy=strategy, top=top, out=out, workers=workers, backend=backend, plan_timeout_s=timeout_s,
+        sensitivity=sensitivity,
+    )  # fmt: skip
     if out is not None:
         report.save(out)
     return report
@@ -232,6 +255,7 @@ def search_for(
     workers: int | None = None,
     backend: str = "process",
     plan_timeout_s: float | None = None,
+    sensitivity: int = 0,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> SearchReport:
     """The same with the question resolved, and nothing but the journal written: what the command line calls."""
@@ -246,7 +270,8 @@ def search_for(
             plan_timeout_s=plan_timeout_s,
             on_progress=on_progress,
         )
-    return SearchReport(result, top, "" if journal is None else journal.failure)
+    failure = "" if journal is None else journal.failure
+    return SearchReport(result, top, failure, doubt_about(result, backend, workers, sensitivity))
 
 
 def _flat(place: int, evaluation: Evaluation, on_front: bool) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from apexsim.report.search_doubt import Doubt, place_mark, sensitivity_table, verdict_cells, verdict_note
 from apexsim.report.tables import UNDEFINED, Table
+from apexsim.search.confidence import LEVEL, Verdict
 from apexsim.search.objectives import grams_per_million_tokens
 from apexsim.search.outcome import Cause, Evaluation
 from apexsim.search.problem import Problem
@@ -25,23 +27,28 @@ CAUSES: dict[Cause, str] = {
 }
 
 
-def search_tables(result: SearchResult, top: int) -> tuple[Table, ...]:
-    """The ranking and, where there are any, the plans that are not in it."""
-    return (ranking_table(result, top), *((dropped_table(result),) if result.dropped else ()))
+def search_tables(result: SearchResult, top: int, doubt: Doubt) -> tuple[Table, ...]:
+    """The ranking, its sensitivity if that was asked for and, where there are any, the plans that are not in it."""
+    changed = () if doubt.sensitivity is None else (sensitivity_table(doubt.sensitivity),)
+    return (ranking_table(result, top, doubt), *changed, *((dropped_table(result),) if result.dropped else ()))
 
 
-def ranking_table(result: SearchResult, top: int) -> Table:
+def ranking_table(result: SearchResult, top: int, doubt: Doubt) -> Table:
     """One row a plan, best first; latencies in milliseconds at the search's rate, the rest at goodput."""
     problem = result.problem
     carbon = () if problem.carbon_g_per_kwh is None else ("gCO2e/Mtok",)
-    header = ("#", PLAN, "dev", "req/s", "per dev", "TTFT ms", "TPOT ms", "J/tok", "USD/Mtok", *carbon, "binds")
+    goodput = ("req/s", f"{LEVEL:.0%}", "P", "per dev")
+    header = ("#", PLAN, "dev", *goodput, "TTFT ms", "TPOT ms", "J/tok", "USD/Mtok", *carbon, "binds")
     shown = result.ranked[:top]
-    rows = tuple(_row(place, plan, problem.carbon_g_per_kwh) for place, plan in enumerate(shown, start=1))
+    verdicts = doubt.confidence.verdicts
+    rows = tuple(
+        _row(place, plan, problem.carbon_g_per_kwh, verdicts.get(plan.id)) for place, plan in enumerate(shown, start=1)
+    )
     title = (
         f"{len(rows)} of {len(result.ranked)} feasible plans by {problem.objective.label}. At goodput: req/s, "
         f"J per output token, USD per million.\nAt {problem.rate_rps:.4g} req/s: TTFT and TPOT, p50 / p99."
     )
-    title += "".join(f"\n{note}" for note in _notes(shown))
+    title += "".join(f"\n{note}" for note in (verdict_note(doubt.confidence), *_notes(shown)) if note)
     return Table(title, header, rows, prose=frozenset({PLAN, "binds"}), whole=frozenset({PLAN}))
 
 
@@ -52,7 +59,9 @@ def _notes(shown: Sequence[Evaluation]) -> list[str]:
     return censored[:1] + others[:1]
 
 
-def _row(place: int, evaluation: Evaluation, carbon_g_per_kwh: float | None) -> tuple[str, ...]:
+def _row(
+    place: int, evaluation: Evaluation, carbon_g_per_kwh: float | None, verdict: Verdict | None
+) -> tuple[str, ...]:
     ttft, tpot = evaluation.summary["ttft_s"], evaluation.summary["tpot_s"]
     at_goodput = evaluation.at_goodput
     joules = at_goodput["j_per_output_token"]
@@ -60,11 +69,12 @@ def _row(place: int, evaluation: Evaluation, carbon_g_per_kwh: float | None) -> 
     if carbon_g_per_kwh is not None:
         carbon = (_figure(None if joules is None else joules * grams_per_million_tokens(carbon_g_per_kwh)),)
     return (
-        str(place),
+        place_mark(place, verdict),
         evaluation.id,
         str(evaluation.plan.devices),
         f"{'≥' if evaluation.censored else ''}{evaluation.goodput_rps:.2f}"
         f"{'*' if len(evaluation.notes) > evaluation.censored else ''}",
+        *verdict_cells(verdict),
         f"{evaluation.goodput_rps_per_device:.3f}",
         f"{_milliseconds(ttft['p50'])} / {_milliseconds(ttft['p99'])}",
         f"{_milliseconds(tpot['p50'])} / {_milliseconds(tpot['p99'])}",

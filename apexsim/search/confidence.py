@@ -1,7 +1,7 @@
 """How sure the first places of a ranking are: intervals, the chance of each plan to beat the next one, ties.
 
-The workers replay (``windows.py``); what is drawn from their counts is drawn here, in one process and in the order of the
-ranking, so that it does not hang on who counted.
+The workers replay (``windows.py``); what is drawn from their counts is drawn here, in one process and in the order
+of the ranking, so that it does not hang on who counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from apexsim.metrics.by_window import shares_needed, windows_of
 from apexsim.search.executors import Executor
-from apexsim.search.intervals import DRAWS, goodput_draws, time_draws, window_draws
+from apexsim.search.intervals import DRAWS, goodput_draws, resolved_rps, time_draws, window_draws
 from apexsim.search.objectives import Objective
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem
@@ -102,17 +102,17 @@ def judge(
     Args:
         ranked: all plans of the ranking, best first.
         front: ids, in that order.
+        executor: one that is entered.
     """
     chosen = {evaluation.id for evaluation in ranked[:first]} | set(front[:first])
     judged = [evaluation for evaluation in ranked if evaluation.id in chosen]
     counted: dict[str, Sample] = {}
     failures: dict[str, str] = {}
-    with executor:
-        for name, found in executor.run(partial(_sample_or_why, problem), judged):
-            if isinstance(found, Sample):
-                counted[name] = found
-            else:
-                failures[name] = found
+    for name, found in executor.run(partial(_sample_or_why, problem), judged, _lost):
+        if isinstance(found, Sample):
+            counted[name] = found
+        else:
+            failures[name] = found
     judged = [evaluation for evaluation in judged if evaluation.id in counted]
     windows = int(windows_of(len(problem.trace), WINDOWS)[-1]) + 1
     weights = window_draws(windows, problem.seed)
@@ -136,7 +136,7 @@ def draw(problem: Problem, evaluation: Evaluation, counted: Sample, weights: Flo
     relative = goodput_draws(counted, shares_needed(problem.slo), weights, log_c)
     values = objective_draws(problem, evaluation, counted, relative, weights, log_c)
     sd = float(np.sqrt(sum(part**2 for part in counted.doubt.values())))
-    return Draws(evaluation.goodput_rps * relative, values, sd)
+    return Draws(resolved_rps(evaluation, problem.slo.target) * relative, values, sd)
 
 
 def chances(one: Draws, other: Draws, objective: Objective) -> Chances:
@@ -203,3 +203,7 @@ def _sample_or_why(problem: Problem, evaluation: Evaluation) -> tuple[str, Sampl
         return evaluation.id, sample(problem, evaluation)
     except Exception as error:
         return evaluation.id, f"{type(error).__name__}: {error}"
+
+
+def _lost(evaluation: Evaluation) -> tuple[str, Sample | str]:
+    return evaluation.id, "its worker was killed"

@@ -7,9 +7,10 @@
          + extrapolated · σ_X · Z(replica, beyond)
 
 c multiplies all times of the plan. Every Z is a standard normal that all plans of the same name share: plans that run
-the same kernels are wrong together, and their order hangs only on what differs. ``share`` is a part's share of the busy
-time, ``measured``, ``unmeasured`` and ``extrapolated`` are the fractions of ``confidence`` in the summary. The errors of
-kernels of one part count as one (as if all of its shapes were wrong alike), those of different parts as independent.
+the same kernels are wrong together, and their order hangs only on what differs. ``share`` is a part's share of the
+busy time, ``measured``, ``unmeasured`` and ``extrapolated`` are the fractions of ``confidence`` in the summary. The
+errors of kernels of one part count as one (as if all of its shapes were wrong alike), those of different parts as
+independent.
 """
 
 from __future__ import annotations

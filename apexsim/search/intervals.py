@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.metrics.attainment import ROUNDING
+from apexsim.search.outcome import Evaluation
 from apexsim.search.windows import MOST_SD, Sample
 
 Floats = NDArray[np.float64]
@@ -62,7 +63,7 @@ def crossing(log_rates: Floats, spare: Floats) -> Floats:
     at_high = np.take_along_axis(series, low[..., None] + 1, axis=-1)[..., 0]
     share = np.clip(at_low / np.maximum(at_low - at_high, 1e-300), 0, 1)
     within = log_rates[low] + share * (log_rates[low + 1] - log_rates[low])
-    return np.where(passed == 0, log_rates[0], np.where(passed == len(log_rates), log_rates[-1], within))
+    return np.asarray(np.where(passed == 0, log_rates[0], np.where(passed == len(log_rates), log_rates[-1], within)))
 
 
 def spare_share(share: Floats, needed: Floats) -> Floats:
@@ -72,7 +73,7 @@ def spare_share(share: Floats, needed: Floats) -> Floats:
     """
     spare = _log_odds(share) - _log_odds(needed)
     reaches = share >= needed - ROUNDING
-    return np.where(reaches, np.maximum(spare, 0.0), np.minimum(spare, -SURE))
+    return np.asarray(np.where(reaches, np.maximum(spare, 0.0), np.minimum(spare, -SURE)))
 
 
 def _log_odds(share: Floats) -> Floats:
@@ -80,11 +81,26 @@ def _log_odds(share: Floats) -> Floats:
     return np.asarray(np.log(within / (1 - within)))
 
 
+def resolved_rps(evaluation: Evaluation, target: float) -> float:
+    """The goodput (requests/s) between the rung of the ladder that met the target and the next one, which did not.
+
+    On the line of log odds between the two; the rung itself where attainment says no more than that it was met.
+    """
+    tested = dict(evaluation.tested)
+    higher = [rate for rate in tested if rate > evaluation.goodput_rps]
+    met = tested.get(evaluation.goodput_rps)
+    if not higher or met is None:
+        return evaluation.goodput_rps
+    rates = np.log([evaluation.goodput_rps, min(higher)])
+    shares = np.array([met, tested[min(higher)]])
+    return float(np.exp(crossing(rates, spare_share(shares, np.array(target)))))
+
+
 def goodput_draws(sample: Sample, needed: Floats, weights: Floats, log_c: Floats) -> Floats:
     """[draws] goodput over that of the undrawn counts and c = 1."""
     everything = np.ones((1, weights.shape[1]))
     drawn = _log_goodput(sample, needed, np.concatenate([everything, weights]), np.concatenate([[0.0], log_c]))
-    return np.exp(drawn[1:] - drawn[0])
+    return np.asarray(np.exp(drawn[1:] - drawn[0]))
 
 
 def _log_goodput(sample: Sample, needed: Floats, weights: Floats, log_c: Floats) -> Floats:
@@ -103,4 +119,4 @@ def at_each(knots: Floats, values: Floats, x: Floats) -> Floats:
     place = np.clip((x - knots[0]) / (knots[1] - knots[0]), 0, len(knots) - 1)
     low = np.minimum(place.astype(np.int64), len(knots) - 2)
     rows = np.arange(len(x))
-    return values[rows, low] + (place - low) * (values[rows, low + 1] - values[rows, low])
+    return np.asarray(values[rows, low] + (place - low) * (values[rows, low + 1] - values[rows, low]))

@@ -1,4 +1,4 @@
-"""What each draw makes of the objective of a plan: goodput, or what hangs on it, or what is read at the search's rate."""
+"""What each draw makes of a plan's objective: goodput, what hangs on it, or what is read at the search's rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.metrics.by_window import shares_needed
-from apexsim.search.intervals import at_each
+from apexsim.search.intervals import at_each, resolved_rps
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem
 from apexsim.search.windows import OwnRate, Sample
@@ -22,7 +22,7 @@ def objective_draws(
     """[draws] the objective in its own unit; None where the plan has no value of it.
 
     Args:
-        goodput: [draws] over that of the ranking.
+        goodput: [draws] over that of the undrawn counts.
 
     Cost is a price a second: it falls as goodput rises. Of energy, idle watts do, and work takes c times as long at the
     watts that it draws. Latency and attainment are counted at the search's rate.
@@ -38,7 +38,7 @@ def objective_draws(
         least = _relative(sample, lambda drawn: _reached(own, needed, drawn), weights, log_c)
         return np.minimum(value * least, 1.0)
     if name == "goodput":
-        return value * goodput
+        return resolved_rps(evaluation, problem.slo.target) * goodput
     if name == "cost":
         return value / goodput
     idle = idle_share(problem, evaluation)
@@ -59,13 +59,13 @@ def _relative(sample: Sample, of: Callable[[Floats], Floats], weights: Floats, l
     everything = np.ones((1, weights.shape[1]))
     drawn = of(np.concatenate([everything, weights]))
     values = at_each(sample.log_factors, drawn, np.concatenate([[0.0], log_c]))
-    return values[1:] / values[0]
+    return np.asarray(values[1:] / values[0])
 
 
 def _reached(own: OwnRate, needed: Floats, weights: Floats) -> Floats:
     """[draws, M] the least share, over what is needed of it; no clause counts for more than it needs."""
     shares = np.einsum("dw,mwl->dml", weights, own.kept) / (weights @ own.counted.T)[:, :, None]
-    least: Floats = np.min(shares / needed, axis=-1)
+    least = np.asarray(np.min(shares / needed, axis=-1))
     return least if len(needed) == 1 else np.minimum(least, 1.0)
 
 

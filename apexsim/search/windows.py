@@ -28,7 +28,7 @@ AT_OWN_RATE = ("latency", "attainment")
 """Objectives that are read at the search's rate; the others at goodput."""
 
 WINDOWS = 20
-"""Parts of the trace that a bootstrap draws: few, so that each is longer than requests stay and hardly knows the last."""
+"""Parts of the trace that are drawn: few, so that each is longer than requests stay, and hardly knows the last."""
 
 STEPS = (-1.0, -0.4, 0.0, 0.4, 1.0)
 """Rates that are replayed around the goodput, in spans."""
@@ -120,6 +120,5 @@ def _own_rate(problem: Problem, prepared: Prepared, windows: Ints, log_factors: 
 
 def _up_to(took_s: Floats, windows: Ints, edges: Floats, number: int) -> Floats:
     """[W, Q] requests of each window that took at most each of the latencies."""
-    return np.stack([np.searchsorted(np.sort(took_s[windows == w]), edges, side="right") for w in range(number)]).astype(
-        np.float64
-    )
+    each = (np.sort(took_s[windows == window]) for window in range(number))
+    return np.stack([np.searchsorted(took, edges, side="right").astype(np.float64) for took in each])

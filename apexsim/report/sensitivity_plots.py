@@ -1,0 +1,75 @@
+"""The tornado of a search: what each change does to the best plan, and to its lead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from apexsim.search.sensitivity import CHANGES, Change, Choice, Sensitivity, What
+
+LESS, MORE, GONE, LINE = "#7570b3", "#e6ab02", "#d95f02", "#666666"
+HALF = 0.36
+"""Height of a bar; the two of a pair lie one over the other."""
+
+
+def tornado(found: Sensitivity, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """Left the headroom of the best plan, right its lead over the best of the others; widest pair of bars on top."""
+    if axes is None:
+        axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")[1]
+    left, right = axes
+    cases = {case.change: case for case in found.of(found.plans[0])}
+    base = cases[None].headroom
+    headroom = {change: cases[change].headroom for change in CHANGES}
+    order = sorted(dict.fromkeys(change.what for change in CHANGES), key=lambda what: _spread(headroom, what))
+    _bars(left, order, headroom, base, "{:.2f}")
+    left.axvline(1.0, color=GONE, linewidth=1, linestyle=":")
+    left.set_xlabel("headroom: goodput ÷ offered rate (below 1: too much load)")
+    left.set_title(f"{found.plans[0]}", fontsize=10)
+    _lead(right, order, found.choices)
+    return axes
+
+
+def _spread(values: dict[Change, float], what: What) -> float:
+    of_it = [value for change, value in values.items() if change.what == what]
+    return max(of_it) - min(of_it)
+
+
+def _bars(ax: Axes, order: Sequence[What], values: dict[Change, float], base: float, form: str) -> None:
+    """A bar for each change from the base to its value; of a pair the smaller factor lies above."""
+    for row, what in enumerate(order):
+        for change in (change for change in CHANGES if change.what == what):
+            if change not in values:
+                continue
+            more, value = change.factor > 1, values[change]
+            place = row + (HALF / 2 if more else -HALF / 2)
+            ax.barh(place, value - base, left=base, height=HALF, color=MORE if more else LESS)
+            words = f"{100 * (change.factor - 1):+.0f} %: {form.format(value)}"
+            ax.annotate(
+                words, (value, place), xytext=(4 if value >= base else -4, 0), textcoords="offset points",
+                va="center", ha="left" if value >= base else "right", fontsize=8,
+            )  # fmt: skip
+    ax.axvline(base, color="black", linewidth=0.8)
+    ax.set_yticks(range(len(order)), order)
+    ax.margins(x=0.28, y=0.08)
+    ax.grid(alpha=0.3, axis="x")
+
+
+def _lead(ax: Axes, order: Sequence[What], choices: Sequence[Choice]) -> None:
+    """The same bars for the lead in per cent; a change under which there is none is said in words."""
+    leads = {choice.change: 100 * choice.lead for choice in choices if choice.change and choice.lead is not None}
+    base = next((100 * choice.lead for choice in choices if choice.change is None and choice.lead is not None), None)
+    if base is None:
+        ax.text(0.5, 0.5, "no other plan to compare with", ha="center", va="center", transform=ax.transAxes)
+        ax.set_axis_off()
+        return
+    _bars(ax, order, leads, base, "{:+.1f} %")
+    ax.axvline(0.0, color=GONE, linewidth=1, linestyle=":")
+    ax.set_xlabel("lead over the best other plan, % (below 0: no longer the best)")
+    gone = [c for c in choices if c.change is not None and c.lead is None]
+    if gone:
+        words = ", ".join(c.change.words for c in gone if c.change)
+        ax.set_title(f"no lead to draw (SLO missed): {words}", fontsize=9)
+    else:
+        ax.set_title("is it still the best?", fontsize=10)
