@@ -207,8 +207,7 @@ def search(
 
     Args:
         model: a name of ``apexsim list models``, an alias, or the path of a config.json.
-        cluster: ``8xh100-sxm``, ``4x8xh100-sxm``, or a file.
-        trace: a trace, the path of one, or the name of a bundled one.
+        cluster: ``8xh100-sxm``, ``4x8xh100-sxm``, or a file. trace: one, its path, or the name of a bundled one.
         objective: goodput, attainment, energy, cost, latency or carbon.
         rate: requests/s at which a plan must meet the SLO to be ranked; the trace's own where None.
         price: USD per device-hour; the profile's where None. carbon: g CO2e per kWh.
