@@ -4,10 +4,10 @@
     python benchmarks/ranking_errors.py runs.json ../shared/validation
     python benchmarks/ranking_errors.py            # of analytic prices only
 
-Of the validation: errors of TPOT (else of the ITL), as ln(simulated ÷ measured). Pairs of plans that served one load say
-what differs between plans: the median of |one error − the other| over 0.6745 √2 is the standard deviation of one of the
-two, where errors are normal and independent. Of the analytic model: ln(analytic ÷ calibrated) of whole steps, on the
-devices that have measured kernels.
+Of the validation: errors of TPOT (else of the ITL), as ln(simulated ÷ measured). Pairs of plans that served one load
+say what differs between plans: the median of |one error − the other| over 0.6745 √2 is the standard deviation of one of
+the two, where errors are normal and independent. Of the analytic model: ln(analytic ÷ calibrated) of whole steps, on
+the devices that have measured kernels.
 """
 
 from __future__ import annotations

@@ -216,7 +216,6 @@ def search(
         workers: as many as there are processors where None.
         backend: who runs them: process, ray or dask.
         plan_timeout: ``"10min"``: a plan that takes longer is dropped; None = as long as it needs.
-
         sensitivity: so many of the first plans are also replayed at other loads, step times and output lengths.
 
     Raises:
@@ -228,13 +227,8 @@ def search(
         catalog.cluster(cluster) if isinstance(cluster, str) else cluster,
         as_trace(trace),
         catalog.slo(slo) if isinstance(slo, str) else slo,
-        objective=objective,
-        rate_rps=rate,
-        price_usd_per_hour=price,
-        carbon_g_per_kwh=carbon,
-        space=space,
-        seed=seed,
-    )
+        objective=objective, rate_rps=rate, price_usd_per_hour=price, carbon_g_per_kwh=carbon, space=space, seed=seed,
+    )  # fmt: skip
     timeout_s = None if plan_timeout is None else parse_seconds(plan_timeout)
     report = search_for(
         problem, strategy=strategy, top=top, out=out, workers=workers, backend=backend, plan_timeout_s=timeout_s,

@@ -47,43 +47,52 @@ Doubt = Mapping[str, float]
 
 def doubt_of(prepared: Prepared, summary: Mapping[str, Any]) -> Doubt:
     """The sources of error of a plan, by the replay that ``summary`` (the JSON) is of."""
-    found: dict[str, float] = {}
-    parts = prepared.parts or (prepared,)
-    devices = "+".join(dict.fromkeys(part.profile.name for part in parts))
-    formats = "+".join(dict.fromkeys(part.pool.weights for part in parts))
-    found[f"engine {prepared.plan.engine} on {devices}, {formats} weights"] = ENGINE_SD
-    replica = "+".join(replica_of(part) for part in parts)
+    pools = prepared.parts or (prepared,)
+    devices = "+".join(dict.fromkeys(pool.profile.name for pool in pools))
+    formats = "+".join(dict.fromkeys(str(pool.pool.weights) for pool in pools))
+    replicas = "+".join(replica_of(pool) for pool in pools)
     measured = summary["confidence"]["calibrated_fraction"] or 0.0
     beyond = summary["confidence"]["extrapolated_fraction"] or 0.0
-    worst, of_kernels = 0.0, 0.0
-    for part, operators in operators_by_part(prepared).items():
-        error = _held_out(prepared, operators)
-        if error is not None:
-            name = zlib.crc32(repr(sorted(map(repr, operators))).encode())
-            sd = _share(summary["breakdown_s"], part) * measured * error.median / NORMAL_MEDIAN
-            found[f"kernels {part} {name:08x} on {devices}"] = sd
-            of_kernels += sd**2
+    found: dict[str, float] = {}
+    worst = 0.0
+    for pool in pools:
+        weight = measured * pool.pool.devices / prepared.plan.devices
+        for part, (name, error) in _kernels(pool).items():
+            share = weight * _share(summary["breakdown_s"], part)
+            found[name] = found.get(name, 0.0) + share * error.median / NORMAL_MEDIAN
             worst = max(worst, error.p90 / NORMAL_P90)
-    found[f"replica {replica}"] = max(REPLICA_SD**2 - of_kernels, 0.0) ** 0.5
+    of_kernels = sum(sd**2 for sd in found.values())
+    found[f"engine {prepared.plan.engine} on {devices}, {formats} weights"] = ENGINE_SD
+    found[f"replica {replicas}"] = max(REPLICA_SD**2 - of_kernels, 0.0) ** 0.5
     found[f"roofline of {devices}"] = (1.0 - measured) * ANALYTIC_SD
-    found[f"beyond {replica}"] = beyond * worst
+    found[f"beyond {replicas}"] = beyond * worst
     return {name: sd for name, sd in found.items() if sd > 0}
 
 
-def replica_of(prepared: Prepared) -> str:
-    """What plans of equal kernels have in common: everything of the pool but its replicas and its scheduler."""
-    pool = prepared.pool
-    alone = pool.model_dump(mode="json", exclude={"replicas", "scheduler"}, exclude_defaults=True)
+def replica_of(pool: Prepared) -> str:
+    """What plans of equal kernels have in common: everything of a pool but its replicas and its scheduler."""
+    alone = pool.pool.model_dump(mode="json", exclude={"replicas", "scheduler"}, exclude_defaults=True)
     return f"{zlib.crc32(repr(sorted(alone.items())).encode()):08x}"
 
 
-def operators_by_part(prepared: Prepared) -> dict[str, list[Operator]]:
-    """The operators of all pools and stages under the parts of ``breakdown_s``."""
+def operators_by_part(pool: Prepared) -> dict[str, list[Operator]]:
+    """The operators of all stages of a pool under the parts of ``breakdown_s``."""
     found: dict[str, list[Operator]] = {}
-    for pool in prepared.parts or (prepared,):
-        parts = pool.compiled.parts
-        for op in dict.fromkeys(op for operators in (*parts.stages, parts.head_ops) for op in operators):
-            found.setdefault(_part(op), []).append(op)
+    parts = pool.compiled.parts
+    for op in dict.fromkeys(op for operators in (*parts.stages, parts.head_ops) for op in operators):
+        found.setdefault(_part(op), []).append(op)
+    return found
+
+
+def _kernels(pool: Prepared) -> dict[str, tuple[str, HeldOut]]:
+    """Part -> the name of its kernels, and their errors; only parts of which something was measured."""
+    kernels = CalibratedKernels(pool.profile, pool.plan.engine)
+    found = {}
+    for part, operators in operators_by_part(pool).items():
+        error = held_out(kernels, operators)
+        if error is not None:
+            digest = zlib.crc32(repr(sorted(map(repr, operators))).encode())
+            found[part] = (f"kernels {part} {digest:08x} on {pool.profile.name}", error)
     return found
 
 
@@ -93,10 +102,6 @@ def _part(op: Operator) -> str:
     if isinstance(op, GroupedGemm):
         return "moe"
     return "communication" if isinstance(op, Collective | Exchange) else "gemm"
-
-
-def _held_out(prepared: Prepared, operators: list[Operator]) -> HeldOut | None:
-    return held_out(CalibratedKernels(prepared.profile, prepared.plan.engine), operators)
 
 
 def _share(breakdown_s: Mapping[str, float], part: str) -> float:

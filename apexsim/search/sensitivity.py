@@ -226,7 +226,7 @@ def _evaluation(
 
 
 def _summary(problem: Problem, prepared: Prepared, trace: Trace, slo: SLO, warmup: float = 0.0) -> Summary:
-    prices = Prices(problem.price_usd_per_hour, problem.carbon_g_per_kwh)
+    prices = Prices(problem.usd_per_device_hour(prepared.plan), problem.carbon_g_per_kwh)
     return run(
         prepared, trace, slo=slo, prices=prices, seed=problem.seed, warmup=warmup, with_itl=False
     ).summary

@@ -49,9 +49,8 @@ def idle_share(problem: Problem, evaluation: Evaluation) -> float:
     """Of the energy at goodput, what all devices draw when they do nothing."""
     joules = evaluation.at_goodput["j_per_output_token"]
     tokens_per_s = evaluation.goodput_rps * float(problem.trace.output_tokens.mean())
-    if not joules or problem.profile.idle_w is None:
-        return 0.0
-    return min(1.0, problem.profile.idle_w * evaluation.plan.devices / tokens_per_s / joules)
+    idle_w = sum(pool.devices * (problem.profile_of(pool).idle_w or 0.0) for pool in evaluation.plan.pools)
+    return min(1.0, idle_w / tokens_per_s / joules) if joules else 0.0
 
 
 def _relative(sample: Sample, of: Callable[[Floats], Floats], weights: Floats, log_c: Floats) -> Floats:
