@@ -36,8 +36,12 @@ def lives(draw: st.DrawFn, pools: tuple[PoolSetup, ...], span_s: float) -> Fleet
     def instant() -> float:
         return float(random.random() * span_s)
 
+    together = [instant()] * draw(st.integers(0, 4))  # as where what several replicas share fails
     failures = tuple(
-        Failure(**place(), at=instant(), repair=None if random.random() < 0.1 else 0.3 * instant())
+        Failure(
+            **place(), at=together.pop() if together else instant(),
+            repair=None if random.random() < 0.1 else 0.3 * instant(),
+        )
         for _ in range(draw(st.integers(0, 4)))
     )
     drains = tuple(Drain(**place(), at=instant(), away=0.3 * instant()) for _ in range(draw(st.integers(0, 3))))

@@ -65,11 +65,9 @@ class FleetPools(Pools):
             return None
         return self.pick(row, load, i) if row else there[mixed(i) % len(there)]
 
-    def open(self, unit: int, now: float) -> None:
+    def open(self, unit: int) -> None:
         self.state[unit] = Unit()
-        parked, self.parked = self.parked, []
-        for kind, i in parked:
-            self.offer(kind, i, now)
+        self.opened = True
 
     # --- what happens ---------------------------------------------------------------------------------------------
 
@@ -77,6 +75,9 @@ class FleetPools(Pools):
         return [happening.at for happening in self.coming]
 
     def happen(self, now: float) -> None:
+        """All that happens at one instant, then the offers that come of it."""
+        self.offers: list[tuple[str, int]] = []
+        self.opened = False
         for happening in [h for h in self.coming if h.at <= now]:
             self.coming.remove(happening)
             p, r = self.units[happening.unit]
@@ -84,11 +85,16 @@ class FleetPools(Pools):
             if happening.kind == "slow":
                 self.pools[p].replicas[r].slow = happening.value or 1.0
             elif happening.kind == "open":
-                self.open(happening.unit, now)
+                self.open(happening.unit)
             elif happening.kind == "drain" and state.open:
                 state.open, state.drains = False, happening.value
             elif happening.kind == "fail" and (state.open or state.drains is not None):
                 self.fail(happening.unit, happening.value, now)
+        if self.opened:
+            self.offers += self.parked
+            self.parked = []
+        for kind, i in self.offers:
+            self.offer(kind, i, now)
 
     def see_drained(self, now: float) -> None:
         for u, state in enumerate(self.state):
@@ -128,7 +134,7 @@ class FleetPools(Pools):
                 self.leave(sink, i)
         self.clear(unit)
         self.parked = [(kind, i) for kind, i in self.parked if i not in lost]
-        offers = []
+        offers = [(kind, i) for kind, i in self.offers if i not in lost]
         for i in there:
             if i in displaced:
                 self.ways[i].sink = self.ways[i].reserved = None
@@ -137,8 +143,7 @@ class FleetPools(Pools):
                 offers.append(("decode", i))
             elif self.again(i):
                 offers.append(("enter", i))
-        for kind, i in offers:
-            self.offer(kind, i, now)
+        self.offers = sorted(offers, key=lambda offer: offer[1])
         if state.drains is not None:
             self.coming.append(Happening(now + state.drains, "open", unit))
             state.drains = None

@@ -17,6 +17,7 @@ from apexsim.engine.simulate import ReplicaLimits, simulate_pool
 from apexsim.scenario import Prepared, prepare
 from apexsim.spec import catalog
 from apexsim.spec.fleet import Autoscale, Drain, Failure, Failures, Fleet, Straggler
+from apexsim.spec.plan import Role
 from apexsim.workload.trace import Trace
 from tests.test_engine_tiny import SEQS, tables
 
@@ -153,6 +154,31 @@ def test_a_failure_by_hand() -> None:
     assert columns.attempts.tolist() == [2]
     assert result.lost_gaps == 1
     assert result.pools[0].iterations == 1 + 2 + 5  # the one in flight was begun
+
+
+@pytest.mark.parametrize("push", [False, True])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_both_ends_may_fail_at_one_instant(order: tuple[int, int], push: bool) -> None:
+    """Who goes first makes no difference: each request there is offered once more, and all are served."""
+    limits = (ReplicaLimits(1000, 1, 60), ReplicaLimits(24, 1, 60))
+    roles: tuple[Role, ...] = ("prefill", "decode")
+    pools = [
+        PoolSetup(steady(), limit, Policy("t", 64, 64, role=role), 1)
+        for limit, role in zip(limits, roles, strict=True)
+    ]
+    links = Links(np.ones(1), ((0,),), np.zeros(1), np.zeros((2, 2, 1), np.int64))
+    trace = Trace("t", np.arange(20) * 0.5, np.full(20, 5), np.full(20, 5))
+    for at_s in (3.37, 6.37, 9.37, 20.37):
+        both = tuple(Failure(pool=p, replica=0, at=at_s, repair=2.0) for p in order)
+        lives = Lives(Fleet(failures=Failures(scheduled=both)), (0.0, 0.0))
+        result = simulate_fleet(trace, pools, links, Handover(np.full(20, 0.4), push=push), lives)
+        columns, transfers, fleet = result.requests, result.transfers, result.fleet
+        assert columns.attempts is not None
+        assert transfers is not None
+        assert fleet is not None
+        assert (columns.status == COMPLETED).all()
+        assert columns.attempts.max() == 2
+        assert transfers.started == transfers.finished + fleet.lost_transfers
 
 
 def test_a_drain_by_hand() -> None:

@@ -293,7 +293,7 @@ class FleetRun:
             return
         self._shut(berth)
         self.note("failed", berth)
-        self.calls += self.retries.lose(self.unit(berth), self.env.now)
+        self.calls = self.retries.lose(self.unit(berth), self.env.now, self.calls)
         self.calls.append(Call(TO_LOOK, NONE, self.unit(berth)))  # in a closed loop, who failed makes room at once
         if berth.state == DRAINING:
             self._has_drained(berth)

@@ -6,6 +6,7 @@ that one. Where only its place to decode goes, before its KV has landed, it is g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from apexsim.engine.eviction import clear_replica, cut_timeline, stop_series
 from apexsim.engine.replica import NEEDS_RECORDS
 from apexsim.engine.result import FAILED, FAILED_REPLICA, IN_FLIGHT
 from apexsim.engine.state import NONE, OFFERED, RUNNING
+
+OFFERS = (TO_ENTER, TO_DECODE)
 
 
 class Call(NamedTuple):
@@ -40,8 +43,12 @@ class Retries:
         self.booked_s = 0.0  # up to which the last unit that went is booked
         self.last_loss_s = 0.0  # up to which iterations are booked that were lost with requests
 
-    def lose(self, u: int, now: float) -> list[Call]:
-        """Unit u goes at ``now``; returns what the others have to do, those that free what they hold first."""
+    def lose(self, u: int, now: float, calls: Sequence[Call] = ()) -> list[Call]:
+        """Unit u goes at ``now``; returns what the others have to do, those that free what they hold first.
+
+        ``calls``: those of this instant that nobody has heard yet, as where several units go at once. Returned with
+        the rest, but for what unit u was to do, and for offers of requests that are lost with it.
+        """
         run, journeys = self.run, self.run.course.journeys
         lost, displaced = self._of_unit(u)
         p, r = int(run.units.pool[u]), int(run.units.replica[u])
@@ -58,11 +65,12 @@ class Retries:
             frees.append(Call(TO_DROP, i, NONE))
             self._forget_sink(i)
             offers.append(Call(TO_DECODE, i, NONE))
-        offers.sort(key=lambda call: call.request)
         self._leave_lobby(set(lost))
         run.units.due[u] = 0
         clear_replica(run.states[p], r, now)
-        return frees + offers
+        unheard = [call for call in calls if call.kind not in OFFERS and (call.kind, call.unit) != (TO_FREE, u)]
+        offers += [call for call in calls if call.kind in OFFERS and call.request not in lost]
+        return unheard + frees + sorted(offers, key=lambda call: call.request)
 
     def left_over(self) -> NDArray[np.bool_]:
         """[n] who has not ended."""
