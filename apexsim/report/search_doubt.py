@@ -10,7 +10,7 @@ from apexsim.report.tables import UNDEFINED, Table
 from apexsim.search.confidence import LEVEL, TIED_BELOW, Confidence, Verdict, judge
 from apexsim.search.executors import WorkersLost, executor
 from apexsim.search.run import SearchResult
-from apexsim.search.sensitivity import Case, Sensitivity, sensitivity
+from apexsim.search.sensitivity import Case, Choice, Sensitivity, sensitivity
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,10 @@ def verdict_note(confidence: Confidence) -> str:
 def sensitivity_table(found: Sensitivity) -> Table:
     """One row a change, of the best plan; the last columns say which plan is best then, and by how much."""
     objective = found.problem.objective
-    header = ("", "attainment", "req/s", "headroom", f"{objective.label}, {objective.unit}", "best then", "lead")
+    value = () if objective.name == "goodput" else (f"{objective.label}, {objective.unit}",)
+    header = ("", "attainment", "req/s", "headroom", *value, "best then", "lead")
     rows = tuple(
-        _row(case, choice.best, choice.lead, objective.scale)
+        _row(case, choice, (_value(case, objective.scale),) if value else ())
         for case, choice in zip(found.of(found.plans[0]), found.choices, strict=True)
     )
     title = (
@@ -124,7 +125,11 @@ def sensitivity_table(found: Sensitivity) -> Table:
     return Table(title, header, rows, frozenset({"best then"}), frozenset({"best then"}))
 
 
-def _row(case: Case, best: str | None, lead: float | None, scale: float) -> tuple[str, ...]:
+def _value(case: Case, scale: float) -> str:
+    return UNDEFINED if case.value is None else f"{scale * case.value:.3g}"
+
+
+def _row(case: Case, choice: Choice, value: tuple[str, ...]) -> tuple[str, ...]:
     missed = "" if case.feasible else " (misses the SLO)"
     goodput = UNDEFINED if case.goodput_rps is None else f"{'≥' if case.censored else ''}{case.goodput_rps:.2f}"
     return (
@@ -132,7 +137,7 @@ def _row(case: Case, best: str | None, lead: float | None, scale: float) -> tupl
         f"{case.attainment:.3f}{missed}",
         goodput,
         f"{case.headroom:.2f}",
-        UNDEFINED if case.value is None else f"{scale * case.value:.3g}",
-        best or "none meets the SLO",
-        UNDEFINED if lead is None else f"{100 * lead:+.1f} %",
+        *value,
+        choice.best or "none meets the SLO",
+        UNDEFINED if choice.lead is None else f"{100 * choice.lead:+.1f} %",
     )

@@ -9,9 +9,12 @@ from matplotlib.axes import Axes
 
 from apexsim.search.sensitivity import CHANGES, Change, Choice, Sensitivity, What
 
-LESS, MORE, GONE, LINE = "#7570b3", "#e6ab02", "#d95f02", "#666666"
+LESS, MORE, GONE = "#7570b3", "#e6ab02", "#d95f02"
 HALF = 0.36
 """Height of a bar; the two of a pair lie one over the other."""
+
+LABEL = 0.42
+"""Room on either side for what is written at the end of a bar, as a share of what the bars span."""
 
 
 def tornado(found: Sensitivity, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
@@ -23,8 +26,7 @@ def tornado(found: Sensitivity, axes: Sequence[Axes] | None = None) -> Sequence[
     base = cases[None].headroom
     headroom = {change: cases[change].headroom for change in CHANGES}
     order = sorted(dict.fromkeys(change.what for change in CHANGES), key=lambda what: _spread(headroom, what))
-    _bars(left, order, headroom, base, "{:.2f}")
-    left.axvline(1.0, color=GONE, linewidth=1, linestyle=":")
+    _bars(left, order, headroom, base, 1.0, "{:.2f}")
     left.set_xlabel("headroom: goodput ÷ offered rate (below 1: too much load)")
     left.set_title(f"{found.plans[0]}", fontsize=10)
     _lead(right, order, found.choices)
@@ -36,8 +38,10 @@ def _spread(values: dict[Change, float], what: What) -> float:
     return max(of_it) - min(of_it)
 
 
-def _bars(ax: Axes, order: Sequence[What], values: dict[Change, float], base: float, form: str) -> None:
-    """A bar for each change from the base to its value; of a pair the smaller factor lies above."""
+def _bars(
+    ax: Axes, order: Sequence[What], values: dict[Change, float], base: float, limit: float, form: str
+) -> None:
+    """A bar for each change from the base to its value, the larger factor above; a dotted line at the ``limit``."""
     for row, what in enumerate(order):
         for change in (change for change in CHANGES if change.what == what):
             if change not in values:
@@ -52,7 +56,10 @@ def _bars(ax: Axes, order: Sequence[What], values: dict[Change, float], base: fl
             )  # fmt: skip
     ax.axvline(base, color="black", linewidth=0.8)
     ax.set_yticks(range(len(order)), order)
-    ax.margins(x=0.28, y=0.08)
+    ax.axvline(limit, color=GONE, linewidth=1, linestyle=":")
+    low, high = min(limit, base, *values.values()), max(limit, base, *values.values())
+    room = LABEL * max(high - low, 1e-9)
+    ax.set_xlim(low - room, high + room)
     ax.grid(alpha=0.3, axis="x")
 
 
@@ -64,8 +71,7 @@ def _lead(ax: Axes, order: Sequence[What], choices: Sequence[Choice]) -> None:
         ax.text(0.5, 0.5, "no other plan to compare with", ha="center", va="center", transform=ax.transAxes)
         ax.set_axis_off()
         return
-    _bars(ax, order, leads, base, "{:+.1f} %")
-    ax.axvline(0.0, color=GONE, linewidth=1, linestyle=":")
+    _bars(ax, order, leads, base, 0.0, "{:+.1f} %")
     ax.set_xlabel("lead over the best other plan, % (below 0: no longer the best)")
     gone = [c for c in choices if c.change is not None and c.lead is None]
     if gone:
