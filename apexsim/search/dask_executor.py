@@ -14,12 +14,14 @@ import joblib
 from distributed import Client, KilledWorker, LocalCluster
 from distributed.comm import CommClosedError
 
+from apexsim.errors import UsageError
 from apexsim.search.clusters import ClusterWorkers, TaskLost, work
 from apexsim.search.executors import WorkersLost
 
+ADDRESS = "DASK_SCHEDULER_ADDRESS"
+
 QUIET = {"distributed.scheduler.allowed-failures": 0, "distributed.worker.daemon": True}
 """Of a cluster of ours: what a lost task does next is for Workers to say."""
-
 
 ABSENT_S = 30.0
 """So long a cluster may be without a worker; one that was killed is back within seconds."""
@@ -43,7 +45,10 @@ class Dask(ClusterWorkers):
                     n_workers=self._workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
                 )  # fmt: skip
-        self._client = Client(address or self._cluster, set_as_default=False)
+        try:
+            self._client = Client(address or self._cluster, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"backend dask: {ADDRESS}={address}: no scheduler answers there") from error
         threads = sum(self._client.nthreads().values()) or self._workers
         self._workers = min(self._wanted or threads, threads)
         self._done: SimpleQueue[Any] = SimpleQueue()

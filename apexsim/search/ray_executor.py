@@ -10,9 +10,12 @@ from typing import Any
 import joblib
 import ray
 
+from apexsim.errors import UsageError
 from apexsim.search.clusters import ClusterWorkers, TaskLost, work
 
 ADDRESS = "RAY_ADDRESS"
+
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 class Ray(ClusterWorkers):
@@ -25,17 +28,23 @@ class Ray(ClusterWorkers):
 
     def __enter__(self) -> Ray:
         if not ray.is_initialized():
-            quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-            if os.environ.get(ADDRESS):
-                ray.init(address=os.environ[ADDRESS], log_to_driver=False, logging_level="ERROR")
-            else:  # of this machine, and to be reached from it alone
-                ray.init(address="local", num_cpus=self._workers, _node_ip_address="127.0.0.1", **quiet)
             self._ours = True
+            if os.environ.get(ADDRESS):
+                self._join(os.environ[ADDRESS])
+            else:
+                ray.init(address="local", num_cpus=self._workers, include_dashboard=False, **QUIET)
         processors = int(ray.cluster_resources().get("CPU", 1))
         self._workers = min(self._wanted or processors, processors)
         # what a lost task does next is for Workers to say
         self._work = ray.remote(num_cpus=1, max_retries=0)(work)
         return self
+
+    @staticmethod
+    def _join(address: str) -> None:
+        try:
+            ray.init(address=address, **QUIET)
+        except (ConnectionError, ValueError) as error:  # no cluster there, or one that asks for a token
+            raise UsageError(f"backend ray: {ADDRESS}={address}: {str(error).splitlines()[0]}") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
