@@ -50,6 +50,7 @@ SEAMS: dict[str, dict[str, str]] = {
     },
     "strategies": {
         "grid": "apexsim.search.strategies:Grid",
+        "race": "apexsim.search.race:Race",
     },
     "importers": {
         "vllm-bench-serve": "apexsim.validation.importers.vllm_serve:VllmServe",

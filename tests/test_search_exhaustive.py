@@ -9,7 +9,10 @@ from apexsim.scenario import replay
 from apexsim.search.evaluate import prepare_candidate
 from apexsim.search.objectives import OBJECTIVES
 from apexsim.search.pareto import front, rank
+from apexsim.search.prune import Context
+from apexsim.search.race import TOLERANCE, Race
 from apexsim.search.strategies import Grid
+from apexsim.search.trial import try_one
 from apexsim.testing.strategy import Toy, play
 from tests.search_instances import exhaustive
 
@@ -53,3 +56,28 @@ def test_the_questions_are_worth_asking():
     assert several > 25
     assert misses > 5
     assert winners == {1, 2}
+
+
+@pytest.mark.parametrize("seed", INSTANCES)
+def test_a_race_is_within_its_tolerance_of_an_exhaustive_search(seed):
+    question, candidates, truth, _ = exhaustive(seed)
+    feasible = [e for e in truth.values() if e is not None]
+    context = Context.of(question)
+    tried: dict[object, object] = {}
+    for objective in OBJECTIVES.values():
+        asked, found = Race(candidates, objective, keep=1).at(question.rate_rps), []
+        asked.seeds = 1
+        while True:
+            while wanted := asked.trials():
+                for request in wanted:
+                    if request not in tried:
+                        tried[request] = try_one(context, request)
+                asked.tried([tried[request] for request in wanted])
+            if not (wave := asked.ask()):
+                break
+            asked.tell({c.id: truth[c.id] for c in wave})
+            found += [truth[c.id] for c in wave if truth[c.id] is not None]
+        for goal in (objective, OBJECTIVES["energy"], OBJECTIVES["latency"]):
+            values = [[goal.loss(goal.value(e)) for e in some] for some in (found, feasible)]
+            best, true = (min(each, default=float("inf")) for each in values)
+            assert best <= true + TOLERANCE * abs(true) or best == true, (objective.name, goal.name)

@@ -23,6 +23,7 @@ CAUSES: dict[Cause, str] = {
     "goodput": "has no goodput",
     "bound": "cannot be among the best",
     "timeout": "timed out",
+    "race": "lost in short replays",
     "failed": "crashed",
 }
 

@@ -54,7 +54,7 @@ def evaluate_all(
 def evaluate(context: Context, candidate: Candidate) -> Evaluation | Dropped:
     """Replay a plan at the search's rate, then look for its goodput below its ceiling."""
     problem, plan = context.problem, candidate.plan
-    prepared = _prepared(context, plan)
+    prepared = prepared_of(context, plan)
     own, itl = _run(context, prepared, problem.trace)
     replayed = len(problem.trace)
     if not own.slo.met:
@@ -95,7 +95,7 @@ def prepare_candidate(plan: Plan) -> Prepared:
     return prepared
 
 
-def _prepared(context: Context, plan: Plan) -> Prepared:
+def prepared_of(context: Context, plan: Plan) -> Prepared:
     """The plan made of its shapes, each compiled once."""
     parts = tuple(_part(context, plan, pool) for pool in plan.pools)
     if len(parts) == 1:

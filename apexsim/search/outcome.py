@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from apexsim.spec.plan import Plan
 
-Cause = Literal["illegal", "memory", "bound", "slo", "goodput", "timeout", "failed"]
-"""Why a plan is not ranked: it is no valid plan, does not fit, cannot be better, misses the SLO at the search's rate,
-meets it there and yet at no rate once a warm-up is left out, took longer than a plan may, crashed."""
+Cause = Literal["illegal", "memory", "bound", "race", "slo", "goodput", "timeout", "failed"]
+"""Why a plan is not ranked: it is no valid plan, does not fit, cannot be better, was not better in short replays,
+misses the SLO at the search's rate, meets it there and yet at no rate once a warm-up is left out, took longer than a
+plan may, crashed."""
 
 
 @dataclass(frozen=True, slots=True)

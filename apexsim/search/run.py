@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from apexsim.errors import UsageError
-from apexsim.search.combinations import Family, families
+from apexsim.search.combinations import Family, families, shape_of
 from apexsim.search.evaluate import evaluate_all
 from apexsim.search.executors import Executor, WorkersLost
 from apexsim.search.journal import Journal
@@ -29,8 +29,10 @@ from apexsim.search.pareto import front, rank
 from apexsim.search.patience import Patience
 from apexsim.search.problem import Problem
 from apexsim.search.prune import Context, screen, shapes_of
+from apexsim.search.race import TOLERANCE, Race
 from apexsim.search.reach import Reach, Refused, reach_of
 from apexsim.search.strategies import Strategy, strategy
+from apexsim.search.trial import Request, Trial, not_tried, try_all
 from apexsim.spec.plan import Pool
 from apexsim.spec.units import format_seconds
 
@@ -45,6 +47,11 @@ SHAPES_AT_ONCE, PLANS_AT_ONCE = 8, 2
 
 Batch = Sequence[Candidate]
 Outcomes = list[Evaluation | Dropped]
+
+TRIALS_AT_ONCE = 16
+
+RACE_FROM = 1000
+"""Candidates from which on ``auto`` races; fewer are all replayed in full, but for those that bounds exclude."""
 
 FAMILIES_AT_ONCE = 4096
 """Families of plans that are looked at before their shapes are compiled: the workers' share is then even."""
@@ -70,6 +77,14 @@ class SearchResult:
     pareto: tuple[str, ...]
     wall_s: float
     interruption: str = ""  # why the search ended early; "" where it is complete
+    strategy: str = "grid"
+    tried: int = 0  # plans that were replayed in short
+    trial_requests: int = 0  # of all these replays
+
+    @property
+    def tolerance(self) -> float:
+        """What the best plan may fall short of that of an exhaustive search by, relative."""
+        return TOLERANCE if self.strategy == "race" else 0.0
 
     @property
     def interrupted(self) -> bool:
@@ -88,7 +103,7 @@ class SearchResult:
     @property
     def requests_simulated(self) -> int:
         ranked = sum(evaluation.requests_simulated for evaluation in self.ranked)
-        return ranked + sum(dropped.requests_simulated for dropped in self.dropped)
+        return ranked + sum(dropped.requests_simulated for dropped in self.dropped) + self.trial_requests
 
     def to_dict(self) -> dict[str, Any]:
         """The search JSON (design §7)."""
@@ -102,6 +117,9 @@ class SearchResult:
                 "plans_evaluated": len(self.ranked) + sum(d.requests_simulated > 0 for d in self.dropped),
                 "requests_simulated": self.requests_simulated,
                 "interrupted": self.interrupted,
+                "strategy": self.strategy,
+                "tolerance": self.tolerance,
+                "plans_tried": self.tried,
             },
         }
 
@@ -131,11 +149,15 @@ def search(
         raise UsageError(f"--plan-timeout {format_seconds(plan_timeout_s)}: must be more than 0s")
     began = time.perf_counter()
     state = _Search(problem, executor, journal, Patience(plan_timeout_s), on_progress)
-    chosen, interruption = strategy(strategy_name), ""
+    strategy(strategy_name)  # an unknown name ends here
+    used, interruption = strategy_name, ""
     try:
         with executor:
             state.screen()
-            state.evaluate(chosen(state.candidates, problem.objective, keep))
+            if strategy_name == "auto":
+                used = "race" if len(state.candidates) > RACE_FROM else "grid"
+            asked = strategy(used)(state.candidates, problem.objective, keep)
+            state.evaluate(asked.at(problem.rate_rps) if isinstance(asked, Race) else asked)
             state.replay_nearest()
         if journal is not None:
             journal.finish()
@@ -145,7 +167,10 @@ def search(
         interruption = f"interrupted: {error}"
     ranked = rank(state.evaluations, problem.objective)
     wall_s = time.perf_counter() - began
-    return SearchResult(problem, ranked, state.in_order(state.dropped), front(ranked), wall_s, interruption)
+    return SearchResult(
+        problem, ranked, state.in_order(state.dropped), front(ranked), wall_s, interruption, used, len(state.tried),
+        state.trial_requests,
+    )  # fmt: skip
 
 
 class _Search:
@@ -170,6 +195,8 @@ class _Search:
         self.candidates: list[Candidate] = []
         self.evaluations: list[Evaluation] = []
         self.dropped: list[Dropped] = []
+        self.tried: set[str] = set()
+        self.trial_requests = 0
 
     def in_order(self, outcomes: Sequence[Dropped]) -> tuple[Dropped, ...]:
         """In the order of the space."""
@@ -208,7 +235,7 @@ class _Search:
         """Replay what the strategy asks for, until it asks for nothing more."""
         total, done = len(self.candidates), 0
         candidates = {candidate.id: candidate for candidate in self.candidates}
-        while wave := asked.ask():
+        while wave := self._next_wave(asked):
             # the longest replays first, so that no worker is left with one at the end
             by_length = sorted(wave, key=_longest_first)
             reached: dict[str, Evaluation | None] = {}
@@ -218,7 +245,27 @@ class _Search:
                 self._report(Progress("replayed", done, total - len(asked.dropped), self._best))
             asked.tell({candidate.id: reached[candidate.id] for candidate in wave})
         for name, reason in asked.dropped.items():
-            self._drop(Dropped(candidates[name].plan, "bound", reason))
+            self._drop(Dropped(candidates[name].plan, "race" if name in self.tried else "bound", reason))
+
+    def _next_wave(self, asked: Strategy) -> Sequence[Candidate]:
+        """What to replay in full next, after the trials that a race makes first."""
+        if isinstance(asked, Race):
+            while wanted := asked.trials():
+                asked.tried(self._try(wanted))
+        return asked.ask()
+
+    def _try(self, wanted: Sequence[Request]) -> list[Trial]:
+        """Trials, in the order in which they were asked for; a worker gets those that share their pools' shapes."""
+        alike = sorted(wanted, key=_shapes)
+        made: dict[str, Trial] = {}
+        batches, attempt = _batches(alike, TRIALS_AT_ONCE), partial(try_all, self._context)
+        for trials in self._executor.run(attempt, batches, lost=not_tried):
+            for trial in trials:
+                made[trial.id] = trial
+                self.tried.add(trial.id)
+                self.trial_requests += trial.requests_simulated
+            self._report(Progress("tried in short", len(self.tried), len(self.candidates), self._best))
+        return [made[request.candidate.id] for request in wanted]
 
     def _outcomes(self, wave: Sequence[Candidate]) -> Iterator[Evaluation | Dropped]:
         """Of each plan, as it is done and written down."""
@@ -284,6 +331,10 @@ def _set_aside(suspects: list[Candidate], batch: Batch) -> Outcomes:
 def _killers(batch: Batch) -> Outcomes:
     reason = "crashed: it kills its worker process each time: is there enough memory?"
     return [Dropped(candidate.plan, "failed", reason) for candidate in batch]
+
+
+def _shapes(request: Request) -> list[str]:
+    return [shape_of(pool).model_dump_json() for pool in request.candidate.plan.pools]
 
 
 def _longest_first(candidate: Candidate) -> tuple[int, int, str]:

@@ -1,0 +1,301 @@
+"""Racing: short replays first, and full ones only for plans that may still win by more than the tolerance.
+
+    1. *Seeds*: the most promising plan of each make of pool, by each goal, is replayed in full.
+    2. *Proof*: a plan whose bounds are worse than the best so far for every goal is out (as in the grid).
+    3. *Trials*: every other plan is replayed once on some hundred requests, at a rate that it must serve to be better
+       than the best plan of a goal, which was replayed there, too, on the same requests. It is out where their
+       difference, window by window, says so with confidence. The trials of those that stay are longer.
+    4. Who stays is replayed in full, the best of the trials first; a new best plan raises the bar for the others.
+
+Goals: the objective, and what is always shown beside it: goodput per device, energy, cost and latency. So the best by
+each of them is within ``TOLERANCE`` of that of an exhaustive search, as sure as the confidence of the trials. Places
+behind the first, and the inside of the Pareto front, are those of the plans that were replayed in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apexsim.search.objectives import OBJECTIVES, Objective
+from apexsim.search.outcome import Bounds, Candidate, Evaluation
+from apexsim.search.strategies import Grid
+from apexsim.search.trial import STEP, WINDOWS, Floats, Measured, Request, Trial
+from apexsim.spec.plan import Plan
+
+TOLERANCE = 0.01
+"""A plan that is better by less may be left out."""
+
+CONFIDENCE = 3.0
+"""Standard errors of a difference between two plans; of ten windows' means that is 99 %, one-sided, and some."""
+
+NOISE = 0.005
+"""Of the difference in energy between two plans that are replayed on the same requests."""
+
+ROUNDS = (200, 1000)
+"""Requests of a trial: successive halving keeps the best fraction; here who is not surely worse goes on."""
+
+SEEDS, AT_ONCE, FULL = 6, 4096, 8
+"""Seeds of each goal; trials, and full replays, between two looks at who is still in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a plan may be best at.
+
+    Attributes:
+        value, bound: of a replayed plan, and the best that one can reach; smaller is better.
+        weight: of a goal that is a goodput over something: that something of a plan. None for others.
+        kind: what a trial compares: "goodput", "energy", "latency" or "attainment".
+    """
+
+    name: str
+    kind: str
+    value: Callable[[Evaluation], float]
+    bound: Callable[[Bounds, Plan], float]
+    weight: Callable[[Plan], float] | None = None
+
+
+def goals_of(objective: Objective) -> tuple[Goal, ...]:
+    """The objective, and what is always shown beside it."""
+    names = ("energy", "latency", objective.name)
+    per_device = Goal(
+        "goodput per device", "goodput", lambda e: -e.goodput_rps_per_device,
+        lambda b, plan: -b.goodput_rps / plan.devices, lambda plan: float(plan.devices),
+    )  # fmt: skip
+    others = [_goal(OBJECTIVES[name]) for name in dict.fromkeys(names) if name not in ("cost", "carbon")]
+    return (per_device, *others)
+
+
+def _goal(objective: Objective) -> Goal:
+    kinds = {"goodput": "goodput", "energy": "energy", "latency": "latency", "attainment": "attainment"}
+    return Goal(
+        objective.name, kinds[objective.name], lambda e: objective.loss(objective.value(e)),
+        lambda b, plan: objective.loss(objective.bound(b)), (lambda plan: 1.0) if objective.name == "goodput" else None,
+    )  # fmt: skip
+
+
+class Race(Grid):
+    """A grid that asks for trials first; where nobody makes them it is the grid itself."""
+
+    def __init__(self, candidates: Sequence[Candidate], objective: Objective, keep: int) -> None:
+        super().__init__(candidates, objective, keep)
+        self.tried_plans: set[str] = set()
+        self.seeds = SEEDS
+        self._rate_rps = 1.0
+        self._goals = goals_of(objective)
+        self._all = {candidate.id: candidate for candidate in candidates}
+        self._best: dict[str, Evaluation] = {}  # by goal
+        self._trials: dict[tuple[int, str], Trial] = {}
+        self._racing = False
+        self._waiting: list[Candidate] = []  # those whose trials of a round are due
+        self._stay: list[Candidate] = []
+        self._round = 0
+
+    def at(self, rate_rps: float) -> Race:
+        """The rate of the search, at which latency is compared."""
+        self._rate_rps = rate_rps
+        return self
+
+    # --- what to do next --------------------------------------------------------------------------------------------
+
+    def trials(self) -> Sequence[Request]:
+        """The trials to make before the next ``ask``; empty where there are none."""
+        if not self._racing:
+            self._racing = True
+            self._waiting = self._open
+            self._open = self._seeds()
+            seeds = {candidate.id for candidate in self._open}
+            self._waiting = [candidate for candidate in self._waiting if candidate.id not in seeds]
+            return ()
+        if self._open or not self._best:
+            return ()  # nobody to compare with: everything is replayed in full
+        while True:
+            if new := self._of_the_best():
+                return new
+            if asked := self._next_trials():
+                return asked
+            if not self._advance():
+                return ()
+
+    def tried(self, made: Sequence[Trial]) -> None:
+        """What the trials showed, in the order in which they were asked for."""
+        for trial in made:
+            self._trials[(self._round, trial.id)] = trial
+            self.tried_plans.add(trial.id)
+
+    def ask(self) -> Sequence[Candidate]:
+        if not self._racing:
+            return super().ask()
+        wave, self._open = self._open[: self._wave], self._open[self._wave :]
+        if not wave and not self._best:  # no seed is feasible: go on with all, in the order of their bounds
+            wave, self._waiting = self._waiting[: self._wave], self._waiting[self._wave :]
+        return wave
+
+    def tell(self, reached: Mapping[str, Evaluation | None]) -> None:
+        super().tell(reached)
+        if not self._racing:
+            return
+        for evaluation in sorted((e for e in reached.values() if e is not None), key=lambda e: e.id):
+            for goal in self._goals:
+                before = self._best.get(goal.name)
+                value = goal.value(evaluation)
+                if np.isfinite(value) and (before is None or value < goal.value(before)):
+                    self._best[goal.name] = evaluation
+
+    # --- rounds -----------------------------------------------------------------------------------------------------
+
+    def _seeds(self) -> list[Candidate]:
+        """By each goal the best bounds, one of each make of pools: bounds tell variants of one make badly apart."""
+        chosen: dict[str, Candidate] = {}
+        for goal in self._goals:
+            makes: set[object] = set()
+            for candidate in sorted(self._waiting, key=lambda c: (goal.bound(c.bounds, c.plan), c.id)):
+                make = tuple((pool.role, pool.device, pool.tp, pool.pp, pool.dp > 1) for pool in candidate.plan.pools)
+                if make not in makes:
+                    makes.add(make)
+                    chosen[candidate.id] = candidate
+                if len(makes) == self.seeds:
+                    break
+        return list(chosen.values())
+
+    def _of_the_best(self) -> list[Request]:
+        """The best plans of every goal have to show first what they do on the short trace."""
+        missing = {e.id: e for e in self._best.values() if self._calibrated(e) is None}
+        return [
+            Request(self._all[name], ROUNDS[self._round], (self._rate_rps, e.goodput_rps), finds_goodput=True)
+            for name, e in sorted(missing.items())
+        ]
+
+    def _calibrated(self, evaluation: Evaluation) -> Trial | None:
+        trial = self._trials.get((self._round, evaluation.id))
+        return trial if trial is not None and (self._rate_rps in trial.at or trial.failed) else None
+
+    def _next_trials(self) -> list[Request]:
+        asked: list[Request] = []
+        while self._waiting and len(asked) < AT_ONCE:
+            candidate = self._waiting.pop(0)
+            rates = self._rates(candidate)
+            if rates is None:
+                self._out(candidate, proven=True)
+                continue
+            self._stay.append(candidate)
+            before = self._trials.get((self._round, candidate.id))
+            if before is None or not set(rates) <= before.at.keys():
+                asked.append(Request(candidate, ROUNDS[self._round], rates))
+        return asked
+
+    def _advance(self) -> bool:
+        """All trials of a round are made: who stays is tried longer, or replayed in full; False where a wave is due."""
+        stay, self._stay = self._stay, []
+        left = []
+        for candidate in stay:
+            trial = self._trials[(self._round, candidate.id)]
+            score = self._score(candidate, trial)
+            if score is None:
+                self._out(candidate, proven=False)
+            else:
+                left.append((score, candidate.id, candidate))
+        left.sort(key=lambda item: item[:2])
+        ranked = [candidate for _, _, candidate in left]
+        if self._round + 1 < len(ROUNDS):
+            self._round += 1
+            self._waiting = ranked
+            return True
+        self._open, self._waiting = ranked[:FULL], ranked[FULL:]
+        return False
+
+    def _out(self, candidate: Candidate, *, proven: bool) -> None:
+        how = "by its bounds" if proven else f"by trials of {ROUNDS[self._round]} requests"
+        self._dropped[candidate.id] = (
+            f"{how} not better by {TOLERANCE:.0%} than the best plan of any goal "
+            f"({', '.join(f'{name}: {e.id}' for name, e in self._best.items())})"
+        )
+
+    # --- comparisons ------------------------------------------------------------------------------------------------
+
+    def _rates(self, candidate: Candidate) -> tuple[float, ...] | None:
+        """Where a candidate has to be replayed; None where bounds prove that it is out for every goal."""
+        open_goals = [goal for goal in self._goals if not self._proven_out(goal, candidate)]
+        if not open_goals:
+            return None
+        light = any(goal.kind in ("latency", "attainment") for goal in open_goals)
+        bars = [rate for goal in self._goals if (rate := self._bar_rps(goal, candidate)) is not None]
+        heavy = any(goal.kind in ("goodput", "energy") for goal in open_goals)
+        rates = ([self._rate_rps] if light else []) + ([min(bars)] if heavy and bars else [])
+        return tuple(rates) or (self._rate_rps,)
+
+    def _proven_out(self, goal: Goal, candidate: Candidate) -> bool:
+        best = self._best.get(goal.name)
+        if best is None:
+            return True  # nobody can be measured by it: no figure of power, say
+        bound, value = goal.bound(candidate.bounds, candidate.plan), goal.value(best)
+        return bound >= value - TOLERANCE * abs(value)
+
+    def _bar_rps(self, goal: Goal, candidate: Candidate) -> float | None:
+        """The rate on the short trace that a candidate must serve to be better than the best plan of a goal."""
+        best = self._best.get(goal.name)
+        found = None if best is None else self._calibrated(best)
+        if best is None or found is None or found.goodput_rps is None:
+            return None
+        if goal.kind == "energy":
+            return STEP * found.goodput_rps * candidate.plan.devices / best.plan.devices
+        if goal.weight is None:
+            return None
+        return STEP * found.goodput_rps * goal.weight(candidate.plan) / goal.weight(best.plan)
+
+    def _score(self, candidate: Candidate, trial: Trial) -> float | None:
+        """How promising a candidate is, smaller is more; None where it is out for every goal."""
+        if trial.failed:
+            return -np.inf  # its full replay says why
+        scores = [
+            score for goal in self._goals
+            if not self._proven_out(goal, candidate) and (score := self._against(goal, candidate, trial)) is not None
+        ]  # fmt: skip
+        return min(scores) if scores else None
+
+    def _against(self, goal: Goal, candidate: Candidate, trial: Trial) -> float | None:
+        """A relative difference to the best plan of a goal, better is smaller; None where surely not better by the
+        tolerance. Infinite figures and missing ones never exclude."""
+        best = self._best[goal.name]
+        found = self._calibrated(best)
+        if found is None or found.failed:
+            return 0.0
+        if goal.kind in ("latency", "attainment"):
+            own, other = trial.at.get(self._rate_rps), found.at.get(self._rate_rps)
+            if own is None or other is None:
+                return 0.0
+            if goal.kind == "attainment":
+                return _better(other.attainment - own.attainment, 0.0)
+            usual = float(other.e2e_s.mean())
+            return _better((own.e2e_s - other.e2e_s) / usual, -TOLERANCE)
+        return self._under_load(goal, candidate, trial, found)
+
+    def _under_load(self, goal: Goal, candidate: Candidate, trial: Trial, found: Trial) -> float | None:
+        """At the lowest bar of its goals: who fails there fails at the others, and burns no less on each token."""
+        bar = None if found.goodput_rps is None else found.at.get(STEP * found.goodput_rps)
+        most = (self._bar_rps(goal, candidate) or 0.0) * (1 + 1e-9)
+        rate = max((rate for rate in trial.at if rate <= most), default=None)
+        if bar is None or rate is None:
+            return 0.0
+        own = trial.at[rate]
+        fails = _better(bar.attainment - own.attainment, 0.0)
+        if goal.kind == "goodput" or fails is not None:
+            return fails
+        return _less_energy(own, bar)
+
+
+def _better(difference: Floats, needed: float) -> float | None:
+    """The mean of a difference by windows, where it may be less than ``needed``; None where it surely is not."""
+    error = float(difference.std(ddof=1)) / WINDOWS**0.5
+    mean = float(difference.mean())
+    return mean if mean - CONFIDENCE * error < needed else None
+
+
+def _less_energy(own: Measured, best: Measured) -> float | None:
+    if own.j_per_output_token is None or best.j_per_output_token is None:
+        return 0.0
+    ratio = own.j_per_output_token / best.j_per_output_token
+    return ratio - 1.0 if ratio < 1.0 - NOISE else None

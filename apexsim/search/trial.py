@@ -1,0 +1,143 @@
+"""Short replays, on requests that are the same for every plan: what a race compares plans by.
+
+A trial replays a few hundred requests of the trace at given rates. What it keeps is cut into windows of consecutive
+requests: two plans are compared window by window, so that bursts, which hit both, cancel out of the difference
+(common random numbers), and the windows' scatter says how sure the rest is.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apexsim.engine.result import COMPLETED, SimulationResult
+from apexsim.metrics.attainment import keeps, reaches
+from apexsim.metrics.goodput import LOWEST_SHARE, goodput
+from apexsim.metrics.latency import latencies
+from apexsim.metrics.summary import Prices
+from apexsim.scenario import Prepared, run
+from apexsim.search.evaluate import prepared_of
+from apexsim.search.outcome import Candidate
+from apexsim.search.prune import Context, thinned
+from apexsim.spec.slo import SLO
+from apexsim.workload.trace import Trace
+from apexsim.workload.transform import at_rate, repeat
+
+WINDOWS = 10
+"""Of consecutive requests: enough to know their scatter, long enough to be nearly independent."""
+
+Floats = NDArray[np.float64]
+
+
+class Request(NamedTuple):
+    """A trial that is asked for.
+
+    Attributes:
+        requests: of the short trace.
+        rates_rps: where to replay it.
+        finds_goodput: also look for the goodput on the short trace, and measure a step above it.
+    """
+
+    candidate: Candidate
+    requests: int
+    rates_rps: tuple[float, ...]
+    finds_goodput: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One short replay: attainment and median E2E (s) of each window; J per output token of all."""
+
+    attainment: Floats  # [WINDOWS]
+    e2e_s: Floats  # [WINDOWS]
+    j_per_output_token: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the short replays of a plan showed, by rate; ``goodput_rps`` where it was asked for, and reached."""
+
+    id: str
+    at: dict[float, Measured]
+    goodput_rps: float | None = None
+    requests_simulated: int = 0
+    failed: str = ""
+
+
+STEP = 1.01
+"""Above its goodput on the short trace a plan is measured, where it just fails: others must do better there."""
+
+
+def try_all(context: Context, asked: Sequence[Request]) -> list[Trial]:
+    """Each of the trials; a plan that crashes is not compared, and its full replay says why."""
+    done = []
+    for request in asked:
+        try:
+            done.append(try_one(context, request))
+        except Exception as error:
+            done.append(Trial(request.candidate.id, {}, failed=traceback.format_exception_only(error)[-1].strip()))
+    return done
+
+
+def not_tried(asked: Sequence[Request]) -> list[Trial]:
+    """In place of trials whose worker dies each time: their plans are replayed in full."""
+    return [Trial(request.candidate.id, {}, failed="kills its worker process") for request in asked]
+
+
+def try_one(context: Context, asked: Request) -> Trial:
+    """Replay the short trace at every rate that is asked for."""
+    prepared = prepared_of(context, asked.candidate.plan)
+    trace = short(context.problem.trace, asked.requests)
+    at = {rate: _measure(context, prepared, trace, rate) for rate in asked.rates_rps}
+    found, replays = None, len(at)
+    if asked.finds_goodput:
+        found, more = _goodput(context, prepared, trace, asked)
+        replays += more
+        if found is not None:
+            at[STEP * found] = _measure(context, prepared, trace, STEP * found)
+    return Trial(asked.candidate.id, at, found, replays * len(trace))
+
+
+def short(trace: Trace, requests: int) -> Trace:
+    """About so many requests of a trace, or copies of a shorter one."""
+    return thinned(trace, requests) if len(trace) >= requests else repeat(trace, min_requests=requests)
+
+
+def _goodput(context: Context, prepared: Prepared, trace: Trace, asked: Request) -> tuple[float | None, int]:
+    problem = context.problem
+
+    def attainment_at(rate_rps: float) -> float:
+        return float(_measure(context, prepared, trace, rate_rps).attainment.mean())
+
+    guess = asked.rates_rps[-1] if asked.rates_rps else problem.rate_rps
+    found = goodput(attainment_at, problem.slo.target, guess / LOWEST_SHARE**0.5, guess)
+    return (found.rps if reaches(found.attainment, problem.slo.target) else None), found.evaluations
+
+
+def _measure(context: Context, prepared: Prepared, trace: Trace, rate_rps: float) -> Measured:
+    problem = context.problem
+    done = run(
+        prepared, at_rate(trace, rate_rps), slo=problem.slo, prices=Prices(None), seed=problem.seed, with_itl=False
+    )
+    kept, e2e_s = _kept(problem.slo, done.result), latencies(done.result.requests).e2e_s
+    last_s = float(np.nanmax(e2e_s)) if np.isfinite(e2e_s).any() else np.inf
+    windows = np.array_split(np.arange(len(trace)), WINDOWS)
+    return Measured(
+        np.array([float(kept[:, window].mean(axis=1).min()) for window in windows]),
+        np.array([float(np.median(np.nan_to_num(e2e_s[window], nan=last_s))) for window in windows]),
+        done.summary.energy.j_per_output_token,
+    )
+
+
+def _kept(slo: SLO, result: SimulationResult) -> Floats:
+    """[limits, n] 1 where a request keeps a clause, over the share that must; [1, n] of all limits of a joint SLO."""
+    values, completed = latencies(result.requests), result.requests.status == COMPLETED
+    masks = [keeps(limit, values, completed) for limit in slo.limits]
+    if slo.mode == "joint":
+        return np.asarray(np.logical_and.reduce(masks)[None, :], np.float64)
+    return np.stack([mask / (limit.share or 1.0) for mask, limit in zip(masks, slo.limits, strict=True)])
