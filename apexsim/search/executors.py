@@ -15,9 +15,13 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 import joblib
+from joblib.externals.loky import process_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from apexsim.errors import UsageError, unknown_name
+
+process_executor._MAX_MEMORY_LEAK_SIZE = 2_000_000_000
+"""Bytes that a worker may grow by before loky replaces it: compiled shapes of pools, which it keeps, are no leak."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
