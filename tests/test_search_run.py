@@ -130,7 +130,7 @@ def test_the_json_is_as_the_design_says():
     question = small_problem()
     result = search(question, executor("process", 1))
     data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert set(data) == {"plans", "pruned", "pareto", "simulation"}
+    assert set(data) == {"plans", "pruned", "pareto", "best_by", "simulation"}
     first = data["plans"][0]
     wanted = {"rank", "id", "plan", "goodput_rps", "goodput_rps_per_device", "censored", "at_goodput", "summary"}
     assert wanted <= set(first)

@@ -30,7 +30,7 @@ def search(
         str, typer.Option(help="ttft=2s,tpot=100ms@0.9, or 'ttft:p99<=500ms;tpot:p95<=50ms'.", show_default=False)
     ],
     objective: Annotated[str, typer.Option(help="goodput, attainment, energy, cost, latency or carbon.")] = "goodput",
-    strategy: Annotated[str, typer.Option(help="How to go through the plans: auto or grid.")] = "auto",
+    strategy: Annotated[str, typer.Option(help="How to go through the plans: auto, grid or race.")] = "auto",
     rate: Annotated[
         float | None, typer.Option(help="Requests/s at which the SLO must be met.", show_default="the trace's own")
     ] = None,

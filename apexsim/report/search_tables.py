@@ -10,6 +10,7 @@ from apexsim.report.tables import UNDEFINED, Table
 from apexsim.search.confidence import LEVEL, Verdict
 from apexsim.search.objectives import grams_per_million_tokens
 from apexsim.search.outcome import Cause, Evaluation
+from apexsim.search.pareto import best_by
 from apexsim.search.problem import Problem
 from apexsim.search.run import SearchResult
 from apexsim.spec.plan import Plan
@@ -29,9 +30,11 @@ CAUSES: dict[Cause, str] = {
 
 
 def search_tables(result: SearchResult, top: int, doubt: Doubt) -> tuple[Table, ...]:
-    """The ranking, its sensitivity if that was asked for and, where there are any, the plans that are not in it."""
+    """The ranking, the best by each figure, the sensitivity if asked for, and the plans that are not ranked."""
+    trade = (trade_table(result),) if result.ranked else ()
     changed = () if doubt.sensitivity is None else (sensitivity_table(doubt.sensitivity),)
-    return (ranking_table(result, top, doubt), *changed, *((dropped_table(result),) if result.dropped else ()))
+    dropped = (dropped_table(result),) if result.dropped else ()
+    return (ranking_table(result, top, doubt), *trade, *changed, *dropped)
 
 
 def ranking_table(result: SearchResult, top: int, doubt: Doubt) -> Table:
@@ -84,6 +87,27 @@ def _row(
         *carbon,
         evaluation.binds,
     )
+
+
+def trade_table(result: SearchResult) -> Table:
+    """The best plan by each figure, whatever the objective, and what it gives up for it."""
+    rows = tuple(
+        (
+            name,
+            best.id,
+            f"{best.goodput_rps:.2f}",
+            f"{best.goodput_rps_per_device:.3f}",
+            _milliseconds(best.summary["e2e_s"]["p50"]),
+            _figure(best.at_goodput["j_per_output_token"]),
+            _figure(best.at_goodput["usd_per_million_output_tokens"]),
+        )
+        for name, best in best_by(result.ranked).items()
+    )
+    sure = f", to within {result.tolerance:.0%}" if result.tolerance else ""
+    rate = f"At {result.problem.rate_rps:.4g} req/s: E2E, p50; the rest at goodput."
+    title = f"The best plan by each figure{sure}. {rate}"
+    return Table(title, ("best by", PLAN, "req/s", "per dev", "E2E ms", "J/tok", "USD/Mtok"), rows,
+                 prose=frozenset({PLAN}), whole=frozenset({PLAN}))  # fmt: skip
 
 
 def dropped_table(result: SearchResult) -> Table:

@@ -151,19 +151,21 @@ def _expert_degrees(space: Space, devices: int) -> tuple[int, ...]:
 
 def _variants(space: Space, pool: Pool) -> Iterator[Pool]:
     formats = product(space.weights, space.activations, space.kv_cache, space.speculative, space.kv_tiers)
+    for weights, activations, kv_cache, speculative, tiers in formats:
+        for scheduler in _schedulers(space):
+            chosen = {
+                "weights": weights, "activations": activations, "kv_cache": kv_cache, "scheduler": scheduler,
+                "speculative": speculative, "kv_tiers": tiers,
+            }  # fmt: skip
+            yield pool.model_copy(update=chosen)
+
+
+def _schedulers(space: Space) -> Iterator[Scheduler]:
     limits = product(
         space.preset, space.max_num_batched_tokens, space.max_num_seqs, space.long_prefill_token_threshold
     )
-    schedulers = [
-        Scheduler(
+    for preset, tokens, seqs, longest in limits:
+        yield Scheduler(
             preset=preset, max_num_batched_tokens=tokens, max_num_seqs=seqs, prefix_caching=space.prefix_caching,
             long_prefill_token_threshold=longest,
-        )
-        for preset, tokens, seqs, longest in limits
-    ]  # fmt: skip
-    for (weights, activations, kv_cache, speculative, tiers), scheduler in product(formats, schedulers):
-        chosen = {
-            "weights": weights, "activations": activations, "kv_cache": kv_cache, "scheduler": scheduler,
-            "speculative": speculative, "kv_tiers": tiers,
-        }  # fmt: skip
-        yield pool.model_copy(update=chosen)
+        )  # fmt: skip

@@ -73,3 +73,19 @@ def may_join_front(bounds: Bounds, devices: int, evaluated: NDArray[np.float64])
 def _beats(points: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.bool_]:
     """bool[n]: the row is nowhere larger than ``point`` and somewhere smaller."""
     return np.asarray(np.all(points <= point, axis=1) & np.any(points < point, axis=1))
+
+
+def best_by(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
+    """The best plan by each figure that is known, whatever the objective; equal ones by goodput, then id."""
+    figures: dict[str, Callable[[Evaluation], float | None]] = {
+        "goodput per device": lambda e: -e.goodput_rps_per_device,
+        "energy": lambda e: e.at_goodput["j_per_output_token"],
+        "cost": lambda e: e.at_goodput["usd_per_million_output_tokens"],
+        "latency": lambda e: e.summary["e2e_s"]["p50"],
+    }
+    found = {}
+    for name, figure in figures.items():
+        known = [(value, -e.goodput_rps, e.id, e) for e in evaluations if (value := figure(e)) is not None]
+        if known:
+            found[name] = min(known, key=lambda item: item[:3])[3]
+    return found

@@ -25,7 +25,7 @@ from apexsim.search.executors import Executor, WorkersLost
 from apexsim.search.journal import Journal
 from apexsim.search.objectives import order
 from apexsim.search.outcome import Bounds, Candidate, Dropped, Evaluation, outcome_of
-from apexsim.search.pareto import front, rank
+from apexsim.search.pareto import best_by, front, rank
 from apexsim.search.patience import Patience
 from apexsim.search.problem import Problem
 from apexsim.search.prune import Context, screen, shapes_of
@@ -111,6 +111,7 @@ class SearchResult:
             "plans": [evaluation.to_dict(place) for place, evaluation in enumerate(self.ranked, start=1)],
             "pruned": [dropped.to_dict() for dropped in self.dropped],
             "pareto": list(self.pareto),
+            "best_by": {name: best.id for name, best in best_by(self.ranked).items()},
             "simulation": {
                 "wall_s": self.wall_s,
                 "plans_considered": self.considered,
