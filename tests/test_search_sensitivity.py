@@ -89,6 +89,8 @@ def test_a_search_that_was_not_asked_says_so(report):
     with pytest.raises(UsageError, match="--sensitivity 3"):
         alone.plot_sensitivity()
     assert "sensitivity" not in alone.to_dict()
+    with pytest.raises(UsageError, match="sensitivity: -1 is not allowed"):
+        ax.search("Llama-3.1-70B", "4xh100-sxm", alone.result.problem.trace, "ttft=2s", space=SPACE, sensitivity=-1)
 
 
 def test_ties_are_marked():

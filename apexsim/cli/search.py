@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 WIDTH_OF_A_FILE = 140
-"""Columns of the ranking in a file or a pipe: the longest names of plans fit beside all figures."""
+"""Columns of the ranking in a file or a pipe: names of ``NAME`` letters fit beside all figures."""
+
+NAME = 32
 
 
 def search(
@@ -104,12 +106,18 @@ def _answer(report: SearchReport, json: str | None) -> None:
         put_json(json, report.to_dict())
     if json == "-" or not report.result.ranked:
         return
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE, highlight=False)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _width(report), highlight=False)
     best = Text(f"best: {report.best.id}: {report.best.why}")
     for part in (Text(report.heading, style="bold"), report, best):
         console.print(part, soft_wrap=isinstance(part, Text))  # prose is the reader's to wrap
     if report.deployment is not None:
         console.print(Text(report.deployment.command), soft_wrap=True)
+
+
+def _width(report: SearchReport) -> int:
+    """Columns in a file or a pipe: wider where names are longer, as those of plans of two pools are."""
+    longest = max(len(evaluation.id) for evaluation in report.result.ranked[: report.top])
+    return WIDTH_OF_A_FILE + max(0, longest - NAME)
 
 
 @contextmanager

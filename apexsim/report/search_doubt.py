@@ -138,6 +138,6 @@ def _row(case: Case, choice: Choice, value: tuple[str, ...]) -> tuple[str, ...]:
         goodput,
         f"{case.headroom:.2f}",
         *value,
-        choice.best or "none meets the SLO",
+        "this one" if choice.best == case.plan else choice.best or "none meets the SLO",
         UNDEFINED if choice.lead is None else f"{100 * choice.lead:+.1f} %",
     )

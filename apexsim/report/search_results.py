@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from apexsim import __version__
-from apexsim.errors import ApexsimError, NoFeasiblePlan
+from apexsim.errors import ApexsimError, NoFeasiblePlan, UsageError
 from apexsim.report import search_plots
 from apexsim.report.console import render
 from apexsim.report.files import write_json, write_parquet
@@ -252,6 +252,8 @@ def search_for(
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> SearchReport:
     """The same with the question resolved, and nothing but the journal written: what the command line calls."""
+    if sensitivity < 0:
+        raise UsageError(f"sensitivity: {sensitivity} is not allowed; 0 or more plans")
     heading = {"search": problem.fingerprint, "version": __version__}
     with nullcontext() if out is None else Journal(Path(out) / JOURNAL, heading) as journal:
         result = run_search(
