@@ -130,7 +130,7 @@ def test_a_bad_trace_ends_with_5(tmp_path, trace, says):
             PLAN_YAML.replace("max_num_seqs: 64", "max_num_seqs: 64, max_num_batched_tokens: 8"),
             "pools[0].scheduler: max_num_batched_tokens 8 is below max_num_seqs 64",
         ),
-        (PLAN_YAML.replace("tp: 1", "tp: 1, role: encode"), "not simulated in this release"),
+        (PLAN_YAML.replace("tp: 1", "tp: 1, role: encode"), "role=encode and none that prefills or serves"),
     ],
 )
 def test_a_bad_plan_ends_with_5(tmp_path, plan, says):
