@@ -119,6 +119,15 @@ def test_stragglers_have_a_part_of_the_time_of_their_own() -> None:
     assert "slowed" not in plain
 
 
+@pytest.mark.parametrize("pool", [0, 1])
+def test_stragglers_of_one_pool_count_in_the_time_of_all(pool: int) -> None:
+    two = ({"role": "prefill", "replicas": 1}, {"role": "decode", "replicas": 1})
+    summary = run(plan({"stragglers": [{"pool": pool, "replica": 0, "factor": 2.0}]}, *two)).summary
+    assert summary.fleet is not None
+    assert summary.breakdown_s["slowed"] == pytest.approx(summary.fleet.slowed_s)
+    assert sum(summary.breakdown_s.values()) == pytest.approx(2 * summary.duration_s, rel=1e-9)
+
+
 def test_a_plan_without_a_fleet_says_nothing_of_it() -> None:
     for fleet in (None, {}, {"seed": 3}):
         report = simulate(plan(fleet), trace())

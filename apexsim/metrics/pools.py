@@ -133,6 +133,7 @@ def joined(accounts: Sequence[Account], shapes: Sequence[PoolShape]) -> Account:
     devices = np.array([shape.devices for shape in shapes], np.float64)
     flops = devices * [shape.peak_flops for shape in shapes]
     reach = devices * [shape.memory_bandwidth for shape in shapes]
+    parts = dict.fromkeys(part for account in accounts for part in account.breakdown_s)  # "slowed" is in some only
     busy = np.array([sum(s for part, s in a.breakdown_s.items() if part != "idle") for a in accounts]) * devices
     joules = [account.energy_j for account in accounts]
     watts = [account.mean_power_w for account in accounts]
@@ -142,7 +143,7 @@ def joined(accounts: Sequence[Account], shapes: Sequence[PoolShape]) -> Account:
         return float(np.dot(values, weights)) / total if total > 0 else 0.0
 
     return Account(
-        breakdown_s={part: sum(a.breakdown_s[part] for a in accounts) for part in accounts[0].breakdown_s},
+        breakdown_s={part: sum(a.breakdown_s.get(part, 0.0) for a in accounts) for part in parts},
         energy_j=None if any(j is None for j in joules) else float(sum(j for j in joules if j is not None)),
         mean_power_w=None if any(w is None for w in watts) else mean([w for w in watts if w is not None], devices),
         mfu=mean([a.mfu for a in accounts], flops), mbu=mean([a.mbu for a in accounts], reach),
