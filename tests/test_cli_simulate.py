@@ -235,3 +235,9 @@ def test_the_first_run_says_that_it_compiles(tmp_path, monkeypatch):
     assert "compiling the engine (first run only)" in simulate(tmp_path).stderr
     monkeypatch.setattr("apexsim.engine.jit.is_compiled", lambda **how: True)
     assert "compiling" not in simulate(tmp_path).stderr
+
+
+def test_outputs_are_files_of_their_own(tmp_path):
+    out = str(tmp_path / "x.json")
+    assert_one_line_error(simulate(tmp_path, "--json", out, "--timeline", out), 2, "--json and by --timeline")
+    assert_one_line_error(simulate(tmp_path, "--timeline", "-"), 2, "--timeline -", "a file name")

@@ -181,6 +181,32 @@ def test_both_ends_may_fail_at_one_instant(order: tuple[int, int], push: bool) -
         assert transfers.started == transfers.finished + fleet.lost_transfers
 
 
+@pytest.mark.parametrize("push", [False, True])
+@pytest.mark.parametrize("pool", [0, 1])
+def test_an_end_may_fail_as_its_transfer_lands(pool: int, push: bool) -> None:
+    """The failure comes first, by less than counts as a difference: what would have landed is lost, and sent again."""
+    pools = [
+        PoolSetup(steady(), ReplicaLimits(1000, 1, 60), Policy("t", 64, 64, role=role), 1)
+        for role in ("prefill", "decode")
+    ]
+    links = Links(np.ones(1), ((0,),), np.zeros(1), np.zeros((2, 2, 1), np.int64))
+    trace = Trace("t", np.arange(20) * 0.5, np.full(20, 5), np.full(20, 5))
+
+    def served(failures: tuple[Failure, ...]) -> SimulationResult:
+        lives = Lives(Fleet(failures=Failures(mtbf=1e12, mttr=1.0, scheduled=failures, retries=9)), (0.0, 0.0))
+        return simulate_fleet(trace, pools, links, Handover(np.full(20, 0.4), push=push), lives)
+
+    landed = served(()).transfers
+    assert landed is not None
+    for at_s in landed.landed_s[[0, 5, 11]]:
+        result = served((Failure(pool=pool, replica=0, at=float(np.nextafter(at_s, 0.0)), repair=2.0),))
+        transfers, fleet = result.transfers, result.fleet
+        assert transfers is not None
+        assert fleet is not None
+        assert (result.requests.status == COMPLETED).all()
+        assert transfers.started == transfers.finished + fleet.lost_transfers
+
+
 def test_a_drain_by_hand() -> None:
     """The first request ends; the second waits for the replica to come back, for the other is down, too."""
     fleet = Fleet(

@@ -46,13 +46,12 @@ def simulate(
     from rich.text import Text
 
     from apexsim.report.defaults import defaults_in_force
-    from apexsim.report.files import require_writable, write_parquet
+    from apexsim.report.files import require_outputs, write_parquet
     from apexsim.report.simulation import Conditions, as_slo, as_trace, prepared_plan, simulate_under
     from apexsim.workload.load import Load
 
-    for target in (None if json == "-" else json, requests_out, timeline):
-        if target is not None:
-            require_writable(target)
+    outputs = {"--json": None if json == "-" else json, "--requests-out": requests_out, "--timeline": timeline}
+    require_outputs({flag: Path(target) for flag, target in outputs.items() if target is not None})
     load = Load(rate, rate_scale, concurrency, requests)
     conditions = Conditions(as_slo(slo), load, price, carbon, seed, warmup, timeline is not None)
     prepared = prepared_plan(plan)

@@ -214,6 +214,12 @@ def read_landings(
             errands = embeddings_came(encoding, course, rules, errands, i - course.journeys.size, now)
             i = take_landed(traffic, now)
             continue
+        if course.journeys[i].sink == NONE:
+            # An end of it has failed at the instant at which it would have been there.
+            traffic.moved[0].finished -= 1
+            traffic.moved[0].dropped += 1
+            i = take_landed(traffic, now)
+            continue
         course.journeys[i].landed_s = now
         errands = need(course, errands, TO_FREE, i, course.journeys[i].source)
         errands = need(course, errands, TO_DELIVER, i, course.journeys[i].sink)

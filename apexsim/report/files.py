@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,22 @@ def require_writable(path: Path | str, *, make_folders: bool = False) -> None:
         raise UsageError(f"{path}: cannot be written: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{path}: cannot be written: no permission in {folder}")
+
+
+def require_outputs(targets: Mapping[str, Path]) -> None:
+    """Check that every flag's file can be written, and that no two of them are the same file.
+
+    Raises:
+        UsageError: as ``require_writable``; two flags name one file; "-", which only prints JSON.
+    """
+    taken: dict[Path, str] = {}
+    for flag, path in targets.items():
+        if str(path) == "-":
+            raise UsageError(f"{flag} -: not allowed (a file name; only --json prints)")
+        require_writable(path)
+        other = taken.setdefault(_resolved(path), flag)
+        if other != flag and not is_special(path):
+            raise UsageError(f"{path}: named by {other} and by {flag} (allowed: a file for each)")
 
 
 def _resolved(path: Path) -> Path:

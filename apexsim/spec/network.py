@@ -26,7 +26,8 @@ class Network(Strict):
         None, ge=1, description="nodes below a leaf, or in a unit of rails; all nodes of a group where left out"
     )
     spines: int | None = Field(
-        None, ge=1, description="spines, each with one link to every leaf; as many as a leaf has NICs where left out"
+        None, ge=1, le=1024,
+        description="spines, each with one link to every leaf; as many as a leaf has NICs where left out",
     )
     oversubscription: float = Field(
         1.0, gt=0, description="bandwidth of the NICs below a leaf over that of its links to the spines"
