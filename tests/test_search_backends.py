@@ -65,7 +65,7 @@ def test_a_search_killed_with_sigkill_goes_on_where_it_was(backend, whole, tmp_p
         killed.wait()
     before = lines(journal)
     assert before >= 3, "it ended before anything was written"
-    result = search_for(small_problem(), workers=2, backend=backend, out=tmp_path).to_dict()
+    result = search_for(small_problem(), workers=2, backend=backend, out=tmp_path).result.to_dict()
     assert same_but_for_the_wall_time(whole, result)
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
     done = [next(iter(entry.values()))["id"] for entry in entries[1:-1]]
@@ -128,7 +128,7 @@ def test_plans_that_hang_are_reported_and_asked_again_by_the_next_search(whole, 
     assert "4 of 8 plans timed out, for example" in report.warnings[0]
     journal = tmp_path / "journal.jsonl"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))  # as if killed at the end
-    again = search_for(small_problem(), workers=1, plan_timeout_s=600.0, out=tmp_path).to_dict()
+    again = search_for(small_problem(), workers=1, plan_timeout_s=600.0, out=tmp_path).result.to_dict()
     assert same_but_for_the_wall_time(whole, again)
 
 
