@@ -104,6 +104,7 @@ def trade_table(result: SearchResult) -> Table:
         for name, best in best_by(result.ranked).items()
     )
     sure = f", to within {result.tolerance:.0%}" if result.tolerance else ""
+    sure += f" of all but {result.cut:,} plans that had no place in the race" if result.cut else ""
     rate = f"At {result.problem.rate_rps:.4g} req/s: E2E, p50; the rest at goodput."
     title = f"The best plan by each figure{sure}. {rate}"
     return Table(title, ("best by", PLAN, "req/s", "per dev", "E2E ms", "J/tok", "USD/Mtok"), rows,

@@ -6,9 +6,11 @@
        than the best plan of a goal, which was replayed there, too, on the same requests. It is out where their
        difference, window by window, says so with confidence. The trials of those that stay are longer.
     4. Who stays is replayed in full, the best of the trials first; a new best plan raises the bar for the others.
+       Where very many stay, only so many go on (``PLACES``); the rest is *cut*, and the result says how many.
 
 Goals: the objective, and what is always shown beside it: goodput per device, energy, cost and latency. So the best by
-each of them is within ``TOLERANCE`` of that of an exhaustive search, as sure as the confidence of the trials. Places
+each of them is within ``TOLERANCE`` of that of an exhaustive search, as sure as the confidence of the trials, unless
+plans were cut, which trials could not tell from the best. Places
 behind the first, and the inside of the Pareto front, are those of the plans that were replayed in full.
 """
 
@@ -34,8 +36,11 @@ CONFIDENCE = 3.0
 NOISE = 0.005
 """Of the difference in energy between two plans that are replayed on the same requests."""
 
-ROUNDS = (200, 1000)
-"""Requests of a trial: successive halving keeps the best fraction; here who is not surely worse goes on."""
+ROUNDS = (300, 1500)
+"""Requests of the trials of each round."""
+
+PLACES = (384, 48)
+"""Plans that go on from each round at most. Where trials leave more, the best by each goal go on, in turn."""
 
 SEEDS, AT_ONCE, FULL = 6, 4096, 8
 """Seeds of each goal; trials, and full replays, between two looks at who is still in."""
@@ -84,6 +89,7 @@ class Race(Grid):
         super().__init__(candidates, objective, keep)
         self.tried_plans: set[str] = set()
         self.seeds = SEEDS
+        self.cut = 0  # plans that trials did not exclude, for which there was no place
         self._rate_rps = 1.0
         self._goals = goals_of(objective)
         self._all = {candidate.id: candidate for candidate in candidates}
@@ -190,22 +196,36 @@ class Race(Grid):
     def _advance(self) -> bool:
         """All trials of a round are made: who stays is tried longer, or replayed in full; False where a wave is due."""
         stay, self._stay = self._stay, []
-        left = []
+        left: dict[str, dict[str, float]] = {}
         for candidate in stay:
-            trial = self._trials[(self._round, candidate.id)]
-            score = self._score(candidate, trial)
-            if score is None:
-                self._out(candidate, proven=False)
+            scores = self._scores(candidate, self._trials[(self._round, candidate.id)])
+            if scores:
+                left[candidate.id] = scores
             else:
-                left.append((score, candidate.id, candidate))
-        left.sort(key=lambda item: item[:2])
-        ranked = [candidate for _, _, candidate in left]
+                self._out(candidate, proven=False)
+        places = self._in_turn(left)
+        for name in places[PLACES[self._round] :]:
+            self.cut += 1
+            self._dropped[name] = (
+                f"by trials of {ROUNDS[self._round]} requests not surely worse than the best plans, but there were "
+                f"{PLACES[self._round]} more promising ones"
+            )
+        ranked = [self._all[name] for name in places[: PLACES[self._round]]]
         if self._round + 1 < len(ROUNDS):
             self._round += 1
             self._waiting = ranked
             return True
         self._open, self._waiting = ranked[:FULL], ranked[FULL:]
         return False
+
+    def _in_turn(self, left: Mapping[str, Mapping[str, float]]) -> list[str]:
+        """The plans, the most promising by each goal in turn."""
+        lines = [
+            sorted((scores[goal.name], name) for name, scores in left.items() if goal.name in scores)
+            for goal in self._goals
+        ]
+        places = max((len(line) for line in lines), default=0)
+        return list(dict.fromkeys(line[k][1] for k in range(places) for line in lines if k < len(line)))
 
     def _out(self, candidate: Candidate, *, proven: bool) -> None:
         how = "by its bounds" if proven else f"by trials of {ROUNDS[self._round]} requests"
@@ -246,15 +266,15 @@ class Race(Grid):
             return None
         return STEP * found.goodput_rps * goal.weight(candidate.plan) / goal.weight(best.plan)
 
-    def _score(self, candidate: Candidate, trial: Trial) -> float | None:
-        """How promising a candidate is, smaller is more; None where it is out for every goal."""
-        if trial.failed:
-            return -np.inf  # its full replay says why
-        scores = [
-            score for goal in self._goals
-            if not self._proven_out(goal, candidate) and (score := self._against(goal, candidate, trial)) is not None
-        ]  # fmt: skip
-        return min(scores) if scores else None
+    def _scores(self, candidate: Candidate, trial: Trial) -> dict[str, float]:
+        """How promising a candidate is by each goal that it is not out for, smaller is more."""
+        if trial.failed:  # its full replay says why
+            return {goal.name: -np.inf for goal in self._goals}
+        found = {
+            goal.name: self._against(goal, candidate, trial)
+            for goal in self._goals if not self._proven_out(goal, candidate)
+        }  # fmt: skip
+        return {name: score for name, score in found.items() if score is not None}
 
     def _against(self, goal: Goal, candidate: Candidate, trial: Trial) -> float | None:
         """A relative difference to the best plan of a goal, better is smaller; None where surely not better by the

@@ -80,6 +80,7 @@ class SearchResult:
     strategy: str = "grid"
     tried: int = 0  # plans that were replayed in short
     trial_requests: int = 0  # of all these replays
+    cut: int = 0  # plans that these replays did not exclude, but that had no place in the next round
 
     @property
     def tolerance(self) -> float:
@@ -121,6 +122,7 @@ class SearchResult:
                 "strategy": self.strategy,
                 "tolerance": self.tolerance,
                 "plans_tried": self.tried,
+                "plans_cut": self.cut,
             },
         }
 
@@ -170,7 +172,7 @@ def search(
     wall_s = time.perf_counter() - began
     return SearchResult(
         problem, ranked, state.in_order(state.dropped), front(ranked), wall_s, interruption, used, len(state.tried),
-        state.trial_requests,
+        state.trial_requests, state.cut,
     )  # fmt: skip
 
 
@@ -198,6 +200,7 @@ class _Search:
         self.dropped: list[Dropped] = []
         self.tried: set[str] = set()
         self.trial_requests = 0
+        self.cut = 0
 
     def in_order(self, outcomes: Sequence[Dropped]) -> tuple[Dropped, ...]:
         """In the order of the space."""
@@ -245,6 +248,7 @@ class _Search:
                 done += 1
                 self._report(Progress("replayed", done, total - len(asked.dropped), self._best))
             asked.tell({candidate.id: reached[candidate.id] for candidate in wave})
+        self.cut = asked.cut if isinstance(asked, Race) else 0
         for name, reason in asked.dropped.items():
             self._drop(Dropped(candidates[name].plan, "race" if name in self.tried else "bound", reason))
 
