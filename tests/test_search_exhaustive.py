@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from apexsim.metrics.attainment import attainment
@@ -58,8 +60,10 @@ def test_the_questions_are_worth_asking():
     assert winners == {1, 2}
 
 
+@pytest.mark.parametrize("rounds", [(100, 500), (300, 1500)])
 @pytest.mark.parametrize("seed", INSTANCES)
-def test_a_race_is_within_its_tolerance_of_an_exhaustive_search(seed):
+def test_a_race_is_within_its_tolerance_of_an_exhaustive_search(seed, rounds, monkeypatch):
+    monkeypatch.setattr(sys.modules[Race.__module__], "ROUNDS", rounds)  # right by argument, not by length
     question, candidates, truth, _ = exhaustive(seed)
     feasible = [e for e in truth.values() if e is not None]
     context, known = Context.of(question), {}
@@ -73,7 +77,7 @@ def test_a_race_is_within_its_tolerance_of_an_exhaustive_search(seed):
 
 
 def test_races_leave_plans_out_and_account_for_every_one(monkeypatch):
-    monkeypatch.setattr("apexsim.search.race.PLACES", (3, 1))
+    monkeypatch.setattr(sys.modules[Race.__module__], "PLACES", (3, 1))
     out = cut = 0
     for seed in range(0, 50, 5):
         question, candidates, truth, _ = exhaustive(seed)
@@ -89,7 +93,7 @@ def test_races_leave_plans_out_and_account_for_every_one(monkeypatch):
 
 def run_race(race, context, truth, known):
     """Ids of the plans that a race replays in full, in order; trials are kept in ``known``."""
-    race.at(context.problem.rate_rps).seeds = 1
+    race.at(context.problem.rate_rps, context.problem.slo.target).seeds = 1
     order: list[str] = []
     while True:
         while wanted := race.trials():

@@ -160,7 +160,7 @@ def search(
             if strategy_name == "auto":
                 used = "race" if len(state.candidates) > RACE_FROM else "grid"
             asked = strategy(used)(state.candidates, problem.objective, keep)
-            state.evaluate(asked.at(problem.rate_rps) if isinstance(asked, Race) else asked)
+            state.evaluate(asked.at(problem.rate_rps, problem.slo.target) if isinstance(asked, Race) else asked)
             state.replay_nearest()
         if journal is not None:
             journal.finish()

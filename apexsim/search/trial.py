@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.engine.result import COMPLETED, SimulationResult
-from apexsim.metrics.attainment import keeps, reaches
-from apexsim.metrics.goodput import LOWEST_SHARE, goodput
+from apexsim.metrics.attainment import keeps
 from apexsim.metrics.latency import latencies
 from apexsim.metrics.summary import Prices
 from apexsim.scenario import Prepared, run
@@ -40,37 +39,37 @@ class Request(NamedTuple):
     Attributes:
         requests: of the short trace.
         rates_rps: where to replay it.
-        finds_goodput: also look for the goodput on the short trace, and measure a step above it.
     """
 
     candidate: Candidate
     requests: int
     rates_rps: tuple[float, ...]
-    finds_goodput: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One short replay: attainment and median E2E (s) of each window; J per output token of all."""
+    """One short replay: attainment and median E2E (s) of each window; J per output token of all.
 
-    attainment: Floats  # [WINDOWS]
+    Of clauses each has a row: a plan fails where one of them fails, and each may fail in windows of its own.
+    """
+
+    attainment: Floats  # [limits, WINDOWS]; share that keeps a clause over the share that must
     e2e_s: Floats  # [WINDOWS]
     j_per_output_token: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What the short replays of a plan showed, by rate; ``goodput_rps`` where it was asked for, and reached."""
+    """What the short replays of a plan showed, by rate."""
 
     id: str
     at: dict[float, Measured]
-    goodput_rps: float | None = None
     requests_simulated: int = 0
     failed: str = ""
 
 
 STEP = 1.01
-"""Above its goodput on the short trace a plan is measured, where it just fails: others must do better there."""
+"""Above its goodput a plan just fails: others must not, to be better."""
 
 
 def try_all(context: Context, asked: Sequence[Request]) -> list[Trial]:
@@ -94,29 +93,12 @@ def try_one(context: Context, asked: Request) -> Trial:
     prepared = prepared_of(context, asked.candidate.plan)
     trace = short(context.problem.trace, asked.requests)
     at = {rate: _measure(context, prepared, trace, rate) for rate in asked.rates_rps}
-    found, replays = None, len(at)
-    if asked.finds_goodput:
-        found, more = _goodput(context, prepared, trace, asked)
-        replays += more
-        if found is not None:
-            at[STEP * found] = _measure(context, prepared, trace, STEP * found)
-    return Trial(asked.candidate.id, at, found, replays * len(trace))
+    return Trial(asked.candidate.id, at, len(at) * len(trace))
 
 
 def short(trace: Trace, requests: int) -> Trace:
     """About so many requests of a trace, or copies of a shorter one."""
     return thinned(trace, requests) if len(trace) >= requests else repeat(trace, min_requests=requests)
-
-
-def _goodput(context: Context, prepared: Prepared, trace: Trace, asked: Request) -> tuple[float | None, int]:
-    problem = context.problem
-
-    def attainment_at(rate_rps: float) -> float:
-        return float(_measure(context, prepared, trace, rate_rps).attainment.mean())
-
-    guess = asked.rates_rps[-1] if asked.rates_rps else problem.rate_rps
-    found = goodput(attainment_at, problem.slo.target, guess / LOWEST_SHARE**0.5, guess)
-    return (found.rps if reaches(found.attainment, problem.slo.target) else None), found.evaluations
 
 
 def _measure(context: Context, prepared: Prepared, trace: Trace, rate_rps: float) -> Measured:
@@ -128,16 +110,22 @@ def _measure(context: Context, prepared: Prepared, trace: Trace, rate_rps: float
     last_s = float(np.nanmax(e2e_s)) if np.isfinite(e2e_s).any() else np.inf
     windows = np.array_split(np.arange(len(trace)), WINDOWS)
     return Measured(
-        np.array([float(kept[:, window].mean(axis=1).min()) for window in windows]),
+        np.stack([kept[:, window].mean(axis=1) for window in windows], axis=1),
         np.array([float(np.median(np.nan_to_num(e2e_s[window], nan=last_s))) for window in windows]),
         done.summary.energy.j_per_output_token,
     )
 
 
 def _kept(slo: SLO, result: SimulationResult) -> Floats:
-    """[limits, n] 1 where a request keeps a clause, over the share that must; [1, n] of all limits of a joint SLO."""
+    """[limits, n] 1 where a request keeps a clause, over the share that must; [1, n] of all limits of a joint SLO.
+
+    A clause on all gaps together is taken as kept: no request says whether it is.
+    """
     values, completed = latencies(result.requests), result.requests.status == COMPLETED
-    masks = [keeps(limit, values, completed) for limit in slo.limits]
     if slo.mode == "joint":
+        masks = [keeps(limit, values, completed) for limit in slo.limits]
         return np.asarray(np.logical_and.reduce(masks)[None, :], np.float64)
-    return np.stack([mask / (limit.share or 1.0) for mask, limit in zip(masks, slo.limits, strict=True)])
+    return np.stack([
+        (np.ones(len(completed)) if limit.metric == "itl" else keeps(limit, values, completed)) / (limit.share or 1.0)
+        for limit in slo.limits
+    ])  # fmt: skip
