@@ -16,7 +16,7 @@ from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits, simulate_pool
 from apexsim.scenario import Prepared, prepare
 from apexsim.spec import catalog
-from apexsim.spec.fleet import Autoscale, Drain, Failure, Failures, Fleet, Straggler
+from apexsim.spec.fleet import Autoscale, Drain, Failure, Failures, Fleet, Straggler, Switch, SwitchPool
 from apexsim.spec.plan import Role
 from apexsim.workload.trace import Trace
 from tests.test_engine_tiny import SEQS, tables
@@ -205,6 +205,22 @@ def test_an_end_may_fail_as_its_transfer_lands(pool: int, push: bool) -> None:
         assert fleet is not None
         assert (result.requests.status == COMPLETED).all()
         assert transfers.started == transfers.finished + fleet.lost_transfers
+
+
+def test_where_nobody_can_decode_any_more_a_run_ends() -> None:
+    """The only replica that decodes is gone for good and prefilled KV fills the other: looks at the loads go on."""
+    pools = [
+        PoolSetup(steady(), ReplicaLimits(12, 1, 60), Policy("t", 64, 64, role=role), 1)
+        for role in ("prefill", "decode")
+    ]
+    links = Links(np.ones(1), ((0,),), np.zeros(1), np.zeros((2, 2, 1), np.int64))
+    trace = Trace("t", np.arange(9) * 0.5, np.full(9, 5), np.full(9, 5))
+    switch = Switch(pools=tuple(SwitchPool(pool=p, target_requests=1.0) for p in (0, 1)), period=5.0)
+    gone = Failures(scheduled=(Failure(pool=1, replica=0, at=0.1, repair=None),))
+    lives = Lives(Fleet(failures=gone, switch=switch, drain=(Drain(pool=0, replica=0, at=3.0, away=1.0),)), (0.0, 0.0))
+    result = simulate_fleet(trace, pools, links, Handover(np.full(9, 0.4), push=False), lives)
+    assert (result.requests.status == FAILED).all()
+    assert (result.requests.reason == FAILED_NOBODY).all()
 
 
 def test_a_drain_by_hand() -> None:

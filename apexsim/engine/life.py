@@ -37,6 +37,7 @@ from apexsim.engine.course import DRAINING as UNITS_DRAINING
 from apexsim.engine.disaggregated import CoupledRun, Handover, Links, PoolSetup, simulate_pools
 from apexsim.engine.encoders import ImageSetup
 from apexsim.engine.eviction import clear_replica
+from apexsim.engine.rest import Rest
 from apexsim.engine.result import FAILED, FAILED_NOBODY, FleetEvent, FleetLife, SimulationResult
 from apexsim.engine.retry import Call, Retries
 from apexsim.engine.state import NONE, rows
@@ -108,7 +109,7 @@ class FleetRun:
     def __init__(self, run: CoupledRun, lives: Lives, berths: list[Berth], seed: int) -> None:
         fleet = lives.fleet
         self.run, self.lives, self.seed, self.env = run, lives, seed, simpy.Environment()
-        self.berths = berths
+        self.berths, self.rest = berths, Rest(fleet)
         failures = fleet.failures or Failures()
         self.retries = Retries(run, failures.retries)
         self.calls: list[Call] = []
@@ -143,7 +144,7 @@ class FleetRun:
             run.to(until)
             if cursor[DRAINED]:
                 self._see_drained(float(run.course.stopped_s[0]))
-            elif self._all_ended() or until == np.inf or self._is_hopeless():
+            elif self._all_ended() or until == np.inf or self._is_hopeless() or self._is_at_an_end():
                 return self._result()
             else:
                 while self.env.peek() == until:
@@ -151,6 +152,9 @@ class FleetRun:
 
     def _all_ended(self) -> bool:
         return sum(int(state.replicas.ended.sum()) for state in self.run.states) == len(self.run.trace)
+
+    def _is_at_an_end(self) -> bool:
+        return not self.calls and self.rest.is_final(self.run, self.berths, len(self.events), self.env.now)
 
     def _is_hopeless(self) -> bool:
         """Nobody will ever serve those who are left: a replica that never comes back was the last of its kind."""
