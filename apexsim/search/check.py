@@ -16,6 +16,7 @@ from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.problem import Problem
 from apexsim.search.prune import Context, screen
 from apexsim.search.run import SearchResult, search
+from apexsim.spec.legality import check_plan
 from apexsim.spec.plan import Plan
 
 Kind = Literal["slo", "best", "worse"]
@@ -98,6 +99,9 @@ def _outcome(plan: Plan, problem: Problem, result: SearchResult) -> Evaluation |
     for evaluation in result.ranked:
         if evaluation.id == plan.id:
             return evaluation
+    illegal = check_plan(problem.model, plan)
+    if illegal is not None:  # a space never holds a plan that its cluster does not
+        return Dropped(plan, "illegal", illegal)
     context = Context.of(problem)
     (screened,) = screen(context, (plan,))
     if not isinstance(screened, Candidate):
