@@ -38,3 +38,16 @@ def test_whose_time_is_up_makes_way() -> None:
     columns = serve(max_wait_s=3e-3)
     assert columns.reason[1] == REJECTED_WAIT
     assert columns.start_s[2] == pytest.approx(9e-3)
+
+
+def test_who_comes_back_is_lifted_to_the_counter_of_that_moment() -> None:
+    """One seat: while "a" decodes until 30 ms and waits with another request, "b" comes at 10.5 ms. It gets what "a"
+    has by then, not what "a" will have had when the seat is free: it is before it in the line."""
+    trace = Trace(
+        "tiny", np.array([0.0, 5.5e-3, 10.5e-3]), np.array([2, 2, 2]), np.array([30, 3, 3]),
+        client_code=np.array([0, 0, 1]), clients=("a", "b"),
+    )  # fmt: skip
+    limits = ReplicaLimits(kv_blocks=60, block_size=1, max_model_len=1000)
+    columns = simulate_pool(trace, constant_step(1), limits, Policy("tiny", 64, 1, order="fair")).requests
+    assert columns.start_s[2] == pytest.approx(30e-3)
+    assert columns.start_s[1] == pytest.approx(33e-3)

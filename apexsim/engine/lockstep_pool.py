@@ -22,7 +22,7 @@ from apexsim.engine.lockstep import (
     set_off,
     wake_ranks,
 )
-from apexsim.engine.order import may_lead
+from apexsim.engine.order import comes_back, may_lead
 from apexsim.engine.pool import BY_PREFIX, Candidates, choose, could_join, release, take_in
 from apexsim.engine.replica import THROUGH
 from apexsim.engine.shedding import sheds
@@ -38,7 +38,7 @@ def offer_rank(state: State, tables: StepTables, limits: Limits, r: int, i: int,
     wake_ranks(state, tables, first, now)
     series = groups[first].phase == RUNNING and groups[first].steps > 1
     leads = series and may_lead(state, limits, r, i)
-    if leads and (could_join(state, limits, r, i) or sheds(limits)):
+    if (leads and (could_join(state, limits, r, i) or sheds(limits))) or (series and comes_back(state, limits, r, i)):
         cut_ranks(state, tables, first, now)
 
 

@@ -106,6 +106,15 @@ def may_lead(state: State, limits: Limits, r: int, i: int) -> bool:
     return head == NONE or limits.order == FAIR or precedes(state.order.places, i, head)
 
 
+@kernel
+def comes_back(state: State, limits: Limits, r: int, i: int) -> bool:
+    """True where nobody else of request i's client waits: the next boundary says to what its counter is lifted."""
+    if limits.order != FAIR:
+        return False
+    first = r * state.stage_free_s.shape[1]
+    return bool(state.order.clients[first, state.order.places[i].client].head == NONE)
+
+
 @rare_kernel
 def join_seen(state: State, limits: Limits, g: int) -> None:
     """Those that have arrived take their places in the order; with ``ahead`` only whom the boundary knows."""

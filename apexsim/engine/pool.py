@@ -17,7 +17,7 @@ from apexsim.engine.book import Book, pool_at
 from apexsim.engine.handover import blocks_to_receive, comes_from_elsewhere
 from apexsim.engine.jit import entry_kernel, kernel
 from apexsim.engine.kvcache import resident_tokens
-from apexsim.engine.order import arrive, may_lead
+from apexsim.engine.order import arrive, comes_back, may_lead
 from apexsim.engine.pages import most_pages
 from apexsim.engine.presence import count_present
 from apexsim.engine.replica import THROUGH, advance, room, schedule, wake_groups
@@ -40,9 +40,11 @@ def offer(state: State, tables: StepTables, limits: Limits, r: int, i: int, now:
     if not take_in(state, limits, r, i):
         return
     wake_groups(state, r, now)
-    leads = may_lead(state, limits, r, i) and runs_series(state, g)
+    if not runs_series(state, g):
+        return
+    leads = may_lead(state, limits, r, i)
     # Where requests are shed, who leads is looked at again when its time is up.
-    if leads and (could_join(state, limits, r, i) or sheds(limits)):
+    if (leads and (could_join(state, limits, r, i) or sheds(limits))) or comes_back(state, limits, r, i):
         cut_series(state, tables, g, now)
 
 
