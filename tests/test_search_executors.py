@@ -7,6 +7,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import joblib
 import pytest
 
 from apexsim.errors import UsageError
@@ -118,6 +119,21 @@ def test_only_the_item_that_always_kills_its_worker_is_lost(mortal, tmp_path):
     assert results == sorted(-7 if number == 7 else 2 * number for number in range(12))
     with pytest.raises(WorkersLost, match="memory"):
         list(mortal.run(partial(die, tmp_path, 99), range(12)))
+
+
+def test_a_worker_may_die_while_others_are_handed_their_first_items(monkeypatch):
+    hand_over, calls = joblib.Parallel.dispatch_one_batch, []
+
+    def fails_once(self, items):
+        calls.append(items)
+        if len(calls) == 2:
+            raise executors.TerminatedWorkerError("while the second item is handed over")
+        return hand_over(self, items)
+
+    monkeypatch.setattr(joblib.Parallel, "dispatch_one_batch", fails_once)
+    with executors.Processes(2) as workers:
+        assert sorted(workers.run(double, range(4))) == [0, 2, 4, 6]
+    assert len(calls) > 2
 
 
 def test_workers_that_always_die_are_lost_whatever_is_asked_of_them(mortal, monkeypatch):

@@ -141,14 +141,16 @@ class Processes(Workers):
         self, function: Callable[[Item], Result], items: Sequence[tuple[int, Item]], workers: int
     ) -> Iterator[tuple[int, Result]]:
         task = partial(_numbered, function)
-        results = self._parallel(joblib.delayed(task)(*item) for item in items)
-        try:
+        results = None
+        try:  # workers may die while they are still being handed their first items
+            results = self._parallel(joblib.delayed(task)(*item) for item in items)
             yield from results
         except TerminatedWorkerError:  # all of them are gone
             self._begin_anew(max(1, self._workers // 2))
         except BaseException:  # results that nobody took would turn up in the next run
             with warnings.catch_warnings(action="ignore"):
-                results.close()
+                if results is not None:
+                    results.close()
                 self._begin_anew(self._workers)
             raise
 
