@@ -25,6 +25,7 @@ PLANS = sorted(
     for path in (ROOT / "docs" / "examples").glob("*.yaml")
     if re.search("^pools:", path.read_text(), re.MULTILINE) and path.stem not in ("misspelt", "too-large")
 )
+ENGINES = ("vllm", "sglang", "tensorrt-llm")
 RELEASES = [release for engine in engines() for release in releases(engine)]
 
 
@@ -144,3 +145,61 @@ def test_an_engine_or_a_version_that_is_not_known_is_refused(engine, version, wo
     plan = plan_of("{model: Llama-3.1-8B, cluster: 1xh100-sxm, pools: [{}]}")
     with pytest.raises(UsageError, match=words):
         deploy(plan, engine=engine, version=version)
+
+
+PHASES = (
+    "{model: Llama-3.1-8B, cluster: 2xh100-sxm, transfer: {mode: MODE}, "
+    "pools: [{role: prefill, scheduler: {max_waiting: 7}}, {role: decode}]}"
+)
+
+
+@pytest.mark.parametrize("asked", ["true", "null"])
+def test_context_servers_of_tensorrt_llm_run_without_the_overlap_scheduler(asked):
+    plan = plan_of(PHASES.replace("MODE", "pull").replace("max_waiting: 7", f"async_scheduling: {asked}"))
+    prefill, decode = realise(plan, release_for("tensorrt-llm", None))
+    assert prefill.options["disable_overlap_scheduler"] is True
+    assert "disable_overlap_scheduler" not in decode.options
+    assert any("async_scheduling=true" in line for line in prefill.cannot) == (asked == "true")
+
+
+def test_a_limit_of_the_queue_counts_what_the_engine_counts():
+    """vLLM: all requests of all ranks; SGLang: those that wait at a rank, and none between two phases."""
+    of_ranks = "{model: DeepSeek-V3, cluster: 8xh200-sxm, pools: [{dp: 8, ep: 8, scheduler: {max_waiting: 7, "
+    plan = plan_of(of_ranks + "max_num_seqs: 64}}]}")
+    (vllm,), (sglang,) = (realise(plan, release_for(engine, None)) for engine in ("vllm", "sglang"))
+    assert vllm.flags["--max-num-queued-reqs"] == 8 * (64 + 7)
+    assert sglang.flags["--max-queued-requests"] == 7
+    prefill, _ = realise(plan_of(PHASES.replace("MODE", "pull")), release_for("sglang", None))
+    assert "--max-queued-requests" not in prefill.flags
+    assert any("max_waiting=7" in line for line in prefill.cannot)
+
+
+def test_the_smallest_priority_goes_first_in_each_engine():
+    plan = plan_of("{model: Llama-3.1-8B, cluster: 1xh100-sxm, pools: [{scheduler: {policy: priority}}]}")
+    (vllm,), (sglang,) = (realise(plan, release_for(engine, None)) for engine in ("vllm", "sglang"))
+    assert vllm.flags["--scheduling-policy"] == "priority"
+    assert {"--enable-priority-scheduling", "--schedule-low-priority-values-first"} <= set(sglang.flags)
+
+
+def test_a_tier_is_of_each_device_and_what_engines_take_of_a_rank_or_of_a_device():
+    plan = plan_of(
+        "{model: Llama-3.1-8B, cluster: 8xh100-sxm, "
+        "pools: [{tp: 2, pp: 2, replicas: 2, kv_tiers: [{tier: host, capacity: 64GB, bandwidth: 20GB/s}]}]}"
+    )
+    (vllm,), (sglang,), (trtllm,) = (realise(plan, release_for(engine, None)) for engine in ENGINES)
+    assert vllm.flags["--kv-offloading-size"] == pytest.approx(4 * 64e9 / 2**30, abs=1e-3)
+    assert sglang.flags["--hicache-size"] == 64
+    assert trtllm.options["kv_cache_config"]["host_cache_size"] == 64_000_000_000
+
+
+def test_words_of_a_draft_model_and_what_it_switches_off():
+    plan = plan_of(
+        "{model: Llama-3.1-70B, cluster: 8xh100-sxm, pools: [{tp: 8, speculative: {method: draft-model, "
+        "draft_model: Llama-3.2-1B, num_speculative_tokens: 3, acceptance: 0.7}}]}"
+    )
+    (vllm,), (sglang,), (trtllm,) = (realise(plan, release_for(engine, None)) for engine in ENGINES)
+    assert '"method": "draft_model"' in vllm.flags["--speculative-config"]
+    assert sglang.flags["--speculative-algorithm"] == "STANDALONE"
+    assert trtllm.options["speculative_config"]["decoding_type"] == "DraftTarget"
+    assert "where it drafts, SGLang switches chunks beside decodes off" in " ".join(sglang.cannot)
+    assert "switches chunks" not in " ".join(vllm.cannot)

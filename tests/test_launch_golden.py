@@ -26,10 +26,9 @@ PRESET = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "tensorrt-llm"}
 END = "--host 0.0.0.0 --port 8000"
 VLLM = "vllm serve deepseek-ai/DeepSeek-V3 --data-parallel-size 8 --enable-expert-parallel"
 LIMITS = "--max-num-batched-tokens 4096 --max-num-seqs 64"
-SGLANG = (
-    "python -m sglang.launch_server --model-path deepseek-ai/DeepSeek-V3 "
-    "--tp-size 8 --dp-size 8 --enable-dp-attention --ep-size 8"
-)
+SGLANG = "python -m sglang.launch_server --model-path deepseek-ai/DeepSeek-V3 --tp-size 8"
+RANKS = "--dp-size 8 --enable-dp-attention --ep-size 8"
+PRIORITY = "--enable-priority-scheduling --schedule-low-priority-values-first"
 DRAFTS = "--speculative-num-steps 2 --speculative-eagle-topk 1 --speculative-num-draft-tokens 3"
 CHUNKS = "--chunked-prefill-size 32768 --max-prefill-tokens 4096 --max-running-requests 512"
 MTP = """--speculative-config '{"method": "mtp", "num_speculative_tokens": 2}'"""
@@ -45,15 +44,15 @@ GOLDEN = {
     f"--scheduling-policy priority {MTP} {END}",
     ("vllm", "0.33.0"): f"{VLLM} --all2all-backend deepep_low_latency --gpu-memory-utilization 0.9 --block-size 16 "
     f"--max-model-len 32768 --enable-chunked-prefill {LIMITS} --async-scheduling --enable-prefix-caching "
-    f"--scheduling-policy priority --max-num-queued-reqs 100 {MTP} {END}",
-    ("sglang", "0.4.6"): f"{SGLANG} --enable-deepep-moe --deepep-mode low_latency --mem-fraction-static 0.9 "
+    f"--scheduling-policy priority --max-num-queued-reqs 1312 {MTP} {END}",
+    ("sglang", "0.4.6"): f"{SGLANG} {RANKS} --enable-deepep-moe --deepep-mode low_latency --mem-fraction-static 0.9 "
     f"--page-size 16 --context-length 32768 --speculative-algorithm NEXTN {DRAFTS} {CHUNKS} {END}",
-    ("sglang", "0.5.4"): f"{SGLANG} --moe-a2a-backend deepep --deepep-mode low_latency "
+    ("sglang", "0.5.4"): f"{SGLANG} {RANKS} --moe-a2a-backend deepep --deepep-mode low_latency "
     f"--mem-fraction-static 0.9 --page-size 16 --context-length 32768 --speculative-algorithm NEXTN {DRAFTS} {CHUNKS} "
-    f"--enable-priority-scheduling --max-queued-requests 100 {END}",
-    ("sglang", "0.5.23"): f"{SGLANG} --moe-a2a-backend deepep --deepep-mode low_latency "
+    f"{PRIORITY} --max-queued-requests 100 {END}",
+    ("sglang", "0.5.23"): f"{SGLANG} --attn-dp-size 8 --ep-size 8 --moe-a2a-backend deepep --deepep-mode low_latency "
     f"--mem-fraction-static 0.9 --page-size 16 --context-length 32768 --speculative-algorithm NEXTN {DRAFTS} {CHUNKS} "
-    f"--enable-priority-scheduling --max-queued-requests 100 {END}",
+    f"{PRIORITY} --max-queued-requests 100 {END}",
     ("tensorrt-llm", "1.2.1"): "trtllm-serve deepseek-ai/DeepSeek-V3 --tp_size 8 --ep_size 8 "
     "--kv_cache_free_gpu_memory_fraction 0.9 --max_seq_len 32768 --max_num_tokens 4096 --max_batch_size 64 "
     f"--extra_llm_api_options serve-options.yaml {END}",

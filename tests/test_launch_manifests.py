@@ -156,10 +156,21 @@ def test_roles_are_told_to_dynamo_and_to_llm_d():
     assert roles == ["prefill", "decode"]
     decode = next(e for e in pools if e["metadata"].get("labels", {}).get("llm-d.ai/role") == "decode")
     pod = decode["spec"]["template"]["spec"]
-    assert "--vllm-port=8200" in pod["initContainers"][0]["args"]
+    assert {"--vllm-port=8200", "--secure-proxy=false"} <= set(pod["initContainers"][0]["args"])
     assert pod["containers"][0]["command"][-1] == "8200"
     (pool,) = (e for e in pools if e["kind"] == "InferencePool")
     assert pool["spec"]["selector"]["matchLabels"].items() <= decode["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("router", "mode"), [("power-of-two", "power-of-two"), ("prefix-aware", "kv"), ("session-affine", "round-robin")]
+)
+def test_dynamo_routes_as_the_plan_does_or_says_that_it_cannot(router, mode):
+    text = deploy(plan_of(f"{{model: Llama-3.1-8B, cluster: 2xh100-sxm, router: {router}, pools: [{{replicas: 2}}]}}"))
+    (graph,) = yaml.safe_load_all(text.text("dynamo"))
+    args = graph["spec"]["components"][0]["podTemplate"]["spec"]["containers"][0]["args"]
+    assert args[args.index("--router-mode") + 1] == mode
+    assert ("has no such mode" in text.text("dynamo")) == (router == "session-affine")
 
 
 def test_replicas_take_devices_of_their_own():

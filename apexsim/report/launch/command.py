@@ -10,7 +10,6 @@ from apexsim.report.launch.placement import Seat, seats
 from apexsim.report.launch.platforms import HTTP_PORT, on_several_nodes
 from apexsim.report.launch.realise import Launch
 from apexsim.report.launch.routers import bootstrap_port, router_command
-from apexsim.report.launch.settings import BOOTSTRAP_PORT
 from apexsim.report.launch.shell import wrapped
 
 _PROGRAMS = {
@@ -126,7 +125,7 @@ def _process(launch: Launch, seat: Seat, places: Sequence[Seat], port: int, per_
     host = f"node{seat.node}" if len({other.node for other in places}) > 1 else "127.0.0.1"
     variables = [f"{name}={shlex.quote(value)}" for name, value in environment(launch, seat, host).items()]
     if launch.pool.role == "prefill" and launch.release.engine == "sglang":
-        own = {"--disaggregation-bootstrap-port": bootstrap_port(seat, BOOTSTRAP_PORT)}
+        own = {"--disaggregation-bootstrap-port": bootstrap_port(seat)}
         launch = replace(launch, flags=launch.flags | own)
     words = [*variables, *map(shlex.quote, [*prefix, *arguments(launch, port, more)])]
     return [title, *wrapped([*words, *([] if len(places) == 1 else ["&"])])]

@@ -47,9 +47,9 @@ class Deployment:
 
     def notes(self, form: str = "command") -> tuple[str, ...]:
         """What a reader must know; of the router only where the format has this one."""
-        known = self.asked_version
-        nearest = () if known in (None, self.release.version) else (
-            f"{self.release.engine} {known}: its own flags were not read; these are those of {self.release.version}",
+        asked = self.asked_version
+        nearest = () if asked in (None, self.release.version) else (
+            f"{self.release.engine} {asked}: its own flags were not read; these are those of {self.release.version}",
         )  # fmt: skip
         found = [(launch, line) for launch in self.launches for line in launch.notes]
         several = len(self.plan.cluster.groups) > 1 and form == "kubernetes"

@@ -8,9 +8,9 @@ import yaml
 
 from apexsim.report.launch import manifest
 from apexsim.report.launch.manifest import Manifest, app_name, labels
-from apexsim.report.launch.platforms import HTTP_PORT, platforms, router_word
+from apexsim.report.launch.platforms import HTTP_PORT, engine_facts, platforms, router_word
 from apexsim.report.launch.realise import Launch
-from apexsim.report.launch.routers import disaggregated_options, is_disaggregated, nginx_config
+from apexsim.report.launch.routers import disaggregated_options, is_disaggregated, nginx_config, sglang_router
 from apexsim.report.launch.settings import BOOTSTRAP_PORT
 
 DOMAIN = "svc.cluster.local"
@@ -68,27 +68,18 @@ def _router(app: str, container: Manifest, config: Manifest | None) -> list[Mani
 def _before_phases(app: str, launches: Sequence[Launch]) -> list[Manifest]:
     """SGLang's and TensorRT-LLM's own routers; vLLM ships none, which the heading says."""
     engine, version = launches[0].release.engine, launches[0].release.version
-    found: dict[str, list[str]] = {"prefill": [], "decode": []}
+    image = engine_facts(engine)["image"].format(version=version)
+    urls: dict[str, list[str]] = {}
     for launch in launches:
-        found.setdefault(launch.pool.role, []).extend(pod_names(app, launch))
+        urls.setdefault(launch.pool.role, []).extend(f"{name}:{HTTP_PORT}" for name in pod_names(app, launch))
     ports = [{"name": "http", "containerPort": HTTP_PORT}]
     probe = {"tcpSocket": {"port": HTTP_PORT}, "periodSeconds": 5}
     if engine == "sglang":
-        words = ["python", "-m", "sglang_router.launch_router", "--pd-disaggregation"]
-        for name in found["prefill"]:
-            words += ["--prefill", f"http://{name}:{HTTP_PORT}", str(BOOTSTRAP_PORT)]
-        for name in found["decode"]:
-            words += ["--decode", f"http://{name}:{HTTP_PORT}"]
-        for role in ("prefill", "decode"):
-            words += [f"--{role}-policy", router_word(launches[0].plan, "sglang_router", role)[0] or "round_robin"]
-        words += ["--host", "0.0.0.0", "--port", str(HTTP_PORT)]
-        image = platforms()["engines"][engine]["image"].format(version=version)
+        words = sglang_router(launches[0].plan, urls, [BOOTSTRAP_PORT] * len(urls["prefill"]))
         return _router(app, {"name": "router", "image": image, "command": words, "ports": ports,
                              "readinessProbe": probe}, None)  # fmt: skip
     if engine == "tensorrt-llm":
-        urls = {role: [f"{name}:{HTTP_PORT}" for name in names] for role, names in found.items()}
         config = yaml.safe_dump(disaggregated_options(urls), sort_keys=False)
-        image = platforms()["engines"][engine]["image"].format(version=version)
         command = ["trtllm-serve", "disaggregated", "-c", f"{manifest.OPTIONS_FOLDER}disaggregated.yaml"]
         container = {"name": "router", "image": image, "command": command, "ports": ports, "readinessProbe": probe,
                      "volumeMounts": [{"name": "config", "mountPath": manifest.OPTIONS_FOLDER}]}  # fmt: skip

@@ -63,7 +63,9 @@ def _sidecar() -> Manifest:
     return {
         "name": "routing-proxy",
         "image": platforms()["llm_d_sidecar"],
-        "args": [f"--port={HTTP_PORT}", f"--vllm-port={ENGINE_PORT}", "--connector=nixlv2"],
+        "args": [
+            f"--port={HTTP_PORT}", f"--vllm-port={ENGINE_PORT}", "--connector=nixlv2", "--secure-proxy=false",
+        ],
         "restartPolicy": "Always",
         "ports": [{"name": "proxy", "containerPort": HTTP_PORT}],
     }

@@ -8,7 +8,7 @@ from typing import Any
 from apexsim.report.launch.realise import Launch
 from apexsim.report.launch.table import FOLDER, numbers
 from apexsim.spec.base import load_yaml
-from apexsim.spec.plan import Plan
+from apexsim.spec.plan import Plan, Role
 
 HTTP_PORT = 8000
 """Where clients ask; replicas listen on the ports behind it."""
@@ -26,9 +26,9 @@ def engine_facts(engine: str) -> dict[str, str]:
     return found
 
 
-def router_word(plan: Plan, table: str, role: str = "serve") -> tuple[str | None, str]:
+def router_word(plan: Plan, table: str, role: Role = "serve") -> tuple[str | None, str]:
     """What a router is called in one of the tables of routers, and the plan's own name; None: it has none like it."""
-    name = plan.router_of("prefill" if role == "prefill" else "decode" if role == "decode" else "serve")
+    name = plan.router_of(role)
     return platforms()[table].get(name), name
 
 

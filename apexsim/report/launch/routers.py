@@ -12,13 +12,15 @@ from apexsim.report.launch.platforms import HTTP_PORT, platforms, router_word
 from apexsim.report.launch.realise import Launch
 from apexsim.report.launch.settings import BOOTSTRAP_PORT
 from apexsim.report.launch.shell import wrapped
+from apexsim.spec.plan import Plan, Role
 
+PHASES: tuple[Role, Role] = ("prefill", "decode")
 NGINX_FILE, DISAGGREGATED_FILE = "router.conf", "disaggregated.yaml"
 
 
-def bootstrap_port(seat: Seat, first: int) -> int:
+def bootstrap_port(seat: Seat) -> int:
     """Replicas that prefill on one node need ports of their own."""
-    return first + seat.devices[0]
+    return BOOTSTRAP_PORT + seat.devices[0]
 
 
 def is_disaggregated(launches: Sequence[Launch]) -> bool:
@@ -32,7 +34,7 @@ def router_notes(launches: Sequence[Launch]) -> tuple[str, ...]:
     if is_disaggregated(launches):
         if engine == "vllm":
             return ("a router between prefill and decode: vllm ships none; formats llm-d and dynamo have one",)
-        return tuple(_pd_note(launches, role) for role in ("prefill", "decode") if _pd_note(launches, role))
+        return tuple(note for role in PHASES if (note := _pd_note(launches, role)))
     if sum(pool.replicas for pool in plan.pools) == 1:
         return ()
     word, name = router_word(plan, "nginx")
@@ -42,7 +44,7 @@ def router_notes(launches: Sequence[Launch]) -> tuple[str, ...]:
     return (f"router={name}: {note}",) if note else ()
 
 
-def _pd_note(launches: Sequence[Launch], role: str) -> str:
+def _pd_note(launches: Sequence[Launch], role: Role) -> str:
     if launches[0].release.engine != "sglang":
         return ""
     word, name = router_word(launches[0].plan, "sglang_router", role)
@@ -126,22 +128,22 @@ def router_command(launches: Sequence[Launch], places: Sequence[Seat], ports: Ma
         return ["# router", f"trtllm-serve disaggregated -c {DISAGGREGATED_FILE}"]
     if engine == "vllm":
         return ["# router: none that vLLM ships; formats llm-d and dynamo have one"]
-    words = sglang_router(launches, places, found)
+    ports_of_prefill = [bootstrap_port(s) for s in places if s.rank == 0 and launches[s.pool].pool.role == "prefill"]
+    words = sglang_router(launches[0].plan, found, ports_of_prefill)
     return ["# router", *wrapped(list(map(shlex.quote, words)))]
 
 
-def sglang_router(
-    launches: Sequence[Launch], places: Sequence[Seat], found: Mapping[str, Sequence[str]]
-) -> list[str]:
-    """The command of sglang_router before pools of prefill and decode."""
-    prefilling = [s for s in places if s.rank == 0 and launches[s.pool].pool.role == "prefill"]
+def sglang_router(plan: Plan, found: Mapping[str, Sequence[str]], bootstrap: Sequence[int]) -> list[str]:
+    """The command of sglang_router before pools of prefill and decode.
+
+    Args:
+        found: role → host:port of its replicas. bootstrap: bootstrap port of each that prefills.
+    """
     words = ["python", "-m", "sglang_router.launch_router", "--pd-disaggregation"]
-    for address, seat in zip(found["prefill"], prefilling, strict=True):
-        words += ["--prefill", f"http://{address}", str(bootstrap_port(seat, BOOTSTRAP_PORT))]
+    for address, port in zip(found["prefill"], bootstrap, strict=True):
+        words += ["--prefill", f"http://{address}", str(port)]
     for address in found["decode"]:
         words += ["--decode", f"http://{address}"]
-    for role in ("prefill", "decode"):
-        word, _ = router_word(launches[0].plan, "sglang_router", role)
-        words += [f"--{role}-policy", word or "round_robin"]
+    for role in PHASES:
+        words += [f"--{role}-policy", router_word(plan, "sglang_router", role)[0] or "round_robin"]
     return [*words, "--host", "0.0.0.0", "--port", str(HTTP_PORT)]
-
