@@ -13,8 +13,7 @@ from apexsim.engine.state import NONE, State
 from tests.adapter_worlds import adapter_worlds
 from tests.test_engine_differential import BUILT_IN, check_iterations, check_requests, run_both
 from tests.test_engine_invariants import run
-from tests.test_engine_prefix_invariants import states_of
-from tests.worlds import World, drawn
+from tests.worlds import World, drawn, states_of
 
 
 @given(adapter_worlds(routers=BUILT_IN))

@@ -20,7 +20,8 @@ from apexsim.workload.visual import with_visual_tokens
 from tests.encoding_worlds import Encoder, ImageWorld, image_worlds
 from tests.oracle_encoding import EncodingPools
 from tests.oracle_pools import PoolsRun
-from tests.test_engine_differential import EXACT, LOADS, gaps_of
+from tests.test_engine_differential import EXACT, LOADS
+from tests.test_engine_pools import entry_and_exit, instants_of, same_gaps_and_work
 from tests.worlds import drawn, make_tables
 
 
@@ -34,26 +35,12 @@ def run(world: ImageWorld) -> SimulationResult:
 
 def run_naively(world: ImageWorld) -> tuple[EncodingPools, PoolsRun]:
     pools, trace = world.pools, world.pools.trace
-    units = [(p, r) for p, pool in enumerate(pools.pools) for r in range(pool.units)]
-
-    def choice(roles: set[str], name: str) -> tuple[np.ndarray, str]:
-        able = np.array([u for u, (p, _) in enumerate(units) if pools.pools[p].policy.role in roles])
-        if len(able) == 0:
-            return np.zeros((1, 0), np.int64), "place"
-        made = router(name).candidates(Offered(len(trace), trace.session), len(able), 7)
-        return able[made.candidates], LOADS[made.load]
-
     encoders = router(world.images.router).candidates(Offered(len(trace), trace.session), max(world.images.units, 1), 7)
     naive = EncodingPools(
-        trace, list(pools.pools), pools.links, pools.handover, choice({"serve", "prefill"}, pools.routers["prefill"]),
-        choice({"decode"}, pools.routers["decode"]), 7, images=world.images, candidates=encoders.candidates,
-        load=LOADS[encoders.load],
+        trace, list(pools.pools), pools.links, pools.handover, *entry_and_exit(pools), 7, images=world.images,
+        candidates=encoders.candidates, load=LOADS[encoders.load],
     )  # fmt: skip
-    entry_s = max(pool.limits.entry_s for pool in pools.pools if pool.policy.role != "decode")
-    exit_s = max(pool.limits.exit_s for pool in pools.pools)
-    arrival_s = trace.arrival_s - trace.arrival_s[0]
-    arrivals = [entry_s if pools.concurrency else float(at) + entry_s for at in arrival_s]
-    return naive, naive.run(arrivals, pools.concurrency, entry_s + exit_s)
+    return naive, naive.run(*instants_of(pools))
 
 
 @given(image_worlds())
@@ -84,15 +71,10 @@ def test_images_agree_with_the_oracle(world: ImageWorld) -> None:
         np.testing.assert_allclose(columns.start_s[i] - origin_s, source.start, **EXACT)
         np.testing.assert_allclose(columns.first_token_s[i] - clock_s, last.tokens[0], **EXACT)
         np.testing.assert_allclose(columns.finish_s[i] - clock_s, last.tokens[-1], **EXACT)
-    gaps = [
-        gap for p, pool in enumerate(pools.pools) if pool.policy.role != "prefill"
-        for q in expected.requests[p] for gap in np.diff(q.tokens)
-    ]  # fmt: skip
-    np.testing.assert_allclose(gaps_of(result), np.sort(gaps), rtol=1e-9, atol=1e-11)
+    same_gaps_and_work(result, pools, expected)
     if encoded is not None:
         assert encoded.batches == sum(unit.batches for unit in naive.encoders)
     for p, counters in enumerate(result.pools):
-        assert counters.iterations == len(expected.pools[p].iterations)
         assert counters.slices == sum(picture.seen for picture in expected.pools[p].pictures.values())
 
 

@@ -14,8 +14,8 @@ from apexsim.spec.fleet import Fleet
 from tests.fleet_worlds import FleetWorld, fleet_worlds, scaled_worlds
 from tests.oracle_fleet import FleetPools
 from tests.oracle_pools import PoolsRun
-from tests.test_engine_differential import EXACT, gaps_of
-from tests.test_engine_pools import entry_and_exit, instants_of
+from tests.test_engine_differential import EXACT
+from tests.test_engine_pools import entry_and_exit, instants_of, same_gaps_and_work
 from tests.worlds import drawn
 
 
@@ -64,15 +64,7 @@ def test_fleets_agree_with_the_oracle(world: FleetWorld) -> None:
         np.testing.assert_allclose(columns.finish_s[i] - clock_s, last.tokens[-1], **EXACT)
         before = naive.tries.preemptions.get(i, 0)
         assert columns.preemptions[i] == before + sum(q.preemptions for q in (source, sink) if q is not None)
-    gaps = list(naive.tries.gaps) + [
-        gap for p, pool in enumerate(world.pools.pools) if pool.policy.role != "prefill"
-        for q in expected.requests[p] for gap in np.diff(q.tokens)
-    ]  # fmt: skip
-    np.testing.assert_allclose(gaps_of(result), np.sort(gaps), rtol=1e-9, atol=1e-11)
-    for p, counters in enumerate(result.pools):
-        assert counters.iterations == len(expected.pools[p].iterations)
-        assert counters.prefill_tokens == sum(row[4] for row in expected.pools[p].iterations)
-        assert counters.decode_tokens == sum(row[3] for row in expected.pools[p].iterations)
+    same_gaps_and_work(result, world.pools, expected, naive.tries.gaps)
 
 
 @given(fleet_worlds())

@@ -13,7 +13,7 @@ from apexsim.engine.result import COMPLETED, IN_FLIGHT, REJECTED, SimulationResu
 from apexsim.engine.simulate import simulate_pool
 from apexsim.engine.state import IDLE, NONE, State, new_state
 from tests.test_engine_differential import BUILT_IN, gaps_of
-from tests.worlds import World, drawn, worlds
+from tests.worlds import World, drawn, with_states, worlds
 
 
 def run(world: World, **changes: object) -> SimulationResult:
@@ -47,23 +47,15 @@ def test_2_causality(world: World) -> None:
 @given(worlds(routers=BUILT_IN))
 @drawn
 def test_3_blocks_are_conserved_and_all_free_at_the_end(world: World) -> None:
-    states: list[State] = []
-    real = simulate_module.run_pool
-
-    def spy(*args: object, **kwargs: object) -> State:
-        states.append(real(*args, **kwargs))  # type: ignore[arg-type]
-        return states[-1]
-
-    with mock.patch.object(simulate_module, "run_pool", spy):
-        result = run(world)
-    replicas, groups = states[0].replicas, states[0].groups
+    result, (state,) = with_states(lambda: run(world))
+    replicas, groups = state.replicas, state.groups
     assert (replicas.used_blocks == 0).all()
     assert (replicas.running == 0).all()
     assert (replicas.waiting == 0).all()
     assert (replicas.prompt_tokens == 0).all()
     assert (replicas.waiting_head == NONE).all()
     assert (groups.phase == IDLE).all()
-    for sums in (groups.kv, groups.kv_windowed, groups.growing, groups.decoding, states[0].blocks):
+    for sums in (groups.kv, groups.kv_windowed, groups.growing, groups.decoding, state.blocks):
         assert (sums == 0).all()
     assert 0 <= result.pools[0].kv_peak_blocks <= world.limits.kv_blocks
 

@@ -21,7 +21,7 @@ from tests.test_engine_invariants import run
 from tests.test_engine_marks import SHARES, instants
 from tests.test_engine_routers import ShortestQueueInPython
 from tests.test_engine_tiny import SEQS, serve, tables
-from tests.worlds import World, drawn, worlds
+from tests.worlds import World, drawn, with_states, worlds
 
 
 @given(lockstep_worlds(routers=BUILT_IN))
@@ -54,17 +54,9 @@ def test_ranks_of_a_group_begin_and_end_every_iteration_together(world: World) -
 @given(lockstep_worlds(routers=BUILT_IN))
 @drawn
 def test_ranks_conserve_requests_and_blocks(world: World) -> None:
-    states: list[State] = []
-    real = simulate_module.run_pool
-
-    def spy(*args: object, **kwargs: object) -> State:
-        states.append(real(*args, **kwargs))  # type: ignore[arg-type]
-        return states[-1]
-
-    with mock.patch.object(simulate_module, "run_pool", spy):
-        result = run(world)
+    result, (state,) = with_states(lambda: run(world))
     assert not (result.requests.status == IN_FLIGHT).any()
-    replicas, groups = states[0].replicas, states[0].groups
+    replicas, groups = state.replicas, state.groups
     assert (replicas.used_blocks == 0).all()
     assert (replicas.peak_blocks <= world.limits.kv_blocks).all()
     assert (replicas.running == 0).all()

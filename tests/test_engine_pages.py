@@ -21,9 +21,8 @@ from tests.oracle_pages import most, pages
 from tests.paged_worlds import paged_worlds
 from tests.test_engine_differential import BUILT_IN, EXACT, gaps_of, iterations_of, run_both
 from tests.test_engine_invariants import run
-from tests.test_engine_prefix_invariants import states_of
 from tests.test_engine_routers import ShortestQueueInPython
-from tests.worlds import World, drawn, worlds
+from tests.worlds import World, drawn, states_of, worlds
 
 
 @given(paged_worlds(routers=BUILT_IN) | paged_worlds(routers=BUILT_IN, sharing=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import assume, given
 
@@ -83,15 +85,20 @@ def test_pools_agree_with_the_oracle(world: PoolWorld) -> None:
         assert columns.preemptions[i] == sum(q.preemptions for q in (source, sink) if q is not None)
         if len(last.tokens) > 1:
             np.testing.assert_allclose(columns.itl_max_s[i], np.diff(last.tokens).max(), rtol=1e-9, atol=1e-11)
-    gaps = [
+    same_gaps_and_work(result, world, expected)
+
+
+def same_gaps_and_work(result: SimulationResult, world: PoolWorld, naive: PoolsRun, lost: Sequence[float] = ()) -> None:
+    """Gaps between tokens (``lost``: those of tries that failed), iterations and tokens of every pool."""
+    gaps = [*lost] + [
         gap for p, pool in enumerate(world.pools) if pool.policy.role != "prefill"
-        for q in expected.requests[p] for gap in np.diff(q.tokens)
+        for q in naive.requests[p] for gap in np.diff(q.tokens)
     ]  # fmt: skip
     np.testing.assert_allclose(gaps_of(result), np.sort(gaps), rtol=1e-9, atol=1e-11)
-    for p, counters in enumerate(result.pools):
-        assert counters.iterations == len(expected.pools[p].iterations)
-        assert counters.prefill_tokens == sum(row[4] for row in expected.pools[p].iterations)
-        assert counters.decode_tokens == sum(row[3] for row in expected.pools[p].iterations)
+    for counters, pool in zip(result.pools, naive.pools, strict=True):
+        assert counters.iterations == len(pool.iterations)
+        assert counters.prefill_tokens == sum(row[4] for row in pool.iterations)
+        assert counters.decode_tokens == sum(row[3] for row in pool.iterations)
 
 
 @given(pool_worlds())

@@ -20,9 +20,8 @@ from apexsim.workload.read import read_trace
 from apexsim.workload.stats import describe
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import offline
-from tests.test_engine_prefix_invariants import states_of
 from tests.test_engine_tiny import SEQS, tables
-from tests.worlds import shared_by
+from tests.worlds import shared_by, states_of
 
 MOONCAKE = Path(__file__).resolve().parents[2] / "shared/data/traces/mooncake_conversation.csv.gz"
 CACHING = Policy("t", 8, SEQS, prefix_caching=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -11,7 +10,6 @@ import numpy as np
 from hypothesis import assume, given
 
 from apexsim.engine import fleet
-from apexsim.engine import simulate as simulate_module
 from apexsim.engine.result import COMPLETED
 from apexsim.engine.state import DECODING, NONE, PREFILLING, RUNNING, Limits, State
 from apexsim.workload.trace import Trace
@@ -19,21 +17,7 @@ from tests.oracle_memory import blocks_of
 from tests.test_engine_differential import BUILT_IN, EXACT, gaps_of, run_both
 from tests.test_engine_invariants import run
 from tests.test_engine_routers import ShortestQueueInPython
-from tests.worlds import World, drawn, worlds
-
-
-def states_of(call: Callable[[], object]) -> list[State]:
-    """The final states of the runs that ``call`` makes."""
-    states: list[State] = []
-    real = simulate_module.run_pool
-
-    def spy(*args: object, **kwargs: object) -> State:
-        states.append(real(*args, **kwargs))  # type: ignore[arg-type]
-        return states[-1]
-
-    with mock.patch.object(simulate_module, "run_pool", spy):
-        call()
-    return states
+from tests.worlds import World, drawn, states_of, worlds
 
 
 @given(worlds(routers=BUILT_IN, sharing=True))

@@ -22,9 +22,8 @@ from tests.oracle import Run
 from tests.paged_worlds import paged_worlds
 from tests.test_engine_differential import BUILT_IN, run_both
 from tests.test_engine_invariants import run
-from tests.test_engine_prefix_invariants import states_of
 from tests.tier_worlds import swapping_worlds
-from tests.worlds import World, drawn, make_tables, worlds
+from tests.worlds import World, drawn, make_tables, states_of, worlds
 
 ALL = st.one_of(
     worlds(routers=BUILT_IN, ordered=True, phased=True), worlds(routers=BUILT_IN, pipelines=True),

@@ -13,9 +13,8 @@ from apexsim.engine.result import COMPLETED
 from apexsim.engine.state import NONE
 from tests.test_engine_differential import BUILT_IN, check_iterations, check_requests, run_both
 from tests.test_engine_invariants import run
-from tests.test_engine_prefix_invariants import states_of
 from tests.tier_worlds import swapping_worlds, tiered_ranks, tiered_worlds
-from tests.worlds import World, drawn, worlds
+from tests.worlds import World, drawn, states_of, worlds
 
 
 @given(tiered_worlds(routers=BUILT_IN))

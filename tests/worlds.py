@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
+from unittest import mock
 
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine import simulate as simulate_module
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
+from apexsim.engine.state import State
 from apexsim.workload.trace import Trace
+
+Result = TypeVar("Result")
 
 EXAMPLES = int(os.environ.get("APEXSIM_EXAMPLES", "300"))
 """Worlds drawn a test; a nightly run sets more."""
@@ -20,6 +27,24 @@ EXAMPLES = int(os.environ.get("APEXSIM_EXAMPLES", "300"))
 drawn = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )  # fmt: skip
+
+
+def with_states(call: Callable[[], Result]) -> tuple[Result, list[State]]:
+    """What ``call`` returns, and the final states of the runs that it makes."""
+    states: list[State] = []
+    real = simulate_module.run_pool
+
+    def spy(*args: object, **kwargs: object) -> State:
+        states.append(real(*args, **kwargs))  # type: ignore[arg-type]
+        return states[-1]
+
+    with mock.patch.object(simulate_module, "run_pool", spy):
+        return call(), states
+
+
+def states_of(call: Callable[[], object]) -> list[State]:
+    """The final states of the runs that ``call`` makes."""
+    return with_states(call)[1]
 
 
 @dataclass(frozen=True)

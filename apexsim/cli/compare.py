@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from apexsim.cli.terminal import a_rate, print_rich, put_json, say_when_compiling
+from apexsim.cli.terminal import (
+    Concurrency,
+    FirstRequests,
+    Rate,
+    RateScale,
+    print_rich,
+    put_json,
+    say_when_compiling,
+)
 
 SIDE = "A plan, the JSON of simulate, search or validate, or the folder of a search."
 
@@ -16,14 +24,10 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help=SIDE, show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="What to hold against it.", show_default=False)],
     trace: Annotated[str | None, typer.Option(help="What plans are simulated under.", show_default=False)] = None,
-    rate: Annotated[
-        float | None, typer.Option(callback=a_rate, help="Offer the trace at this rate, requests/s.")
-    ] = None,
-    rate_scale: Annotated[
-        float | None, typer.Option(callback=a_rate, help="Offer it at its own rate times this factor.")
-    ] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Closed loop: requests in flight.")] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Only the first so many requests.")] = None,
+    rate: Rate = None,
+    rate_scale: RateScale = None,
+    concurrency: Concurrency = None,
+    requests: FirstRequests = None,
     slo: Annotated[str | None, typer.Option(help="As of simulate.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the router's draws.")] = 0,
     json: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from apexsim.cli.terminal import a_file, print_rich, put_json
+from apexsim.cli.terminal import a_file, duration_s, print_rich, put_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,12 +108,8 @@ def _answer(json: str | None, found: Callable[[], _Report]) -> None:
 
 def _seconds(text: str) -> float:
     from apexsim.errors import UsageError
-    from apexsim.spec.units import parse_seconds
 
-    try:
-        seconds = parse_seconds(text)
-    except UsageError as problem:
-        raise UsageError(f"--time-limit: {problem}") from None
+    seconds = duration_s("--time-limit", text)
     if seconds <= 0:
         raise UsageError(f"--time-limit {text}: must be more than 0")
     return seconds

@@ -7,20 +7,25 @@ from typing import Annotated
 
 import typer
 
-from apexsim.cli.terminal import a_rate, print_rich, put_json, say, say_when_compiling
+from apexsim.cli.terminal import (
+    Concurrency,
+    FirstRequests,
+    Rate,
+    RateScale,
+    print_rich,
+    put_json,
+    say,
+    say_when_compiling,
+)
 
 
 def simulate(
     plan: Annotated[Path, typer.Argument(help="Plan file (YAML or JSON).", show_default=False)],
     trace: Annotated[str, typer.Option(help="Trace file, or the name of a bundled trace.", show_default=False)],
-    rate: Annotated[
-        float | None, typer.Option(callback=a_rate, help="Offer the trace at this rate, requests/s.")
-    ] = None,
-    rate_scale: Annotated[
-        float | None, typer.Option(callback=a_rate, help="Offer it at its own rate times this factor.")
-    ] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Closed loop: requests in flight.")] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Only the first so many requests.")] = None,
+    rate: Rate = None,
+    rate_scale: RateScale = None,
+    concurrency: Concurrency = None,
+    requests: FirstRequests = None,
     slo: Annotated[
         str | None, typer.Option(help="ttft=2s,tpot=100ms@0.9, or 'ttft:p99<=500ms;tpot:p95<=50ms'.")
     ] = None,

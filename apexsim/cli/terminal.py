@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,15 @@ def a_rate(parameter: typer.CallbackParam, value: float | None) -> float | None:
     if value is not None:
         check_rate(parameter.opts[0], value)
     return value
+
+
+Rate = Annotated[float | None, typer.Option(callback=a_rate, help="Offer the trace at this rate, requests/s.")]
+RateScale = Annotated[
+    float | None, typer.Option(callback=a_rate, help="Offer it at its own rate times this factor.")
+]
+Concurrency = Annotated[int | None, typer.Option(min=1, help="Closed loop: requests in flight.")]
+FirstRequests = Annotated[int | None, typer.Option(min=1, help="Only the first so many requests.")]
+"""Flags of the load that a trace makes."""
 
 
 def a_file(parameter: typer.CallbackParam, value: Path | None) -> Path | None:

@@ -21,7 +21,7 @@ from apexsim.cost.grid import CorrectionGrid
 from apexsim.cost.laws import LAWS, Law, Sizes
 from apexsim.cost.packing import pack, unpack
 from apexsim.cost.shapes import Work
-from apexsim.errors import InputError
+from apexsim.spec.files import read_json
 
 Floats = NDArray[np.float64]
 GRID_UNIT = 4e-3
@@ -143,11 +143,4 @@ def load(path: Path) -> KernelFile:
     Raises:
         InputError: it is missing, truncated or no kernel file.
     """
-    try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as problem:
-        raise InputError(f"{path}: cannot be read: {problem.strerror}") from None
-    except json.JSONDecodeError as problem:
-        raise InputError(f"{path}: line {problem.lineno}: not valid JSON: {problem.msg} (truncated?)") from None
-    except (KeyError, TypeError, ValueError) as problem:
-        raise InputError(f"{path}: not a kernel file: {type(problem).__name__} {problem}") from None
+    return read_json(path, "fitted kernels", parse)

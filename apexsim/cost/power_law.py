@@ -14,19 +14,17 @@ device lowers its clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from apexsim.errors import InputError
+from apexsim.spec.files import read_json
 
 Floats = NDArray[np.float64]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ def load_power(path: Path) -> PowerFile:
     Raises:
         InputError: it is missing, truncated or no power file.
     """
-    return _read(path, "power laws", _parse)
+    return read_json(path, "power laws", _parse)
 
 
 def _parse(data: dict[str, Any]) -> PowerFile:
@@ -108,17 +106,6 @@ def _parse(data: dict[str, Any]) -> PowerFile:
         for fit in data["fits"]
     )
     return PowerFile(data["source"], data["fitted"], data["quantile"], fits)
-
-
-def _read(path: Path, what: str, parse: Callable[[dict[str, Any]], T]) -> T:
-    try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as problem:
-        raise InputError(f"{path}: cannot be read: {problem.strerror}") from None
-    except json.JSONDecodeError as problem:
-        raise InputError(f"{path}: line {problem.lineno}: not valid JSON: {problem.msg} (truncated?)") from None
-    except (KeyError, TypeError, ValueError) as problem:
-        raise InputError(f"{path}: no file of {what}: {type(problem).__name__} {problem}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +137,6 @@ def load_serving(path: Path) -> ServingFile:
     Raises:
         InputError: missing, truncated or no such file.
     """
-    return _read(path, "factors of serving power", lambda data: ServingFile(
+    return read_json(path, "factors of serving power", lambda data: ServingFile(
         Serving(**data["factors"]), data["source"], data["fitted"], data["errors"]
     ))

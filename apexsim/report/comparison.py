@@ -15,8 +15,7 @@ from apexsim.metrics.compare import Change, compare_values
 from apexsim.metrics.compare import compare as compare_summaries
 from apexsim.metrics.metric import Direction
 from apexsim.report import plots
-from apexsim.report.console import render
-from apexsim.report.markup import tables_html
+from apexsim.report.answer import Answer
 from apexsim.report.side import PLAN, VALIDATION, Side, read_side
 from apexsim.report.simulation import (
     Conditions,
@@ -35,7 +34,6 @@ from apexsim.workload.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from rich.console import Group
 
 AT_GOODPUT = (("goodput_rps", "goodput"), ("goodput_rps_per_device", "goodput per device"))
 """What the best plan of a search is worth, beside its summary: key, title."""
@@ -48,7 +46,7 @@ RANKED = 10
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Answer):
     """Two sides. ``rows`` are their metrics, ``plan_rows`` the keys in which their plans differ."""
 
     base: Side
@@ -106,12 +104,6 @@ class Comparison:
     def plot_changes(self, ax: Axes | None = None) -> Axes:
         """Relative change of the headline metrics; green is better, orange worse."""
         return plots.changes(tuple(row for row in self.rows if row.tag in HEADLINE), "A", "B", ax)
-
-    def __rich__(self) -> Group:
-        return render(self.tables)
-
-    def _repr_html_(self) -> str:
-        return tables_html(self.heading, self.tables)
 
 
 def compare(

@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from apexsim.report.console import render
-from apexsim.report.markup import tables_html
+from apexsim.report.answer import Answer
 from apexsim.report.proof import proof, proof_dict
 from apexsim.report.tables import UNDEFINED, Table, show
 from apexsim.search.fleet import FleetProblem, read_fleet
 from apexsim.search.fleet_ilp import Fleet, best_fleet
 from apexsim.search.ilp import TIME_LIMIT_S
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
 UNITS = {"cost": "USD", "energy": "J", "carbon": "g CO2e", "devices": "device-hours"}
 """Of an objective, over all hours of the demand."""
 
 
 @dataclass(frozen=True)
-class FleetReport:
+class FleetReport(Answer):
     """A fleet. ``result`` holds everything, ``to_dict()`` is the JSON of ``apexsim plan fleet``."""
 
     result: Fleet
@@ -134,12 +130,6 @@ class FleetReport:
              **{f"{name}_rps": rate[h] for name, rate in fleet.rates[c].items()}}
             for c, kind in enumerate(fleet.kinds) for h in self._every if fleet.replicas[c][h]
         ])  # fmt: skip
-
-    def __rich__(self) -> Group:
-        return render(self.tables)
-
-    def _repr_html_(self) -> str:
-        return tables_html(self.heading, self.tables)
 
 
 def plan_fleet(

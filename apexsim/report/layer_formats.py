@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import yaml
 
-from apexsim.report.console import render
-from apexsim.report.markup import tables_html
+from apexsim.report.answer import Answer
 from apexsim.report.proof import proof, proof_dict
 from apexsim.report.tables import UNDEFINED, Table, show
 from apexsim.search.formats import Cost, FormatsProblem, read_formats, with_formats
@@ -21,14 +20,11 @@ from apexsim.spec.files import write_atomically
 from apexsim.spec.plan import Plan
 from apexsim.spec.units import format_bytes
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
 UNITS = {"time": "s", "energy": "J", "memory": "bytes", "loss": "of loss"}
 
 
 @dataclass(frozen=True)
-class FormatsReport:
+class FormatsReport(Answer):
     """Formats by layer. ``result`` holds everything, ``to_dict()`` is the JSON of ``apexsim plan precision``."""
 
     result: Formats
@@ -91,12 +87,6 @@ class FormatsReport:
         """The plan with its rules, as YAML. UsageError where it cannot be written."""
         data = self.plan.model_dump(mode="json", exclude_defaults=True)
         write_atomically(path, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
-
-    def __rich__(self) -> Group:
-        return render(self.tables)
-
-    def _repr_html_(self) -> str:
-        return tables_html(self.heading, self.tables)
 
 
 def plan_precision(

@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from apexsim.report.console import render
-from apexsim.report.markup import tables_html
+from apexsim.report.answer import Answer
 from apexsim.report.proof import proof
 from apexsim.report.tables import Table, show
 from apexsim.search.experts import ExpertsProblem, read_experts
@@ -19,12 +18,9 @@ from apexsim.search.ilp import TIME_LIMIT_S
 from apexsim.search.placement import Figures, Placement, best_placement, counts_in_order, physical_to_logical
 from apexsim.spec.files import write_atomically
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
 
 @dataclass(frozen=True)
-class PlacementReport:
+class PlacementReport(Answer):
     """A placement. ``result`` holds everything, ``to_dict()`` is the JSON of ``apexsim plan experts``."""
 
     result: Placement
@@ -101,12 +97,6 @@ class PlacementReport:
         lines = (" ".join(f"{tokens:.15g}" for tokens in row) for row in counts_in_order(self.result))
         head = "# tokens of each expert, a line a layer, in the order in which devices hold them\n"
         write_atomically(path, head + "\n".join(lines) + "\n")
-
-    def __rich__(self) -> Group:
-        return render(self.tables)
-
-    def _repr_html_(self) -> str:
-        return tables_html(self.heading, self.tables)
 
 
 def plan_experts(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from apexsim.report.console import render
-from apexsim.report.markup import tables_html
+from apexsim.report.answer import Answer
 from apexsim.report.proof import proof, proof_dict
 from apexsim.report.tables import UNDEFINED, Table, show
 from apexsim.search.ilp import TIME_LIMIT_S
@@ -18,12 +17,9 @@ from apexsim.search.pools import DECODE, PREFILL, PoolsProblem, read_pools
 from apexsim.search.pools_ilp import Placed, PoolsPlan, best_pools
 from apexsim.spec.units import format_bytes
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
 
 @dataclass(frozen=True)
-class PoolsReport:
+class PoolsReport(Answer):
     """A placement. ``result`` holds everything, ``to_dict()`` is the JSON of ``apexsim plan pools``."""
 
     result: PoolsPlan
@@ -87,12 +83,6 @@ class PoolsReport:
              "out_bytes_per_s": row["out_rps"] * kv, "in_bytes_per_s": row["in_rps"] * kv}
             for row in rows
         ])  # fmt: skip
-
-    def __rich__(self) -> Group:
-        return render(self.tables)
-
-    def _repr_html_(self) -> str:
-        return tables_html(self.heading, self.tables)
 
 
 def plan_pools(

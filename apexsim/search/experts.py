@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 
 from apexsim.cost.counts import measured
 from apexsim.errors import InputError
-from apexsim.search.fleet import beside
+from apexsim.search.question import beside, read_csv, read_question
 from apexsim.spec import catalog
-from apexsim.spec.base import Strict, load_yaml, parse
+from apexsim.spec.base import Strict
 from apexsim.spec.cluster import Cluster, island_size
 from apexsim.spec.units import Bytes, Seconds
 
@@ -90,11 +90,7 @@ def read_experts(source: ExpertsProblem | Mapping[str, Any] | Path | str) -> Exp
     Raises:
         InputError: a file that says something impossible. UsageError: an unknown model or device.
     """
-    folder, name = (Path(source).parent, str(source)) if isinstance(source, str | Path) else (Path(), "experts")
-    if isinstance(source, ExpertsProblem):
-        problem = source
-    else:
-        problem = parse(ExpertsProblem, load_yaml(source) if isinstance(source, str | Path) else source, source=name)
+    problem, folder, name = read_question(ExpertsProblem, source, "experts")
     cluster = problem.cluster
     if (reason := cluster.network.unknown_to_programs) is not None:
         raise InputError(f"{name}: {reason}")
@@ -116,12 +112,7 @@ def read_experts(source: ExpertsProblem | Mapping[str, Any] | Path | str) -> Exp
 
 
 def _transitions(path: Path, layers: int, experts: int) -> Floats:
-    try:
-        table = pd.read_csv(path, comment="#", skipinitialspace=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as problem:
-        raise InputError(f"{path}: cannot be read as CSV: {' '.join(str(problem).split())}") from None
+    table = read_csv(path)
     if list(table.columns) != list(COLUMNS):
         raise InputError(f"{path}: columns {', '.join(map(str, table.columns))}: expected {', '.join(COLUMNS)}")
     bounds = {"layer": layers - 1, "from": experts, "to": experts, "tokens": np.inf}

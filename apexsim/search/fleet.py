@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from apexsim.errors import ApexsimError, InputError, unknown_name
+from apexsim.search.question import beside, read_question
 from apexsim.spec import catalog
 from apexsim.spec.base import Strict, load_yaml, parse
 from apexsim.spec.hardware import HardwareProfile
@@ -144,11 +145,7 @@ def read_fleet(source: FleetProblem | Mapping[str, Any] | Path | str) -> FleetPr
     Raises:
         InputError: a file that says something impossible; a price or a power that the question needs and nobody knows.
     """
-    folder, name = (Path(source).parent, str(source)) if isinstance(source, str | Path) else (Path(), "fleet")
-    if isinstance(source, FleetProblem):
-        problem = source
-    else:
-        problem = parse(FleetProblem, load_yaml(source) if isinstance(source, str | Path) else source, source=name)
+    problem, folder, name = read_question(FleetProblem, source, "fleet")
     found = [*problem.candidates, *_searched(problem, folder)]
     filled = tuple(_filled(candidate, problem, name) for candidate in found)
     return problem.model_copy(update={"candidates": filled, "searches": {}})
@@ -184,11 +181,6 @@ def _profile(device: str) -> HardwareProfile | None:
         return catalog.device(device)
     except ApexsimError:
         return None
-
-
-def beside(folder: Path, path: str) -> Path:
-    """A path of a file, as seen from that file's folder where it is there, else from the working folder."""
-    return folder / path if (folder / path).exists() else Path(path)
 
 
 def _searched(problem: FleetProblem, folder: Path) -> list[FleetCandidate]:

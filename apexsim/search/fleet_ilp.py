@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 
 from apexsim.errors import NoFeasiblePlan
 from apexsim.search.fleet import FleetCandidate, FleetProblem
-from apexsim.search.ilp import TIME_LIMIT_S, TOLERANCE, Limit, Outcome, Program, Shortfall, Terms
+from apexsim.search.ilp import TIME_LIMIT_S, TOLERANCE, Limit, Outcome, Program, Shortfall, Terms, gap_of
 from apexsim.search.shortfall import told
 
 RESERVE = 0.3
@@ -154,8 +154,7 @@ def _better(found: Fleet | None, apart: Fleet, bound: float) -> Fleet | None:
     value = apart.worth()
     if dear or (found is not None and found.value <= value):
         return found
-    gap = max(value - bound, 0.0) / max(abs(value), 1e-12)
-    return replace(apart, value=value, bound=bound, gap=gap, timed_out=True)
+    return replace(apart, value=value, bound=bound, gap=gap_of(value, bound), timed_out=True)
 
 
 def _solved(models: Sequence[_Model], time_limit_s: float) -> list[Outcome]:
@@ -341,7 +340,7 @@ def _read(
     value = sum(outcome.objective for _, outcome in solved)
     bound = sum(outcome.bound for _, outcome in solved)
     timed_out = any(outcome.timed_out for _, outcome in solved)
-    gap = max(value - bound, 0.0) / max(abs(value), 1e-12) if timed_out else 0.0
+    gap = gap_of(value, bound) if timed_out else 0.0
     return Fleet(
         problem, kinds, tuple(map(tuple, replicas)),
         tuple({name: tuple(rate) for name, rate in served.items()} for served in rates),

@@ -21,9 +21,9 @@ from pydantic import Field, PositiveInt
 from apexsim.cost.memory import DoesNotFit
 from apexsim.errors import InputError, NoFeasiblePlan
 from apexsim.scenario import Prepared, prepare, run
-from apexsim.search.fleet import beside
+from apexsim.search.question import beside, read_csv, read_question
 from apexsim.spec import catalog
-from apexsim.spec.base import Strict, load_yaml, parse
+from apexsim.spec.base import Strict, parse
 from apexsim.spec.formats import weight_bytes, word_of
 from apexsim.spec.layer_precision import PrecisionRule
 from apexsim.spec.plan import Plan
@@ -112,11 +112,7 @@ def read_formats(source: FormatsProblem | Mapping[str, Any] | Path | str) -> For
     Raises:
         InputError: a file that says something impossible. NoFeasiblePlan: not even the leanest formats fit.
     """
-    folder, name = (Path(source).parent, str(source)) if isinstance(source, str | Path) else (Path(), "formats")
-    if isinstance(source, FormatsProblem):
-        problem = source
-    else:
-        problem = parse(FormatsProblem, load_yaml(source) if isinstance(source, str | Path) else source, source=name)
+    problem, folder, name = read_question(FormatsProblem, source, "formats")
     if isinstance(problem.plan, str):
         plan = catalog.load_plan(beside(folder, problem.plan))
     else:
@@ -167,12 +163,7 @@ def _split(word: str) -> tuple[Any, Any]:
 
 
 def _items(path: Path, layers: int) -> tuple[Item, ...]:
-    try:
-        table = pd.read_csv(path, comment="#", skipinitialspace=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as problem:
-        raise InputError(f"{path}: cannot be read as CSV: {' '.join(str(problem).split())}") from None
+    table = read_csv(path)
     if not set(COLUMNS) <= set(table.columns) <= {*COLUMNS, "part"}:
         told = f"columns {', '.join(map(str, table.columns))}"
         raise InputError(f"{path}: {told}: expected layer, format, loss, and part where it is needed")

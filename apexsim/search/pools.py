@@ -10,10 +10,10 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from apexsim.errors import InputError
-from apexsim.search.fleet import beside
 from apexsim.search.pool_rates import phase_rate
+from apexsim.search.question import beside, read_question
 from apexsim.spec import catalog
-from apexsim.spec.base import Strict, load_yaml, parse
+from apexsim.spec.base import Strict, parse
 from apexsim.spec.cluster import Cluster, DeviceGroup, island_size
 from apexsim.spec.dtypes import KvDtype
 from apexsim.spec.hardware import HardwareProfile
@@ -127,14 +127,10 @@ def read_pools(source: PoolsProblem | Mapping[str, Any] | Path | str) -> PoolsQu
     Raises:
         InputError: a file that says something impossible. UsageError: an unknown model or device.
     """
-    name = str(source) if isinstance(source, str | Path) else "pools"
-    if isinstance(source, PoolsProblem):
-        problem = source
-    else:
-        problem = parse(PoolsProblem, load_yaml(source) if isinstance(source, str | Path) else source, source=name)
+    problem, folder, name = read_question(PoolsProblem, source, "pools")
     if (reason := problem.cluster.network.unknown_to_programs) is not None:
         raise InputError(f"{name}: {reason}")
-    problem, prompt = _simulated(problem, Path(source).parent if isinstance(source, str | Path) else Path(), name)
+    problem, prompt = _simulated(problem, folder, name)
     kv_bytes = problem.kv_bytes
     if problem.model is not None:
         kv_bytes = catalog.model(problem.model).kv_bytes_per_token(problem.kv_cache) * prompt

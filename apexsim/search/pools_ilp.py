@@ -23,10 +23,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
-from apexsim.errors import InputError, NoFeasiblePlan
+from apexsim.errors import InputError
 from apexsim.search.ilp import TIME_LIMIT_S, Limit, Outcome, Program
 from apexsim.search.pools import DECODE, PREFILL, Box, PoolsQuestion, Shape
-from apexsim.search.shortfall import told
+from apexsim.search.shortfall import solved
 
 MOST_PATTERNS = 20_000
 """More sets of replicas in one node than this are refused: nobody needs so many shapes at once."""
@@ -116,13 +116,9 @@ def best_pools(question: PoolsQuestion, time_limit_s: float = TIME_LIMIT_S) -> P
     """
     model = _Model(question)
     outcome = model.program.solve(model.objectives, time_limit_s)
-    if outcome.impossible:
-        what = f"{question.problem.rate:g} requests/s" if question.problem.rate else "the limits"
-        raise NoFeasiblePlan(f"no placement serves {what}: {told(model.program.shortfalls(time_limit_s))}")
-    if not outcome.found:
-        none = f"no placement was found within {time_limit_s:g} s"
-        raise NoFeasiblePlan(f"{none}, and none was ruled out: allow more time")
-    return model.read(outcome)
+    what = f"{question.problem.rate:g} requests/s" if question.problem.rate else "the limits"
+    refused, missing = f"no placement serves {what}", "no placement was found"
+    return model.read(solved(model.program, outcome, time_limit_s, refused=refused, missing=missing))
 
 
 def patterns(question: PoolsQuestion) -> Iterator[Pattern]:

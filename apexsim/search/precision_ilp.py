@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apexsim.errors import InputError, NoFeasiblePlan
+from apexsim.errors import InputError
 from apexsim.search.formats import Cost, FormatsQuestion
-from apexsim.search.ilp import TIME_LIMIT_S, Limit, Outcome, Program, Terms
-from apexsim.search.shortfall import told
+from apexsim.search.ilp import TIME_LIMIT_S, Limit, Outcome, Program, Terms, gap_of
+from apexsim.search.shortfall import solved
 
 GIGA = 1e9
 
@@ -51,12 +51,8 @@ def best_formats(question: FormatsQuestion, time_limit_s: float = TIME_LIMIT_S) 
     """
     model = _Model(question)
     outcome = model.program.solve(model.objectives, time_limit_s)
-    if outcome.impossible:
-        raise NoFeasiblePlan(f"no formats keep the limits: {told(model.program.shortfalls(time_limit_s))}")
-    if not outcome.found:
-        none = f"no formats were found within {time_limit_s:g} s"
-        raise NoFeasiblePlan(f"{none}, and none were ruled out: allow more time")
-    return model.read(outcome)
+    refused, missing = "no formats keep the limits", "no choice of formats was found"
+    return model.read(solved(model.program, outcome, time_limit_s, refused=refused, missing=missing))
 
 
 def total(question: FormatsQuestion, chosen: dict[tuple[int, str], str]) -> tuple[float, Cost]:
@@ -122,7 +118,7 @@ class _Model:
         base = question.base
         start = {"time": base.time_s, "energy": base.energy_j or 0.0, "memory": base.weights_bytes, "loss": 0.0}
         value, bound = (start[question.problem.objective] + each for each in (outcome.objective, outcome.bound))
-        gap = max(value - bound, 0.0) / max(abs(value), 1e-12) if outcome.timed_out else 0.0
+        gap = gap_of(value, bound) if outcome.timed_out else 0.0
         words = list(dict.fromkeys(word for item in question.items for word in item.losses))
         uniform = {
             word: total(question, {(item.layer, item.part): word for item in question.items})

@@ -1,10 +1,25 @@
-"""One line about what stands in the way where an integer program has no solution."""
+"""One line about what stands in the way where an integer program has no solution, or none was found in time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from apexsim.search.ilp import Shortfall
+from apexsim.errors import NoFeasiblePlan
+from apexsim.search.ilp import Outcome, Program, Shortfall
+
+
+def solved(program: Program, outcome: Outcome, time_limit_s: float, *, refused: str, missing: str) -> Outcome:
+    """The outcome, where it holds a solution.
+
+    Raises:
+        NoFeasiblePlan: there is none (``refused``, and what would have to give way), or none was found in time
+            (``missing``).
+    """
+    if outcome.impossible:
+        raise NoFeasiblePlan(f"{refused}: {told(program.shortfalls(time_limit_s))}")
+    if not outcome.found:
+        raise NoFeasiblePlan(f"{missing} within {time_limit_s:g} s, and none was ruled out: allow more time")
+    return outcome
 
 
 def told(shortfalls: Sequence[Shortfall]) -> str:

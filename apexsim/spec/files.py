@@ -1,12 +1,17 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and read with an error that names them."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
-from apexsim.errors import UsageError
+from apexsim.errors import InputError, UsageError
+
+Content = TypeVar("Content")
 
 _OPEN_FILES = ("/dev/std", "/dev/fd/", "/proc/")
 
@@ -29,6 +34,22 @@ def write_atomically(path: Path | str, data: str | bytes) -> None:
     except (OSError, RuntimeError) as problem:
         # a RuntimeError where links go in a circle
         raise UsageError(f"{path}: cannot be written: {getattr(problem, 'strerror', None) or problem}") from None
+
+
+def read_json(path: Path, what: str, parse: Callable[[Any], Content]) -> Content:
+    """What ``parse`` makes of the data of a JSON file; ``what`` is what it should hold, for errors.
+
+    Raises:
+        InputError: it is missing, truncated, or ``parse`` finds no such data in it.
+    """
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be read: {problem.strerror}") from None
+    except json.JSONDecodeError as problem:
+        raise InputError(f"{path}: line {problem.lineno}: not valid JSON: {problem.msg} (truncated?)") from None
+    except (KeyError, TypeError, ValueError) as problem:
+        raise InputError(f"{path}: not a file of {what}: {type(problem).__name__} {problem}") from None
 
 
 def is_special(path: Path | str) -> bool:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from apexsim.cost.grid import CorrectionGrid
 from apexsim.cost.packing import pack, unpack
-from apexsim.errors import InputError
+from apexsim.spec.files import read_json
 
 Floats = NDArray[np.float64]
 
@@ -89,15 +89,9 @@ def load_readings(path: Path) -> ReadingFile:
     Raises:
         InputError: missing, truncated or no such file.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return ReadingFile(data["source"], data["fitted"], tuple(_parse(each) for each in data["readings"]))
-    except OSError as problem:
-        raise InputError(f"{path}: cannot be read: {problem.strerror}") from None
-    except json.JSONDecodeError as problem:
-        raise InputError(f"{path}: line {problem.lineno}: not valid JSON: {problem.msg} (truncated?)") from None
-    except (KeyError, TypeError, ValueError) as problem:
-        raise InputError(f"{path}: not a file of power readings: {type(problem).__name__} {problem}") from None
+    return read_json(path, "power readings", lambda data: ReadingFile(
+        data["source"], data["fitted"], tuple(_parse(each) for each in data["readings"])
+    ))  # fmt: skip
 
 
 def _parse(data: dict[str, Any]) -> Reading:
