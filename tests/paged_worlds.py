@@ -14,14 +14,13 @@ from tests.worlds import World, worlds
 
 @st.composite
 def paged_worlds(
-    draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), closed: bool = True, drafting: bool = False,
-    sharing: bool = False,
-) -> World:  # fmt: skip
+    draw: st.DrawFn, *, routers: tuple[str, ...] = ("round-robin",), sharing: bool = False, **options: bool
+) -> World:
     """Pools of any number of groups of each kind, tight enough to preempt and to reject.
 
     With ``sharing``, one group keeps the whole context, none a state, and prompts share what it keeps.
     """
-    world = draw(worlds(routers=routers, closed=closed, drafting=drafting, sharing=sharing))
+    world = draw(worlds(routers=routers, sharing=sharing, **options))
     window, size = world.tables.window, world.limits.block_size
     windowed = draw(st.integers(0, 3)) if window else 0
     times = draw(st.sampled_from([1, 1, 2, 3]))

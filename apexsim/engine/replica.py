@@ -54,7 +54,7 @@ def schedule_decodes(state: State, tables: StepTables, limits: Limits, g: int) -
     r = g // state.stage_free_s.shape[1]
     preempted = False
     need = next_blocks(state, limits, g, False)
-    if limits.prefix_caching and not limits.hybrid and need > limits.kv_blocks - replicas[r].used_blocks:
+    if limits.prefix_caching and need > limits.kv_blocks - replicas[r].used_blocks:
         take_in_turn(state, tables, limits, g)
         return True
     while need > limits.kv_blocks - replicas[r].used_blocks:

@@ -2,7 +2,7 @@
 
 Sequences take their block in the order of their admission, as vLLM's scheduler does, and one that finds none preempts
 the youngest, or the least urgent. With a prefix cache the order shows: those before the shortage evict what is
-cached, those after it find what the preempted ones left.
+cached, those after it find what the preempted ones left. Pages that a window has left go before anybody takes one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from apexsim.engine.batch import preempt, tokens_held
 from apexsim.engine.jit import rare_kernel
 from apexsim.engine.kvcache import take_blocks
 from apexsim.engine.order import PRIORITY, least_urgent
-from apexsim.engine.pages import pages_held
+from apexsim.engine.pages import pages_held, pages_of
 from apexsim.engine.speculation import lookahead_blocks
 from apexsim.engine.state import DECODING, NONE, Limits, State
 
@@ -22,14 +22,14 @@ def take_in_turn(state: State, tables: StepTables, limits: Limits, g: int) -> No
     """Each decoding sequence of group g takes the blocks of its next iteration, the longest admitted first."""
     requests = state.requests
     r = g // state.stage_free_s.shape[1]
+    if limits.hybrid:
+        give_unseen_back(state, limits, g)
     i = oldest_of(state, g)
     while i != NONE:
         after, lost = requests[i].younger, False
         more = blocks_lacking(state, limits, i)
         while more > limits.kv_blocks - state.replicas[r].used_blocks and not lost:
-            victim = least_urgent(state, g) if limits.order == PRIORITY else state.groups[g].youngest
-            lost = victim == i
-            preempt(state, tables, limits, g, 1 if is_older(state, victim, i) else 0)
+            lost = preempt_in_turn(state, tables, limits, g, i) == i
             if not lost:
                 after = requests[i].younger
         if not lost and more > 0:
@@ -37,6 +37,38 @@ def take_in_turn(state: State, tables: StepTables, limits: Limits, g: int) -> No
             if state.drafts.size > 0:
                 requests[i].blocks += more
         i = after
+
+
+@rare_kernel
+def give_unseen_back(state: State, limits: Limits, g: int) -> None:
+    """Each decoding sequence of group g gives back the pages that its next token does not see."""
+    i = oldest_of(state, g)
+    while i != NONE:
+        if state.requests[i].phase == DECODING:
+            state.replicas[g // state.stage_free_s.shape[1]].used_blocks -= unseen_pages(state, limits, i)
+            if state.drafts.size > 0:
+                state.requests[i].blocks -= unseen_pages(state, limits, i)
+        i = state.requests[i].younger
+
+
+@rare_kernel
+def unseen_pages(state: State, limits: Limits, i: int) -> int:
+    """Pages of decoding request i that its next token does not see, those that its drafts left empty among them."""
+    tokens = tokens_held(state.requests, state.groups, i)
+    held: int = state.requests[i].blocks if state.drafts.size > 0 else pages_held(limits, tokens)
+    return held - pages_of(limits, tokens, tokens)
+
+
+@rare_kernel
+def preempt_in_turn(state: State, tables: StepTables, limits: Limits, g: int, i: int) -> int:
+    """Preempt the youngest or least urgent of group g, whose request i finds no block in its turn; returns it."""
+    victim: int = least_urgent(state, g) if limits.order == PRIORITY else state.groups[g].youngest
+    served = is_older(state, victim, i)
+    if limits.hybrid and state.drafts.size == 0 and state.requests[victim].phase == DECODING and not served:
+        # It has given back already what a preemption takes from it.
+        state.replicas[g // state.stage_free_s.shape[1]].used_blocks += unseen_pages(state, limits, victim)
+    preempt(state, tables, limits, g, 1 if served else 0)
+    return victim
 
 
 @rare_kernel
@@ -65,4 +97,4 @@ def blocks_lacking(state: State, limits: Limits, i: int) -> int:
     if state.drafts.size > 0:
         return int(lookahead_blocks(state, limits, i) - state.requests[i].blocks)
     tokens = tokens_held(state.requests, state.groups, i)
-    return pages_held(limits, tokens + 1) - pages_held(limits, tokens)
+    return pages_held(limits, tokens + 1) - pages_of(limits, tokens, tokens)
