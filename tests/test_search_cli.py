@@ -55,7 +55,8 @@ def test_the_answer_is_a_table_on_stdout_and_files_in_the_folder(folder):
     assert "defaults in force: router=least-loaded" in result.stderr
     names = {path.name for path in (folder / "out").iterdir()}
     assert names == {
-        "result.json", "plans.parquet", "requests.parquet", "journal.jsonl", "pareto.png", "goodput.png", "launch"
+        "result.json", "plans.parquet", "requests.parquet", "journal.jsonl", "pareto.png", "goodput.png", "launch",
+        "report.html",
     }  # fmt: skip
     assert "vllm serve meta-llama/Llama-3.1-70B --tensor-parallel-size 2 --quantization fp8" in result.stdout
     launch = {path.name for path in (folder / "out" / "launch").iterdir()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -70,16 +69,6 @@ def attainment(ranked: Sequence[Evaluation], target: float, ax: Axes | None = No
     if ranked:
         ax.legend(frameon=False, fontsize=8, loc="best")
     return ax
-
-
-def png(ax: Axes) -> bytes:
-    """The picture that ``ax`` is in; the figure is closed."""
-    buffer = io.BytesIO()
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": ""})
-    plt.close(figure)
-    return buffer.getvalue()
 
 
 def _best_of_each_shape(ranked: Sequence[Evaluation]) -> list[Evaluation]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,12 @@ from apexsim.errors import ApexsimError, NoFeasiblePlan, UsageError
 from apexsim.report import search_plots
 from apexsim.report.console import render
 from apexsim.report.files import write_json, write_parquet
+from apexsim.report.html import search_page
 from apexsim.report.launch.deploy import Deployment, deployed_or_none
 from apexsim.report.markup import tables_html
+from apexsim.report.pictures import Picture, close
 from apexsim.report.search_doubt import Doubt, asked_for, doubt_about, verdict_columns, with_doubt
+from apexsim.report.search_pictures import search_pictures
 from apexsim.report.search_tables import search_tables
 from apexsim.report.sensitivity_plots import tornado
 from apexsim.report.simulation import Conditions, SimulationReport, as_trace, simulate_under
@@ -49,7 +52,7 @@ TOP = 10
 
 JOURNAL = "journal.jsonl"
 
-TORNADO = "sensitivity.png"
+PAGE = "report.html"
 
 LAUNCH = "launch"
 """Folder of what starts the best plan."""
@@ -143,8 +146,21 @@ class SearchReport:
         """
         return tornado(asked_for(self.doubt.sensitivity), axes)
 
+    @cached_property
+    def plan_yaml(self) -> str:
+        """The best plan as a file, wherever that will lie."""
+        plan = self.best.plan.model_dump(mode="json", exclude_defaults=True)
+        if catalog.published(self.best.plan.model) is None:
+            plan["model"] = str(Path(self.best.plan.model).resolve())  # a relative path counts from the plan's folder
+        return str(yaml.safe_dump(plan, sort_keys=False))
+
+    def to_html(self) -> str:
+        """One page that needs nothing beside it: the question, the answer, the pictures, and how far to trust it."""
+        with _drawn(self) as pictures:
+            return search_page(self, pictures)
+
     def save(self, folder: Path | str) -> tuple[Path, ...]:
-        """Write result.json, plans.parquet, the pictures, requests.parquet and launch/ of the best plan.
+        """Write result.json, plans.parquet, the pictures, requests.parquet and launch/ of the best plan, report.html.
 
         Raises:
             UsageError: the folder cannot be written.
@@ -156,21 +172,19 @@ class SearchReport:
             written += [folder / "plans.parquet", folder / "requests.parquet"]
             write_parquet(written[1], self.to_pandas())
             write_parquet(written[2], self.best_run.to_pandas())
-            for name, draw in (("pareto.png", self.plot_pareto), ("goodput.png", self.plot_goodput)):
-                write_atomically(folder / name, search_plots.png(draw()))
-                written.append(folder / name)
-            if self.doubt.sensitivity is not None:
-                write_atomically(folder / TORNADO, search_plots.png(self.plot_sensitivity()[0]))
-                written.append(folder / TORNADO)
             written += self._save_launch(folder / LAUNCH)
+        with _drawn(self) as pictures:
+            for picture in pictures:
+                written.append(folder / picture.file)
+                write_atomically(written[-1], picture.png())
+            beside = [path.relative_to(folder).as_posix() for path in written]
+            written.append(folder / PAGE)
+            write_atomically(written[-1], search_page(self, pictures, beside))
         return tuple(written)
 
     def _save_launch(self, folder: Path) -> tuple[Path, ...]:
         """The best plan as a file, and how it is started."""
-        plan = self.best.plan.model_dump(mode="json", exclude_defaults=True)
-        if catalog.published(self.best.plan.model) is None:
-            plan["model"] = str(Path(self.best.plan.model).resolve())  # a relative path counts from the plan's folder
-        write_atomically(folder / "plan.yaml", yaml.safe_dump(plan, sort_keys=False))
+        write_atomically(folder / "plan.yaml", self.plan_yaml)
         return (folder / "plan.yaml", *(self.deployment.save(folder) if self.deployment is not None else ()))
 
     def __rich__(self) -> Group:
@@ -267,6 +281,16 @@ def search_for(
         )
     failure = "" if journal is None else journal.failure
     return SearchReport(result, top, failure, doubt_about(result, backend, workers, sensitivity))
+
+
+@contextmanager
+def _drawn(report: SearchReport) -> Iterator[tuple[Picture, ...]]:
+    """The pictures, forgotten at the end."""
+    pictures = search_pictures(report)
+    try:
+        yield pictures
+    finally:
+        close(pictures)
 
 
 def _flat(place: int, evaluation: Evaluation, on_front: bool) -> dict[str, Any]:
