@@ -1,7 +1,8 @@
-"""Small random questions, colocated and disaggregated, on which every plan can be replayed."""
+"""Small random questions on which every plan can be replayed: of one pool, of several, with images, on two kinds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from unittest.mock import patch
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from apexsim.search.combinations import families
 from apexsim.search.evaluate import evaluate
-from apexsim.search.outcome import Candidate, Evaluation
+from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.problem import Problem, make_problem
 from apexsim.search.prune import Context, screen
 from apexsim.spec.catalog import cluster
@@ -17,17 +18,20 @@ from apexsim.spec.slo import parse_slo
 from apexsim.workload.trace import Trace
 
 SLOS = ("ttft=1s,tpot=60ms@0.9", "e2e=8s@0.8", "ttft:p90<=500ms;tpot:p80<=40ms", "ttft=2s,itl=300ms@0.85")
-SHORT = {
-    "apexsim.metrics.goodput.MIN_REQUESTS": 300, "apexsim.metrics.goodput.MIN_SPAN_S": 20.0,
-    "apexsim.search.copies.MIN_REQUESTS": 300, "apexsim.search.copies.MIN_SPAN_S": 20.0,
-}  # fmt: skip
+SHORT, SHORTER = (300, 20.0), (100, 6.0)
+"""Requests and seconds of a goodput run at least."""
 
 
 class ShortGoodput:
     """Goodput runs of fewer requests than a user gets: the argument of a bound holds for any length."""
 
+    def __init__(self, least: tuple[int, float] = SHORT) -> None:
+        self._least = least
+
     def __enter__(self) -> None:
-        self._patches = [patch(name, value) for name, value in SHORT.items()]
+        modules = ("apexsim.metrics.goodput", "apexsim.search.copies")
+        values = dict(zip(("MIN_REQUESTS", "MIN_SPAN_S"), self._least, strict=True))
+        self._patches = [patch(f"{module}.{name}", value) for module in modules for name, value in values.items()]
         for each in self._patches:
             each.start()
 
@@ -69,11 +73,68 @@ def instance(seed: int) -> Problem:
     )  # fmt: skip
 
 
+RUSH = 9
+"""The seed of questions of a thousand requests at once, which most plans provably cannot serve."""
+
+
+def rushed(seed: int) -> tuple[Trace, float | None]:
+    """(a trace, its rate)."""
+    return (drawn_trace(seed, 1500), 600.0) if seed == RUSH else (drawn_trace(seed, 60), None)
+
+
+def image_instance(seed: int) -> Problem:
+    """Plans that encode where they prefill, and such with units that only encode, before one pool or two."""
+    rng = np.random.default_rng(2000 + seed)
+    trace, rate_rps = rushed(seed)
+    trace = trace.with_columns(
+        images=np.maximum(0, rng.integers(-2, 3 + 2 * (seed % 4), len(trace))),
+        input_tokens=np.minimum(trace.input_tokens, 1500),
+    )
+    two_kinds, both = seed == 7, seed % 3 > 0
+    space = {
+        "tp": [1], "pp": [1], "replicas": [1, 2] if seed == 4 else [1], "weights": ["bf16"], "kv_cache": ["bf16"],
+        "max_num_batched_tokens": [int(rng.choice([2048, 8192]))], "max_num_seqs": [int(rng.choice([8, 64]))],
+        "encode": {"replicas": [1, 2], "encode_batch": [int(rng.choice([1, 3, 16]))], "irp": [bool(seed % 2)]},
+        "disaggregated": {"prefill": {"max_num_batched_tokens": [8192]}, "decode": {"max_num_seqs": [64]}}
+        if both and not two_kinds else None,
+        "vision": bool(seed % 5), "engine_version": ("0.6.1", None)[seed % 2], "mixed": {} if two_kinds else None,
+    }  # fmt: skip
+    return make_problem(
+        "MiniCPM-V-2.6", cluster("1xh100-sxm+2xl40s" if two_kinds else "4xa100-sxm-80gb"), trace,
+        parse_slo(("ttft=3s,tpot=100ms@0.9", "e2e=12s@0.8", "ttft:p90<=2s;tpot:p80<=80ms")[seed % 3]),
+        rate_rps=rate_rps or (0.5, 6.0, 1.0, 12.0)[seed % 4], space=space, price_usd_per_hour=2.0,
+        carbon_g_per_kwh=400.0,
+    )  # fmt: skip
+
+
+def mixed_instance(seed: int) -> Problem:
+    """Pools that serve on two kinds of devices at once, beside those on one."""
+    rng = np.random.default_rng(3000 + seed)
+    where = ("2xh100-sxm+2xl40s", "1xh200-sxm+2xa100-sxm-80gb", "2xh100-sxm+1xh200-sxm")[seed % 3]
+    space = {
+        "tp": [1, 2] if seed == 5 else [1], "pp": [1], "replicas": [1, 2], "weights": ["bf16"], "kv_cache": ["bf16"],
+        "max_num_batched_tokens": [int(rng.choice([1024, 8192]))], "max_num_seqs": [int(rng.choice([8, 64]))],
+        "router": str(rng.choice(["least-loaded", "round-robin", "join-shortest-queue"])), "mixed": {},
+        "disaggregated": None,
+    }  # fmt: skip
+    trace, rate_rps = rushed(seed)
+    if seed % 4 == 0:  # some longer than the KV cache of some of the devices
+        long = np.arange(len(trace)) % 23 == 5
+        trace = trace.with_columns(input_tokens=np.where(long, 90_000, trace.input_tokens))
+    return make_problem(
+        ("Llama-3.1-8B", "Qwen3-14B")[int(rng.integers(2))], cluster(where), trace,
+        parse_slo(SLOS[int(rng.integers(len(SLOS)))]), rate_rps=rate_rps, space=space, price_usd_per_hour=2.0,
+        carbon_g_per_kwh=400.0,
+    )  # fmt: skip
+
+
 @cache
-def exhaustive(seed: int) -> tuple[Problem, tuple[Candidate, ...], dict[str, Evaluation | None], tuple[object, ...]]:
+def exhaustive(
+    seed: int, make: Callable[[int], Problem] = instance
+) -> tuple[Problem, tuple[Candidate, ...], dict[str, Evaluation | None], tuple[Dropped, ...]]:
     """(the question, its candidates, what each of them reaches, what the screening dropped)."""
-    with ShortGoodput():
-        question = instance(seed)
+    with ShortGoodput(SHORT if make is instance else SHORTER):
+        question = make(seed)
         context = Context.of(question)
         screened = [outcome for family in families(question.plans()) for outcome in screen(context, family)]
         candidates = tuple(outcome for outcome in screened if isinstance(outcome, Candidate))

@@ -137,7 +137,7 @@ def _due_work(work: Work, deadlines: Deadlines) -> Iterator[Due]:
         yield Due(float(drain_s), deadlines, np.where(work.served, seconds, np.inf))
 
 
-def goodput_bound(busy: Sequence[Busy], load: Counted, replicas: int) -> tuple[float, int]:
+def goodput_bound(busy: Sequence[Busy], load: Counted, replicas: float) -> tuple[float, int]:
     """No rate (requests/s) above this meets the SLO, inf = any may; and the server (row) that says so."""
     best, server = float("inf"), -1
     for entry in busy:
@@ -148,7 +148,7 @@ def goodput_bound(busy: Sequence[Busy], load: Counted, replicas: int) -> tuple[f
     return best * (1 + SLACK), server
 
 
-def attainment_bound(dues: Sequence[Due], load: Counted, replicas: int) -> float:
+def attainment_bound(dues: Sequence[Due], load: Counted, replicas: float) -> float:
     """No replay at the trace's own rate has a higher attainment than this."""
     best = 1.0
     for due in dues:

@@ -2,15 +2,17 @@
 
     colocated       one pool that serves
     disaggregated   one that prefills and one that decodes, with as many replicas of each as there is room for
+    mixed           two that serve, each on devices of another kind
+    encoded         one that encodes images beside any of these; it comes last, as it stands behind the others
 
 Nothing is made before it is asked for, and no plan twice. A pool stands on one group of the cluster's devices. Another
-kind of plan (with encoders before the prefill, say) is one more generator in ``KINDS``.
+kind of plan is one more generator in ``KINDS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, groupby, islice, product
+from itertools import chain, combinations, groupby, islice, product
 
 from apexsim.cost.kvlinks import crowded
 from apexsim.search.space import Space
@@ -46,7 +48,7 @@ def plans(
             model=model, cluster=cluster, pools=pools, router=space.router, engine=space.engine,
             engine_version=space.engine_version,
         )  # fmt: skip
-        if len(pools) > 1 and space.disaggregated is not None:
+        if space.disaggregated is not None and any(pool.role == "prefill" for pool in pools):
             plan = plan.model_copy(update={"transfer": space.disaggregated.transfer})
         if space.max_usd_per_hour is None or usd_per_hour is None:
             yield plan
@@ -68,7 +70,7 @@ def shape_of(pool: Pool) -> Pool:
 
 
 def _colocated(space: Space, cluster: Cluster, may_fit: Fits) -> Iterator[tuple[Pool, ...]]:
-    if not space.colocated:
+    if not space.colocated or space.encodes_apart:
         return
     room = _room(cluster)
     for shape in _shapes(space, room, "serve"):
@@ -78,22 +80,70 @@ def _colocated(space: Space, cluster: Cluster, may_fit: Fits) -> Iterator[tuple[
 
 
 def _disaggregated(space: Space, cluster: Cluster, may_fit: Fits) -> Iterator[tuple[Pool, ...]]:
-    if space.disaggregated is None:
+    if space.disaggregated is None or space.encodes_apart:
         return
     room = _room(cluster)
     prefill, decode = space.phase("prefill"), space.phase("decode")
     sources = _by_fit(_shapes(prefill, room, "prefill"), may_fit)
     sinks = _by_fit(_shapes(decode, room, "decode"), may_fit)
-    for source, sink in _pairs(sources, sinks):
-        alone = not (may_fit(source) and may_fit(sink))
-        for here, there in _counts(room, source, sink, prefill.replicas, decode.replicas):
-            pools = (
-                source.model_copy(update={"replicas": here}), sink.model_copy(update={"replicas": there})
-            )  # fmt: skip
-            if crowded(cluster, pools) is None:
+    for source, sink in _pairs(sources, sinks, lambda a, b: a.kv_cache == b.kv_cache):  # KV goes over as it is
+        for pools in _replicated(cluster, room, (source, sink), (prefill.replicas, decode.replicas)):
+            yield pools
+            if not (may_fit(source) and may_fit(sink)):
+                break
+
+
+def _mixed(space: Space, cluster: Cluster, may_fit: Fits) -> Iterator[tuple[Pool, ...]]:
+    if space.mixed is None or space.encodes_apart:
+        return
+    room, own = _room(cluster), space.phase("serve")
+    shapes = list(_shapes(own, room, "serve"))
+    for one, other in combinations(dict.fromkeys(shape.device for shape in shapes), 2):
+        here = _by_fit((shape for shape in shapes if shape.device == one), may_fit)
+        there = _by_fit((shape for shape in shapes if shape.device == other), may_fit)
+        for pair in _pairs(here, there, _scheduled_alike):
+            for pools in _replicated(cluster, room, pair, (own.replicas, own.replicas)):
                 yield pools
-                if alone:
+                if not all(map(may_fit, pair)):
                     break
+
+
+def _scheduled_alike(one: Pool, other: Pool) -> bool:
+    """One scheduler on both kinds of devices; degrees and formats are each pool's own."""
+    return one.scheduler == other.scheduler and one.speculative == other.speculative
+
+
+def _encoded(space: Space, cluster: Cluster, may_fit: Fits) -> Iterator[tuple[Pool, ...]]:
+    if space.encode is None:
+        return
+    others = space.model_copy(update={"vision": False, "encode": None})
+    for unit in _encoders(space, cluster):
+        for kind in (_colocated, _disaggregated, _mixed):
+            for pools in kind(others, cluster, may_fit):
+                numbers = [n for n in space.encode.replicas if n > 1 or not unit.irp or False not in space.encode.irp]
+                for replicas in numbers if all(map(may_fit, pools)) else numbers[:1]:
+                    with_encoders = (*pools, unit.model_copy(update={"replicas": replicas}))
+                    if crowded(cluster, with_encoders) is None:
+                        yield with_encoders
+
+
+def _encoders(space: Space, cluster: Cluster) -> Iterator[Pool]:
+    """A unit that encodes, on each kind of devices."""
+    assert space.encode is not None
+    allowed = space.encode.device or space.device
+    names = [name for name in _room(cluster) if name is None or allowed is None or name in allowed]
+    for name, batch, irp in product(names, space.encode.encode_batch, space.encode.irp):
+        yield Pool(role="encode", device=name, encode_batch=batch, irp=irp)
+
+
+def _replicated(
+    cluster: Cluster, room: Room, pair: tuple[Pool, Pool], replicas: tuple[Iterable[int], Iterable[int]]
+) -> Iterator[tuple[Pool, ...]]:
+    """A pair of pools in all numbers of replicas that there are devices for."""
+    for numbers in _counts(room, *pair, *replicas):
+        pools = tuple(pool.model_copy(update={"replicas": n}) for pool, n in zip(pair, numbers, strict=True))
+        if crowded(cluster, pools) is None:
+            yield pools
 
 
 def _by_fit(shapes: Iterable[Pool], may_fit: Fits) -> tuple[list[Pool], list[Pool]]:
@@ -102,16 +152,20 @@ def _by_fit(shapes: Iterable[Pool], may_fit: Fits) -> tuple[list[Pool], list[Poo
     return [shape for shape in kept if may_fit(shape)], [shape for shape in kept if not may_fit(shape)]
 
 
-def _pairs(sources: tuple[list[Pool], list[Pool]], sinks: tuple[list[Pool], list[Pool]]) -> Iterator[tuple[Pool, Pool]]:
-    """Every pool with every one that takes its KV as it is; those that do not fit with one each."""
-    yield from ((a, b) for a in sources[0] for b in sinks[0] if a.kv_cache == b.kv_cache)
-    for misfit in sources[1]:
-        yield from islice(((misfit, b) for b in chain(*sinks) if b.kv_cache == misfit.kv_cache), 1)
-    for misfit in sinks[1]:
-        yield from islice(((a, misfit) for a in chain(*sources) if a.kv_cache == misfit.kv_cache), 1)
+def _pairs(
+    ones: tuple[list[Pool], list[Pool]], others: tuple[list[Pool], list[Pool]], go: Callable[[Pool, Pool], bool]
+) -> Iterator[tuple[Pool, Pool]]:
+    """Every two pools that ``go`` together; those that do not fit with one each."""
+    yield from ((a, b) for a in ones[0] for b in others[0] if go(a, b))
+    for misfit in ones[1]:
+        yield from islice(((misfit, b) for b in chain(*others) if go(misfit, b)), 1)
+    for misfit in others[1]:
+        yield from islice(((a, misfit) for a in chain(*ones) if go(a, misfit)), 1)
 
 
-KINDS: tuple[Callable[[Space, Cluster, Fits], Iterator[tuple[Pool, ...]]], ...] = (_colocated, _disaggregated)
+KINDS: tuple[Callable[[Space, Cluster, Fits], Iterator[tuple[Pool, ...]]], ...] = (
+    _colocated, _disaggregated, _mixed, _encoded
+)  # fmt: skip
 
 
 def _room(cluster: Cluster) -> Room:

@@ -81,7 +81,7 @@ class GoodputBound:
         self._exactly = lru_cache(self._busy_exactly)
         self._at_least = lru_cache(self._busy_at_least)
 
-    def of(self, replicas: int) -> tuple[float, str]:
+    def of(self, replicas: float) -> tuple[float, str]:
         """(requests/s that no run of so many replicas exceeds, the server that says so); inf, "" for none."""
         if not math.isfinite(self._relaxed(1 << 30, replicas)):
             return float("inf"), ""
@@ -101,7 +101,7 @@ class GoodputBound:
         number = self._loads.one_copy
         return tuple(due.busiest(number, share) for due, share in zip(self._dues, shares, strict=True))
 
-    def _most_copies(self, replicas: int) -> int:
+    def _most_copies(self, replicas: float) -> int:
         """A number of copies beyond which no rate meets the SLO, or none is tested."""
         loads, low = self._loads, self._loads.fewest
         high = low
@@ -115,7 +115,7 @@ class GoodputBound:
                 high = middle
         return high
 
-    def _relaxed(self, copies: int, replicas: int) -> float:
+    def _relaxed(self, copies: int, replicas: float) -> float:
         """β_q: no rate above this that is tested on ``copies`` or more copies meets the SLO."""
         whole = copies - math.ceil(WARMUP * copies)
         if whole < 1:

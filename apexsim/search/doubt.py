@@ -23,6 +23,8 @@ from apexsim.cost.held_out import HeldOut, held_out
 from apexsim.cost.kernels import CalibratedKernels
 from apexsim.cost.operators import AttentionOp, Collective, Exchange, GroupedGemm, Operator, Recurrence
 from apexsim.scenario import Prepared
+from apexsim.spec.plan import Pool
+from apexsim.techniques.images import Encoders
 
 NORMAL_MEDIAN, NORMAL_P90 = 0.6745, 1.6449
 """Of the absolute value of a standard normal: what turns a median and a p90 of errors into a standard deviation."""
@@ -48,9 +50,10 @@ Doubt = Mapping[str, float]
 def doubt_of(prepared: Prepared, summary: Mapping[str, Any]) -> Doubt:
     """The sources of error of a plan, by the replay that ``summary`` (the JSON) is of."""
     pools = prepared.parts or (prepared,)
-    devices = "+".join(dict.fromkeys(pool.profile.name for pool in pools))
+    everyone: list[Prepared | Encoders] = [*pools, *prepared.encoders]
+    devices = "+".join(dict.fromkeys(pool.profile.name for pool in everyone))
     formats = "+".join(dict.fromkeys(str(pool.pool.weights) for pool in pools))
-    replicas = "+".join(replica_of(pool) for pool in pools)
+    replicas = "+".join(replica_of(pool.pool) for pool in everyone)
     measured = summary["confidence"]["calibrated_fraction"] or 0.0
     beyond = summary["confidence"]["extrapolated_fraction"] or 0.0
     found: dict[str, float] = {}
@@ -69,9 +72,9 @@ def doubt_of(prepared: Prepared, summary: Mapping[str, Any]) -> Doubt:
     return {name: sd for name, sd in found.items() if sd > 0}
 
 
-def replica_of(pool: Prepared) -> str:
+def replica_of(pool: Pool) -> str:
     """What plans of equal kernels have in common: everything of a pool but its replicas and its scheduler."""
-    alone = pool.pool.model_dump(mode="json", exclude={"replicas", "scheduler"}, exclude_defaults=True)
+    alone = pool.model_dump(mode="json", exclude={"replicas", "scheduler"}, exclude_defaults=True)
     return f"{zlib.crc32(repr(sorted(alone.items())).encode()):08x}"
 
 

@@ -19,12 +19,13 @@ from apexsim.metrics.summary import Prices, Summary
 from apexsim.scenario import Prepared, measure_goodput, on_its_group, prepare, replay, run
 from apexsim.search.ceiling import ceiling
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
+from apexsim.search.part import alone, compiled, compiled_encoders
 from apexsim.search.patience import FOREVER, Patience, TookTooLong
 from apexsim.search.prune import Context
-from apexsim.search.reach import alone, compiled
 from apexsim.search.rejected import limits_of, too_long
 from apexsim.search.why import what_binds
 from apexsim.spec.plan import Plan, Pool
+from apexsim.techniques.images import Encoders
 from apexsim.workload.trace import Trace
 from apexsim.workload.transform import at_rate
 
@@ -97,18 +98,28 @@ def prepare_candidate(plan: Plan) -> Prepared:
 
 def prepared_of(context: Context, plan: Plan) -> Prepared:
     """The plan made of its shapes, each compiled once."""
-    parts = tuple(_part(context, plan, pool) for pool in plan.pools)
-    if len(parts) == 1:
+    parts = tuple(_part(context, plan, pool) for pool in plan.pools if pool.role != "encode")
+    if len(plan.pools) == 1:
         return replace(parts[0], plan=on_its_group(plan))
     first = parts[0]
-    return Prepared(plan, first.model, first.profile, first.policy, first.compiled, parts)
+    encode = next((_encoders(context, plan, pool) for pool in plan.pools if pool.role == "encode"), None)
+    return Prepared(plan, first.model, first.profile, first.policy, first.compiled, parts, encode)
 
 
 def _part(context: Context, plan: Plan, pool: Pool) -> Prepared:
     found = compiled(alone(context.problem, pool))
     assert not isinstance(found, DoesNotFit), f"{plan.id} passed the screening but does not fit"
-    own = plan.model_copy(update={"pools": (pool,), "cluster": plan.cluster.only(pool.device)})
-    return replace(found, plan=own, policy=replace(found.policy, role=pool.role))
+    return replace(found, plan=_of_pool(plan, pool), policy=replace(found.policy, role=pool.role))
+
+
+def _encoders(context: Context, plan: Plan, pool: Pool) -> Encoders:
+    found = compiled_encoders(alone(context.problem, pool))
+    assert not isinstance(found, DoesNotFit), f"{plan.id} passed the screening but does not fit"
+    return replace(found, plan=_of_pool(plan, pool))
+
+
+def _of_pool(plan: Plan, pool: Pool) -> Plan:
+    return plan.model_copy(update={"pools": (pool,), "cluster": plan.cluster.only(pool.device)})
 
 
 def _pilot(context: Context, prepared: Prepared, highest_rps: float) -> Goodput:

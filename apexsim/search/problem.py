@@ -67,6 +67,12 @@ class Problem:
         trace = self.trace
         return (trace.images, trace.visual_tokens) if has_images(trace) else ()
 
+    @property
+    def _unasked(self) -> set[str]:
+        """Keys of the space that ask for nothing here: they name no question anew."""
+        space, off = self.space, set() if self._images else {"vision"}
+        return off | {key for key in ("encode", "mixed") if getattr(space, key) is None}
+
     def may_fit(self, pool: Pool) -> bool:
         """False where the weights alone are more than the memory of a replica's devices."""
         own = weight_bytes(pool.weights) if pool.weights else min(map(weight_bytes, self.space.weights))
@@ -117,7 +123,7 @@ class Problem:
             "others": [catalog.device(group.device).model_dump(mode="json") for group in self.cluster.other_groups],
             "slo": str(self.slo),
             "objective": self.objective.name,
-            "space": self.space.model_dump(mode="json", exclude=None if self._images else {"vision"}),
+            "space": self.space.model_dump(mode="json", exclude=self._unasked),
             "price": self.price_usd_per_hour,
             "carbon": self.carbon_g_per_kwh,
             "seed": self.seed,
@@ -175,7 +181,7 @@ def make_problem(
     if not isinstance(space, Space):
         usual = default_space(spec, profile, cluster).model_copy(update={"vision": has_images(trace)})
         space = usual if space is None else load_space(space, usual)
-    _check_space(space, cluster)
+    _check_space(space, cluster, trace)
     return Problem(
         model_name=model,
         model=spec,
@@ -193,14 +199,18 @@ def make_problem(
     )
 
 
-def _check_space(space: Space, cluster: Cluster) -> None:
-    """Raise UsageError for devices that the cluster has not."""
+def _check_space(space: Space, cluster: Cluster, trace: Trace) -> None:
+    """Raise UsageError for devices that the cluster has not, and kinds of plans that it or the load has no use for."""
     names = [group.device for group in cluster.groups]
     phases = () if space.disaggregated is None else (space.disaggregated.prefill, space.disaggregated.decode)
-    for each in (space, *phases):
-        for name in each.device or ():
+    for each in (space, *phases, space.encode, space.mixed):
+        for name in (each.device if each is not None else None) or ():
             if name not in names:
                 raise UsageError(f"space: device: {unknown_name('device', name, names)}")
+    if space.encode is not None and not has_images(trace):
+        raise UsageError(f"space: encode: no request of {trace.name} brings an image (leave the key out)")
+    if space.mixed is not None and len(set(names)) == 1:
+        raise UsageError(f"space: mixed: the cluster {cluster} has one kind of devices, {names[0]} (leave the key out)")
 
 
 def _offered(trace: Trace, rate_rps: float | None) -> Trace:

@@ -1,6 +1,6 @@
 """Which plans are not worth a replay, and why: illegal, too large for memory, or provably short of the SLO.
 
-Bounds belong to the shapes of pools (``reach.py``); a plan has the tightest of its pools', and what all of them take
+Bounds belong to phases of requests (``reach.py``); a plan has the tightest of its phases', and what all of them take
 together. That costs microseconds a plan. What is left becomes candidates with their bounds; the strategy drops some
 of them later, when it knows what the others reach.
 """
@@ -14,23 +14,27 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from apexsim.engine.prefixes import shares_prefixes
 from apexsim.metrics.attainment import reaches
 from apexsim.metrics.cost import MILLION, SECONDS_PER_HOUR
 from apexsim.search.combinations import shape_of
 from apexsim.search.copies import GoodputLoads
 from apexsim.search.outcome import Bounds, Candidate, Dropped
+from apexsim.search.part import Refused, alone
 from apexsim.search.problem import Problem
-from apexsim.search.reach import Reach, Refused, alone, reach_of
+from apexsim.search.reach import Counts, Phase, Reach, reach_of
 from apexsim.spec.legality import check_plan, check_pool
 from apexsim.spec.plan import Plan, Pool
 from apexsim.spec.pool_rules import check_pools
-from apexsim.workload.trace import Trace
+from apexsim.spec.vision_rules import cannot_encode
+from apexsim.workload.trace import Ints, Trace
+from apexsim.workload.visual import has_images
 
 PILOT_REQUESTS = 1000
 """Of the thinned trace on which goodput is looked for first: a replay of it takes milliseconds."""
 
-Known = Mapping[Pool, Reach | Refused]
-"""What the shapes of the pools can reach."""
+Known = Mapping[Phase, Reach | Refused]
+"""What the phases can reach."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +58,23 @@ class Context:
     def served(self, lengths: NDArray[np.bool_]) -> Tokens:
         """What requests of these lengths (bool[U]) add up to."""
         trace, among = self.problem.trace, lengths[self.loads.lengths.which]
+        number = np.where(lengths, self.loads.one_copy, 0)
         if not among.any():
-            return Tokens(0.0, 0.0, 0, 0.0)
+            return Tokens(0.0, 0.0, number, 0.0)
         return Tokens(
-            float(trace.input_tokens[among].sum()), float(trace.output_tokens[among].sum()), int(among.sum()),
+            float(trace.input_tokens[among].sum()), float(trace.output_tokens[among].sum()), number,
             float(trace.arrival_s[among][-1] - trace.arrival_s[0]),
         )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Tokens of so many requests, and the seconds until the last of them arrives, at the trace's own rate."""
+    """Tokens of requests, ``number`` [U] of each length, and the seconds until the last of them arrives, at the trace's
+    own rate."""
 
     input_tokens: float
     output_tokens: float
-    requests: int
+    number: Ints
     last_s: float
 
 
@@ -84,13 +90,24 @@ def thinned(trace: Trace, requests: int) -> Trace:
     return trace.take(np.concatenate([[0], np.sort(between), [n - 1]]))
 
 
-def shapes_of(families: Iterable[Sequence[Plan]]) -> dict[Pool, set[int]]:
-    """The shapes of all their pools, in the order in which they come, with the numbers of replicas to know them for."""
-    found: dict[Pool, set[int]] = {}
+def phases(pools: Sequence[Pool]) -> list[tuple[int, ...]]:
+    """The places of the pools of each phase: those of one role share its requests."""
+    roles = dict.fromkeys(pool.role for pool in pools)
+    return [tuple(k for k, pool in enumerate(pools) if pool.role == role) for role in roles]
+
+
+def phases_of(families: Iterable[Sequence[Plan]]) -> dict[Phase, set[Counts]]:
+    """All their phases, in the order in which they come, with the numbers of replicas to know them for."""
+    found: dict[Phase, set[Counts]] = {}
     for family in families:
-        for k, first in enumerate(family[0].pools):
-            found.setdefault(shape_of(first), set()).update(plan.pools[k].replicas for plan in family)
+        for places in phases(family[0].pools):
+            phase = tuple(shape_of(family[0].pools[k]) for k in places)
+            found.setdefault(phase, set()).update(_counts(plan, places) for plan in family)
     return found
+
+
+def _counts(plan: Plan, places: Sequence[int]) -> Counts:
+    return tuple(plan.pools[k].replicas for k in places)
 
 
 def screen(
@@ -102,83 +119,106 @@ def screen(
     if reason is not None:
         return [Dropped(plan, "illegal", reason) for plan in family]
     if known is None:
-        wanted = shapes_of([family])
-        known = {shape: reach_of(problem, context.loads, shape, sorted(counts)) for shape, counts in wanted.items()}
-    reached: list[Reach] = []
-    for k, pool in enumerate(family[0].pools):
-        found = known[shape_of(pool)]
+        wanted = phases_of([family])
+        known = {phase: reach_of(problem, context.loads, phase, sorted(counts)) for phase, counts in wanted.items()}
+    reached: list[tuple[tuple[int, ...], Reach]] = []
+    for places in phases(family[0].pools):
+        found = known[tuple(shape_of(family[0].pools[k]) for k in places)]
         if isinstance(found, Refused):
-            where = f"pools[{k}]: " if len(family[0].pools) > 1 else ""
+            where = f"pools[{places[found.pool]}]: " if len(family[0].pools) > 1 else ""
             return [Dropped(plan, found.cause, where + found.reason, found.short_bytes) for plan in family]
-        reached.append(found)
-    return [_screen_one(context, reached, plan) for plan in family]
+        reached.append((places, found))
+    alike = _Alike.of(context, reached)
+    return [_screen_one(context, alike, plan) for plan in family]
 
 
 def _illegal(problem: Problem, plan: Plan) -> str | None:
     if len(plan.pools) == 1:
-        return check_plan(problem.model, alone(problem, plan.pools[0]))
-    of_pools = (
-        f"pools[{k}]: {reason}"
-        for k, pool in enumerate(plan.pools)
-        if (reason := check_pool(problem.model, pool, plan.engine)) is not None
-    )
-    return next(of_pools, None) or check_pools(problem.model, plan)
+        reason = check_plan(problem.model, alone(problem, plan.pools[0]))
+    else:
+        of_pools = (
+            f"pools[{k}]: {reason}"
+            for k, pool in enumerate(plan.pools)
+            if (reason := check_pool(problem.model, pool, plan.engine)) is not None
+        )
+        reason = next(of_pools, None) or check_pools(problem.model, plan)
+    if reason is None and has_images(problem.trace):
+        reason = cannot_encode(plan, with_prefixes=shares_prefixes(problem.trace))
+    return reason
 
 
-def _screen_one(context: Context, reached: Sequence[Reach], plan: Plan) -> Candidate | Dropped:
+@dataclass(frozen=True, slots=True)
+class _Alike:
+    """What all plans of a family have in common."""
+
+    reached: Sequence[tuple[tuple[int, ...], Reach]]  # places of each phase's pools, and what they can reach
+    latency_s: float
+    sure: Tokens  # of the requests that none of the pools rejects,
+    may: Tokens  # and of those that may complete
+
+    @classmethod
+    def of(cls, context: Context, reached: Sequence[tuple[tuple[int, ...], Reach]]) -> _Alike:
+        each = [reach for _, reach in reached]
+        shortest_s = sum(reach.shortest_s for reach in each)
+        sure, served = context.tokens
+        may = sure
+        if not all(reach.surely.all() for reach in each):
+            served = np.logical_and.reduce([reach.served for reach in each])
+            may = context.served(served)
+            sure = context.served(np.logical_and.reduce([reach.surely for reach in each]))
+        # a phase knows the median of those that complete where these are all that it serves
+        own = (reach.latency_s - reach.shortest_s for reach in each if (reach.served == served).all())
+        return cls(reached, shortest_s + max(own, default=0.0), sure, may)
+
+
+def _screen_one(context: Context, alike: _Alike, plan: Plan) -> Candidate | Dropped:
     problem = context.problem
-    best = [reach.best[pool.replicas] for reach, pool in zip(reached, plan.pools, strict=True)]
+    best = [reach.best[_counts(plan, places)] for places, reach in alike.reached]
     attainment = min(each.attainment for each in best)
     slowest = min(range(len(best)), key=lambda k: best[k].goodput_rps)
     rate = best[slowest].goodput_rps
-    binds = best[slowest].binds and _of_pool(plan, slowest) + best[slowest].binds
+    binds = best[slowest].binds and _of_pool(plan, alike.reached[slowest][0]) + best[slowest].binds
     if not reaches(attainment, problem.slo.target):
         short = f"attainment at most {attainment:.3f} < {problem.slo.target:g} at {problem.rate_rps:.4g} req/s"
-        reason = f"{short} (bound; {_what_bounds(reached, binds)})"
+        reason = f"{short} (bound; {_what_bounds(alike, binds)})"
         return Dropped(plan, "slo", reason, float(problem.slo.target - attainment))
     if rate <= 0:
-        return Dropped(plan, "goodput", f"the SLO can be met at no rate (bound; {_what_bounds(reached, binds)})")
-    joules, dollars = _per_token(context, reached, plan, rate)
-    shortest_s = [reach.shortest_s for reach in reached]
-    latency_s = max(
-        reach.latency_s + sum(shortest_s) - own for reach, own in zip(reached, shortest_s, strict=True)
-    )
-    return Candidate(plan, Bounds(attainment, rate, latency_s, joules, dollars, binds))
+        return Dropped(plan, "goodput", f"the SLO can be met at no rate (bound; {_what_bounds(alike, binds)})")
+    joules, dollars = _per_token(problem, alike, plan, rate)
+    return Candidate(plan, Bounds(attainment, rate, alike.latency_s, joules, dollars, binds))
 
 
-def _of_pool(plan: Plan, k: int) -> str:
-    return "" if len(plan.pools) == 1 else f"{plan.pools[k].role} "
+def _of_pool(plan: Plan, places: Sequence[int]) -> str:
+    return "" if len(places) == len(plan.pools) else f"{plan.pools[places[0]].role} "
 
 
-def _what_bounds(reached: Sequence[Reach], binds: str) -> str:
+def _what_bounds(alike: _Alike, binds: str) -> str:
     """The resource that is short, or that requests are too long to be served at all."""
-    return next((reach.rejected for reach in reached if reach.rejected), "") or f"binds: {binds or 'device'}"
+    too_long = next((reach.rejected for _, reach in alike.reached if reach.rejected), "")
+    return too_long or f"binds: {binds or 'device'}"
 
 
 def _per_token(
-    context: Context, reached: Sequence[Reach], plan: Plan, rate_rps: float
+    problem: Problem, alike: _Alike, plan: Plan, rate_rps: float
 ) -> tuple[float | None, float | None]:
     """(J per output token, USD per million of them) at goodput, at least: no run is shorter than its arrivals.
 
-    Arrivals at no more than ``rate_rps``, until the last request that is served; idle power and the price count
-    for all devices all the time, the work above idle at least at its cheapest.
+    Arrivals at no more than ``rate_rps``, until the last request that is surely served; idle power and the price count
+    for all devices all the time, the work above idle at least at its cheapest. Tokens are those of all that may be.
     """
-    everything, _ = context.tokens
-    whole = all(reach.served.all() for reach in reached)
-    tokens = everything if whole else context.served(np.logical_and.reduce([reach.served for reach in reached]))
-    if tokens.requests == 0:
+    out = alike.may.output_tokens
+    if out == 0:
         return None, None
-    arrivals_s = tokens.last_s * context.problem.rate_rps / rate_rps  # 0 where no rate is too high
+    arrivals_s = alike.sure.last_s * problem.rate_rps / rate_rps  # 0 where no rate is too high
     joules: float | None = 0.0
     dollars: float | None = 0.0
-    for reach, pool in zip(reached, plan.pools, strict=True):
-        device_s = pool.devices * arrivals_s
-        price = reach.usd_per_device_hour
-        dollars = None if price is None or dollars is None else dollars + price / SECONDS_PER_HOUR * device_s
+    for places, reach in alike.reached:
+        for k, idle_w, price in zip(places, reach.idle_w, reach.usd_per_device_hour, strict=True):
+            device_s = plan.pools[k].devices * arrivals_s
+            dollars = None if price is None or dollars is None else dollars + price / SECONDS_PER_HOUR * device_s
+            joules = None if idle_w is None or joules is None else joules + idle_w * device_s
         if reach.least is None or joules is None:
             joules = None
             continue
-        work_j = reach.least.work_j(tokens.input_tokens, tokens.output_tokens, tokens.requests)
-        joules += reach.least.idle_w * device_s + work_j
-    out = tokens.output_tokens
+        joules += reach.least.work_j(alike.sure.input_tokens, alike.sure.output_tokens, alike.sure.number)
     return None if joules is None else joules / out, None if dollars is None else dollars / out * MILLION

@@ -1,6 +1,6 @@
 """The search itself: screen, ask, evaluate, tell, rank.
 
-    shapes of pools → reach (executor) → families of plans → screen → candidates | dropped: illegal, memory, slo
+    phases of plans → reach (executor) → families of plans → screen → candidates | dropped: illegal, memory, slo
     strategy.ask      → evaluate (executor) → evaluations | dropped: slo, failed    → journal, strategy.tell
     rank              → best first; the Pareto front; the rest with their reasons
 
@@ -26,14 +26,14 @@ from apexsim.search.journal import Journal
 from apexsim.search.objectives import order
 from apexsim.search.outcome import Bounds, Candidate, Dropped, Evaluation, outcome_of
 from apexsim.search.pareto import best_by, front, rank
+from apexsim.search.part import Refused
 from apexsim.search.patience import Patience
 from apexsim.search.problem import Problem
-from apexsim.search.prune import Context, screen, shapes_of
+from apexsim.search.prune import Context, phases_of, screen
 from apexsim.search.race import TOLERANCE, Race
-from apexsim.search.reach import Reach, Refused, reach_of
+from apexsim.search.reach import Counts, Phase, Reach, reach_of
 from apexsim.search.strategies import Strategy, strategy
 from apexsim.search.trial import Request, Trial, not_tried, try_all
-from apexsim.spec.plan import Pool
 from apexsim.spec.units import format_seconds
 
 KEEP = 30
@@ -208,7 +208,7 @@ class _Search:
 
     def screen(self) -> None:
         """Every plan of the space becomes a candidate or is dropped, as it is made."""
-        known: dict[Pool, Reach | Refused] = {}
+        known: dict[Phase, Reach | Refused] = {}
         made, done = families(self._context.problem.plans()), 0
         while some := list(islice(made, FAMILIES_AT_ONCE)):
             self._learn(some, known)
@@ -222,18 +222,18 @@ class _Search:
                 done += len(family)
                 self._report(Progress("screened", done, None))
 
-    def _learn(self, some: Sequence[Family], known: dict[Pool, Reach | Refused]) -> None:
-        """What the shapes of these plans can reach, where it is not ``known``: the executor's work."""
+    def _learn(self, some: Sequence[Family], known: dict[Phase, Reach | Refused]) -> None:
+        """What the phases of these plans can reach, where it is not ``known``: the executor's work."""
         new = [
-            (shape, tuple(sorted(counts))) for shape, counts in shapes_of(some).items()
-            if not (isinstance(before := known.get(shape), Refused) or (before and counts <= before.best.keys()))
+            (phase, tuple(sorted(counts))) for phase, counts in phases_of(some).items()
+            if not (isinstance(before := known.get(phase), Refused) or (before and counts <= before.best.keys()))
         ]  # fmt: skip
         for reached in self._executor.run(partial(_reach_batch, self._context), _batches(new, SHAPES_AT_ONCE)):
-            for shape, reach in reached:
-                before = known.get(shape)
+            for phase, reach in reached:
+                before = known.get(phase)
                 if isinstance(before, Reach) and isinstance(reach, Reach):
                     reach = replace(reach, best=before.best | reach.best)
-                known[shape] = reach
+                known[phase] = reach
 
     def evaluate(self, asked: Strategy) -> None:
         """Replay what the strategy asks for, until it asks for nothing more."""
@@ -349,9 +349,9 @@ def _longest_first(candidate: Candidate) -> tuple[int, int, str]:
 
 
 def _reach_batch(
-    context: Context, batch: Sequence[tuple[Pool, Sequence[int]]]
-) -> list[tuple[Pool, Reach | Refused]]:
-    return [(shape, reach_of(context.problem, context.loads, shape, counts)) for shape, counts in batch]
+    context: Context, batch: Sequence[tuple[Phase, Sequence[Counts]]]
+) -> list[tuple[Phase, Reach | Refused]]:
+    return [(phase, reach_of(context.problem, context.loads, phase, counts)) for phase, counts in batch]
 
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -48,6 +48,9 @@ MEMORY_SHARE = 0.9
 DECODE_SEQS = (128, 256, 512)
 """What a pool that only decodes is tuned by."""
 
+ENCODE_BATCH = (1, 8)
+"""Slices one by one, which are done soonest, and many, which keep the device busier."""
+
 Degrees = tuple[int, ...]
 ExpertDegrees = tuple[int | Literal["all"], ...]
 
@@ -59,7 +62,7 @@ def _each_once(values: object, info: ValidationInfo) -> object:
     if not values:
         raise ValueError(f"{info.field_name} needs at least one value")
     least = 0 if info.field_name == "long_prefill_token_threshold" else 1
-    if any(isinstance(value, int) and value < least for value in values):
+    if any(isinstance(value, int) and not isinstance(value, bool) and value < least for value in values):
         raise ValueError(f"{info.field_name} allows whole numbers from {least}")
     return tuple(dict.fromkeys(None if _is_off(value) else value for value in values))
 
@@ -70,7 +73,7 @@ def _is_off(value: object) -> bool:
 
 
 class PhaseSpace(Strict):
-    """Lists of the pools of one phase; one that is left out is that of the colocated plans."""
+    """Lists of the pools of one kind; one that is left out is that of the colocated plans."""
 
     tp: Degrees | None = Field(None, strict=False, description="tensor parallel degrees")
     pp: Degrees | None = Field(None, strict=False, description="pipeline stages")
@@ -96,6 +99,17 @@ class Disaggregated(Strict):
     prefill: PhaseSpace = Field(PhaseSpace(), description="lists of the pools that prefill")
     decode: PhaseSpace = Field(PhaseSpace(), description="lists of the pools that decode")
     transfer: Transfer = Field(Transfer(), description="how KV goes from one to the other, in every plan")
+
+
+class EncodeSpace(Strict):
+    """Lists of the pools that encode images and do nothing else, before every other plan that leaves room for them."""
+
+    replicas: Degrees = Field(strict=False, description="devices that encode")
+    encode_batch: Degrees = Field(ENCODE_BATCH, strict=False, description="image slices of one batch at most")
+    irp: tuple[bool, ...] = Field((False,), strict=False, description="slices of one request are dealt to all units")
+    device: tuple[str, ...] | None = Field(None, strict=False, description="devices, where the cluster has several")
+
+    _each = field_validator("*")(_each_once)
 
 
 class Space(Strict):
@@ -142,6 +156,12 @@ class Space(Strict):
     disaggregated: Disaggregated | None = Field(
         None, description="plans with pools of their own to prefill and to decode; null: none"
     )
+    encode: EncodeSpace | None = Field(
+        None, description="plans with a pool of its own to encode images, before each of the others; null: none"
+    )
+    mixed: PhaseSpace | None = Field(
+        None, description="plans of two pools that serve, each on a kind of devices of its own; null: none"
+    )
     engine: Engine = Field("vllm", description="serving engine of every plan")
     engine_version: str | None = Field(None, description="its version; the newest known where left out")
     min_devices: int | None = Field(None, ge=1, description="devices of a plan, at least")
@@ -160,14 +180,22 @@ class Space(Strict):
             raise ValueError(f"max_devices = {value:g} is less than min_devices = {least}")
         return value
 
-    def phase(self, role: str) -> Space:
-        """The space of one pool of a disaggregated plan: its own lists over those of the colocated plans."""
-        assert self.disaggregated is not None
-        own = self.disaggregated.prefill if role == "prefill" else self.disaggregated.decode
+    @property
+    def encodes_apart(self) -> bool:
+        """Whether no other pool holds the encoder, so that every plan needs units that encode."""
+        return self.encode is not None and not self.vision
+
+    def phase(self, role: Literal["serve", "prefill", "decode"]) -> Space:
+        """The space of one of the pools of a plan of several: its own lists over those of the colocated plans."""
+        own: PhaseSpace | None = self.mixed
+        if role != "serve":
+            assert self.disaggregated is not None
+            own = self.disaggregated.prefill if role == "prefill" else self.disaggregated.decode
         given = {name: value for name in PhaseSpace.model_fields if (value := getattr(own, name)) is not None}
+        fixed: dict[str, Any] = {}
         if role == "prefill":
-            fixed: dict[str, Any] = {"speculative": (None,)}
-        else:  # its KV comes from elsewhere; drafts of another model have no KV there
+            fixed = {"speculative": (None,)}
+        elif role == "decode":  # its KV comes from elsewhere; drafts of another model have no KV there
             own_drafts = tuple(s for s in self.speculative if s is None or s.method == "mtp")
             fixed = {"speculative": own_drafts or (None,), "prefix_caching": False,
                      "long_prefill_token_threshold": (0,)}  # fmt: skip
@@ -202,6 +230,16 @@ def default_disaggregated(space: Space) -> Disaggregated:
     )
 
 
+def default_encode(space: Space) -> EncodeSpace:
+    """Powers of two and divisors: more of them would make three numbers of replicas very many plans."""
+    return EncodeSpace(replicas=_degrees(max(space.replicas)))
+
+
+def default_mixed(space: Space) -> PhaseSpace:
+    """One stage and the larger budget: two shapes and two numbers of replicas are many plans."""
+    return PhaseSpace(pp=(1,), max_num_batched_tokens=(max(space.max_num_batched_tokens),))
+
+
 def _of_group(model: ModelSpec, profile: HardwareProfile, cluster: Cluster) -> Space:
     devices = cluster.devices
     ranks = model.is_moe and any(group.attention.kind == "mla" for group in model.groups)
@@ -226,8 +264,8 @@ def _both(one: Space, other: Space) -> Space:
 def load_space(lists: Path | str | Mapping[str, Any], default: Space) -> Space:
     """The default space with some lists in place of its own: a mapping, or a YAML file that holds one.
 
-    ``disaggregated: {}`` is the default one, and so are the keys of its phases that are left out; an engine brings
-    the scheduler preset of its name.
+    ``disaggregated: {}`` is the default one, and so are the keys of its phases that are left out; so with ``encode``
+    and ``mixed``. An engine brings the scheduler preset of its name.
 
     Raises:
         UsageError: a mapping with an unknown key or a value that is not allowed.
@@ -239,6 +277,9 @@ def load_space(lists: Path | str | Mapping[str, Any], default: Space) -> Space:
         whole["preset"] = (given["engine"],)
     if isinstance(asked := given.get("disaggregated"), Mapping):
         whole["disaggregated"] = _with_usual(asked, default)
+    for name, usual in (("encode", default_encode(default)), ("mixed", default_mixed(default))):
+        if isinstance(asked := given.get(name), Mapping):
+            whole[name] = {key: getattr(usual, key) for key in type(usual).model_fields} | dict(asked)
     if isinstance(lists, Mapping):
         return parse(Space, whole, source="space", error=UsageError)
     return parse(Space, whole, source=str(lists))

@@ -27,14 +27,17 @@ from apexsim.cost.tables import FULL, WINDOWED, StepTables
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
 from apexsim.workload.trace import Floats, Ints, Trace
+from apexsim.workload.visual import has_images
 
 
 class Lengths(NamedTuple):
-    """The distinct (input, output) lengths of a trace's requests; U of them."""
+    """The distinct (input, output) lengths of a trace's requests, and of images where some have any; U of them."""
 
     input_tokens: Ints  # [U]
     output_tokens: Ints  # [U]
     which: Ints  # [n] the index of each request's lengths
+    images: Ints | None = None  # [U] slices
+    visual_tokens: Ints | None = None  # [U] of each slice
 
     def number(self, among: NDArray[np.bool_] | None = None) -> Ints:
         """[U]: how many requests have each of the lengths, all or those ``among`` them (bool[n])."""
@@ -63,9 +66,11 @@ class Work:
 
 def lengths_of(trace: Trace) -> Lengths:
     """The distinct lengths of a trace's requests, in ascending order."""
-    columns = np.stack([trace.input_tokens, trace.output_tokens])
-    distinct, which = np.unique(columns, axis=1, return_inverse=True)
-    return Lengths(distinct[0], distinct[1], which.astype(np.int64).ravel())
+    columns = [trace.input_tokens, trace.output_tokens]
+    if has_images(trace) and trace.images is not None and trace.visual_tokens is not None:
+        columns += [trace.images, trace.visual_tokens]
+    distinct, which = np.unique(np.stack(columns), axis=1, return_inverse=True)
+    return Lengths(distinct[0], distinct[1], which.astype(np.int64).ravel(), *distinct[2:])
 
 
 def least_work(
@@ -76,11 +81,13 @@ def least_work(
     *,
     prefix_caching: bool = False,
     transfer_s: Floats | None = None,
+    encode_s: Floats | None = None,
 ) -> Work:
     """The least work of a request of each of ``lengths`` for such a replica, of its phase where it has one alone.
 
     With ``prefix_caching`` any prompt may be found in the cache and then costs next to nothing. ``transfer_s`` [U] is
-    what the KV of a prompt keeps the links of the replica busy: one more server. ``alone_s`` of two phases adds up.
+    what the KV of a prompt keeps the links of the replica busy: one more server. ``encode_s`` [U]: its images are
+    encoded in the iterations of its prefill. ``alone_s`` of two phases adds up.
     """
     # without chunks, or with decodes beside the budget, an iteration may be larger than the tables cover
     within_tables = policy.chunked and not policy.free_decodes
@@ -93,6 +100,8 @@ def least_work(
         prefill = prefill + rates.prefill_token_s[:, None] * prompt / tables.cp
         for kind, window in _kinds(tables):
             prefill = prefill + rates.prefill_pair_s[:, kind, None] * _pairs(prompt, window)
+    if encode_s is not None:  # on one stage: vision is not simulated with several
+        prefill = prefill + encode_s
     decode = (rates.decode_token_s + rates.sampled_s + rates.scheduled_s)[:, None] * steps
     for kind, window in _kinds(tables):
         decode = decode + rates.decode_kv_s[:, kind, None] * _kv_tokens(prompt, steps, window)

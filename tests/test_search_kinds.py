@@ -1,0 +1,64 @@
+"""Units that encode, and pools on two kinds of devices at once, in a search: plans and bounds (invariants 96, 97)."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from apexsim.metrics.attainment import attainment
+from apexsim.scenario import replay
+from apexsim.search.evaluate import prepare_candidate
+from apexsim.search.objectives import OBJECTIVES
+from apexsim.search.pareto import front, rank
+from apexsim.search.strategies import Grid
+from apexsim.testing.strategy import Toy, play
+from tests.search_instances import exhaustive, image_instance, mixed_instance
+
+ASKED = [*product([image_instance], range(10)), *product([mixed_instance], range(10))]
+NAMES = [f"{make.__name__}-{seed}" for make, seed in ASKED]
+
+
+@pytest.mark.parametrize(("make", "seed"), ASKED, ids=NAMES)
+def test_96_97_the_winner_of_every_objective_is_that_of_an_exhaustive_search(make, seed):
+    _, candidates, truth, _ = exhaustive(seed, make)
+    everything = Toy(candidates, truth)
+    for objective in OBJECTIVES.values():
+        asked = play(Grid(candidates, objective, keep=1, wave=2), everything)
+        found = [truth[name] for name in asked if truth[name] is not None]
+        assert [e.id for e in rank(found, objective)[:1]] == [e.id for e in rank(everything.feasible, objective)[:1]]
+        assert set(front(found)) == set(front(everything.feasible))
+
+
+@pytest.mark.parametrize(("make", "seed"), ASKED, ids=NAMES)
+def test_96_97_no_plan_is_better_than_its_bounds(make, seed):
+    question, candidates, truth, dropped = exhaustive(seed, make)
+    for candidate in candidates:
+        reached = truth[candidate.id]
+        if reached is not None:
+            for objective in OBJECTIVES.values():
+                best, value = objective.bound(candidate.bounds), objective.value(reached)
+                assert objective.loss(best) <= objective.loss(value), (objective.name, candidate.id)
+    for outcome in dropped:
+        if outcome.cause == "slo":
+            assert not attainment(replay(prepare_candidate(outcome.plan), question.trace), question.slo).met
+
+
+@pytest.mark.parametrize("make", [image_instance, mixed_instance])
+def test_the_questions_are_worth_asking(make):
+    """Plans of the new kind win, and plans provably miss the SLO."""
+    new = feasible = dropped = 0
+    for seed in range(10):
+        _, _, truth, out = exhaustive(seed, make)
+        reached = [e for e in truth.values() if e is not None]
+        feasible += len(reached)
+        new += any(is_new(rank(reached, objective)[0].plan) for objective in OBJECTIVES.values() if reached)
+        dropped += any(d.cause == "slo" and is_new(d.plan) for d in out)
+    assert new > 3
+    assert feasible > 30
+    assert dropped > 0
+
+
+def is_new(plan) -> bool:
+    roles = [pool.role for pool in plan.pools]
+    return "encode" in roles or roles.count("serve") == 2
