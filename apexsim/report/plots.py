@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from apexsim.engine.result import RequestColumns, SimulationResult
 from apexsim.metrics.latency import Latencies, latencies
+from apexsim.report.scales import plain_log
 
 if TYPE_CHECKING:
     from apexsim.metrics.compare import Change
@@ -32,7 +33,8 @@ def latency(values: Latencies, slo: SLO | None) -> Figure:
         _cumulative(ax, seconds[~np.isnan(seconds)])
         if metric in limits:
             ax.axvline(limits[metric], color=LIMIT, linestyle="--", label=f"limit {limits[metric]:g} s")
-            ax.legend(frameon=False, loc="lower right")
+            # the line of a limit may run through it
+            ax.legend(facecolor="white", edgecolor="none", framealpha=0.9, loc="lower right")
         ax.set_title(title)
         ax.set_xlabel("seconds")
         ax.grid(alpha=0.3)
@@ -120,7 +122,7 @@ def _cumulative(ax: Axes, seconds: NDArray[np.float64], color: str = RUNNING, la
     ax.plot(np.quantile(seconds, shares), shares, color=color, label=label)
     ax.set_ylim(0, 1.02)
     if seconds.max() > 20 * max(np.median(seconds), 1e-9):
-        ax.set_xscale("log")
+        plain_log(ax, "x", max(float(seconds.min()), 1e-9), float(seconds.max()))
 
 
 def _count_until(instants: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
@@ -13,8 +14,14 @@ LESS, MORE, GONE = "#7570b3", "#e6ab02", "#d95f02"
 HALF = 0.36
 """Height of a bar; the two of a pair lie one over the other."""
 
-LABEL = 0.42
-"""Room on either side for what is written at the end of a bar, as a share of what the bars span."""
+LABEL = 0.24
+"""Room for what is written at the end of a bar, as a share of the width."""
+
+EDGE = 0.04
+"""Room beyond the line of the limit, as a share of the width."""
+
+SAME = 1e-3
+"""Values that differ by less than this share of the base have bars of no length: both are named on the right."""
 
 
 def tornado(found: Sensitivity, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
@@ -50,17 +57,28 @@ def _bars(
             place = row + (HALF / 2 if more else -HALF / 2)
             ax.barh(place, value - base, left=base, height=HALF, color=MORE if more else LESS)
             words = f"{100 * (change.factor - 1):+.0f} %: {form.format(value)}"
+            right = value >= base - SAME * max(abs(base), 1.0)
             ax.annotate(
-                words, (value, place), xytext=(4 if value >= base else -4, 0), textcoords="offset points",
-                va="center", ha="left" if value >= base else "right", fontsize=8,
+                words, (value, place), xytext=(4 if right else -4, 0), textcoords="offset points",
+                va="center", ha="left" if right else "right", fontsize=8,
+                path_effects=[effects.withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
     ax.axvline(base, color="black", linewidth=0.8)
     ax.set_yticks(range(len(order)), order)
+    ax.set_ylim(-0.5, len(order) - 0.5)  # also where a bar is missing
     ax.axvline(limit, color=GONE, linewidth=1, linestyle=":")
-    low, high = min(limit, base, *values.values()), max(limit, base, *values.values())
-    room = LABEL * max(high - low, 1e-9)
-    ax.set_xlim(low - room, high + room)
+    ax.set_xlim(*_ends(min(base, *values.values()), max(base, *values.values()), limit))
     ax.grid(alpha=0.3, axis="x")
+    ax.set_axisbelow(True)
+
+
+def _ends(low: float, high: float, limit: float) -> tuple[float, float]:
+    """From where to where an axis goes: bars from ``low`` to ``high`` with their names, and the line at ``limit``."""
+    span = max(high - low, 1e-9)
+    inside = span / (1 - 2 * LABEL)
+    beyond = max(high - limit, limit - low) / (1 - LABEL - EDGE)
+    width = max(inside, beyond)
+    return min(low - LABEL * width, limit - EDGE * width), max(high + LABEL * width, limit + EDGE * width)
 
 
 def _lead(ax: Axes, order: Sequence[What], choices: Sequence[Choice]) -> None:

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from apexsim.report.validation_tables import HEADLINE, unit_of
+from apexsim.report.scales import plain_log
+from apexsim.report.validation_tables import FEW_RUNS, HEADLINE, unit_of
 from apexsim.validation.simulate import Outcome
 
 BAND = 0.10
@@ -26,8 +27,8 @@ def scatter(outcomes: Sequence[Outcome]) -> Figure:
     """
     measured = list(dict.fromkeys(column for outcome in outcomes for column in outcome.metrics))
     panels = [column for column in HEADLINE if column in measured] or measured
-    rows = max(1, -(-len(panels) // COLUMNS))
-    columns = min(COLUMNS, max(1, len(panels)))
+    columns = 2 if len(panels) == 4 else min(COLUMNS, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
     figure, axes = plt.subplots(
         rows, columns, figsize=(4.2 * columns, 3.8 * rows), squeeze=False, layout="constrained"
     )
@@ -50,7 +51,8 @@ def _panel(ax: Axes, column: str, outcomes: Sequence[Outcome], colors: dict[str,
         pairs = [(c.measured, c.simulated) for c in found if c.simulated is not None and c.simulated > 0]
         if pairs:
             measured, simulated = zip(*pairs, strict=True)
-            ax.scatter(measured, simulated, s=10, alpha=0.6, color=color, linewidths=0)
+            few = len(outcomes) <= FEW_RUNS
+            ax.scatter(measured, simulated, s=30 if few else 10, alpha=0.6, color=color, linewidths=0)
             seen += [value for pair in pairs for value in pair]
     ax.set_title(column)
     if not seen:
@@ -60,8 +62,8 @@ def _panel(ax: Axes, column: str, outcomes: Sequence[Outcome], colors: dict[str,
     ax.plot(ends, ends, color="black", linewidth=0.8)
     for factor in (1 - BAND, 1 + BAND):
         ax.plot(ends, ends * factor, color="black", linewidth=0.8, linestyle="--")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    plain_log(ax, "x", *ends)
+    plain_log(ax, "y", *ends)
     ax.set_xlabel(f"measured, {unit_of(column)}")
     ax.set_ylabel(f"simulated, {unit_of(column)}")
     ax.grid(alpha=0.3, which="both")
