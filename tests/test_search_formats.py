@@ -200,7 +200,7 @@ def test_a_question_that_cannot_be_is_one_line(text, change, said, tmp_path):
 
 def test_a_plan_that_does_not_fit_at_all_is_said(tmp_path):
     plan = {**PLAN, "model": "Llama-3.1-70B"}
-    with pytest.raises(NoFeasiblePlan, match="not even the leanest formats fit: Llama-3"):
+    with pytest.raises(NoFeasiblePlan, match="the leanest format of every layer cannot be had: Llama-3"):
         read_formats({**table(tmp_path, losses()), "plan": plan})
 
 

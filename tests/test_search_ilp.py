@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from math import inf
 
 import highspy
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from apexsim.search.ilp import Limit, Program
+from apexsim.search import ilp
+from apexsim.search.ilp import Limit, Outcome, Program
 from apexsim.search.shortfall import told
 
 
@@ -94,6 +97,42 @@ def test_limits_that_only_help_together_are_told_together():
     assert told(found).startswith("it takes all of: budget 20 USD instead of 12 (short by 8); stock 10 devices")
 
 
+def test_limits_that_need_not_give_way_are_not_told_beside_those_that_must():
+    program = Program()
+    x = program.variable(whole=True)
+    program.at_least([(1.0, x)], 10)
+    program.at_most([(2.0, x)], 12, Limit("budget", "USD", 12))
+    program.at_most([(1.0, x)], 8, Limit("stock", "devices", 8))
+    program.at_most([(1.0, x)], 50, Limit("room", "devices", 50))
+    assert [short.limit.name for short in program.shortfalls()] == ["budget", "stock"]
+
+
+def test_a_row_without_variables_stands_in_the_way_like_any_other():
+    program = Program()
+    x = program.variable(0, 1)
+    program.at_least([(0.0, x)], 2, Limit("demand", "share", 1.0), give=2)
+    assert program.solve([[(1.0, x)]]).impossible
+    (short,) = program.shortfalls()
+    assert (short.limit.name, short.by) == ("demand", pytest.approx(1.0))
+
+
+def test_where_the_time_ran_out_ties_are_left_as_they_are(monkeypatch):
+    """Only an optimum is worth asking a second question of; and the answer still says that the time ran out."""
+    made, real = [], ilp._solved
+
+    def solved(*question):
+        made.append(question)
+        return replace(real(*question), timed_out=True)
+
+    monkeypatch.setattr(ilp, "_solved", solved)
+    program = Program()
+    x, y = program.variable(0, 3, whole=True), program.variable(0, 3, whole=True)
+    program.at_least([(1.0, x), (1.0, y)], 3)
+    outcome = program.solve([[(1.0, x), (1.0, y)], [(1.0, x)]])
+    assert outcome.timed_out
+    assert all(question[2] == [(1.0, x), (1.0, y)] for question in made)
+
+
 def test_rows_that_may_not_give_way_leave_nothing_to_tell():
     program = Program()
     x = program.variable(0, 3, whole=True)
@@ -162,8 +201,10 @@ def test_a_solver_that_ran_with_more_threads_before_does_no_harm():
     assert program.solve([[(1.0, y)]]).values == (2.0,)
 
 
-def test_where_the_time_runs_out_a_smaller_program_helps_out():
-    """Many candidates that are nearly alike: what the relaxation uses is enough for a solution near the bound."""
+@pytest.mark.parametrize("restricted", [True, False])
+def test_where_the_time_runs_out_a_smaller_program_helps_out(monkeypatch, restricted):
+    """Many candidates that are nearly alike: what the relaxation uses is enough for a solution near the bound, also
+    where that is only rounded up."""
     random = np.random.default_rng(2)
     program = Program()
     kinds = [program.variable(whole=True) for _ in range(400)]
@@ -171,7 +212,17 @@ def test_where_the_time_runs_out_a_smaller_program_helps_out():
         served = random.uniform(0.5, 1.5, 400).tolist()
         program.at_least(list(zip(served, kinds, strict=True)), float(random.uniform(20, 60)))
     costs = random.uniform(0.9, 1.1, 400).tolist()
-    outcome = program.solve([list(zip(costs, kinds, strict=True))], time_limit_s=0.5)
+    real, calls = ilp._solved, []
+
+    def out_of_time(bounds, *rest):
+        """The whole program finds nothing in time; where ``restricted`` is False the smaller one does not, too."""
+        calls.append(sum(whole and low < high for low, high, whole in bounds))
+        nothing = calls[-1] == 400 or (calls[-1] > 0 and not restricted)
+        return Outcome((), inf, -inf, False, True) if nothing else real(bounds, *rest)
+
+    monkeypatch.setattr(ilp, "_solved", out_of_time)
+    outcome = program.solve([list(zip(costs, kinds, strict=True))], time_limit_s=600)
+    assert calls[:2] == [400, 0], "the program, then its relaxation"
     assert outcome.timed_out
     assert outcome.found
-    assert outcome.gap < 0.5
+    assert outcome.gap < (0.1 if restricted else 0.6)

@@ -267,6 +267,8 @@ def test_the_integer_program_can_be_asked_for(tmp_path):
         ({"cluster": "3xh100-sxm"}, "16 experts (docs/examples/expert-counts.txt) do not divide among 3"),
         ({"cluster": "8xh100-sxm", "traffic": "cross-node"}, "cross-node needs a cluster of several nodes"),
         ({"token_bytes": None}, "token_bytes: needed beside transitions"),
+        ({"counts": "docs/examples/one.txt"}, "transitions: the counts are of one layer"),
+        ({"transitions": "docs/examples/none.csv"}, "none.csv: no rows"),
         ({"transitions": "docs/examples/requests.csv"}, "expected layer, from, to, tokens"),
         ({"transitions": "nowhere.csv"}, "nowhere.csv: no such file"),
         ({"counts": "docs/examples/two.txt"}, "row 182: layer = 2: must be 0 to 1"),
@@ -279,6 +281,8 @@ def test_a_question_that_cannot_be_is_one_line(change, said, tmp_path, monkeypat
         (tmp_path / "docs/examples" / name).write_text(text)
     few = examples["expert-counts.txt"].splitlines()[1:4]
     (tmp_path / "docs/examples/two.txt").write_text("\n".join(few))
+    (tmp_path / "docs/examples/one.txt").write_text(few[1])
+    (tmp_path / "docs/examples/none.csv").write_text("layer,from,to,tokens\n")
     monkeypatch.chdir(tmp_path)
     named = {"counts": "docs/examples/expert-counts.txt", "transitions": "docs/examples/expert-transitions.csv",
              "cluster": "2x2xh100-sxm", "token_bytes": "8KiB", **change}  # fmt: skip

@@ -136,6 +136,20 @@ def test_a_slow_network_keeps_prefill_and_decode_together():
     assert none.crossing_rps == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ({"limits": {"devices": 3}}, "it takes limits.devices 8 devices instead of 3"),
+        ({"cluster": cluster(1, 4)}, "do not fit into the cluster, or no link joins them"),
+        ({"cluster": cluster(2, 4), "nic": "1B/s"}, "do not fit into the cluster, or no link joins them"),
+    ],
+)
+def test_where_nothing_can_be_served_the_answer_is_why(question, said):
+    with pytest.raises(NoFeasiblePlan, match=f"no placement serves any request: .*{said}") as caught:
+        placed(**{"cluster": cluster(3, 8), "shapes": TWO, **question})
+    assert "rate" not in str(caught.value)
+
+
 def test_a_faster_network_never_lowers_goodput():
     speeds = ("10MB/s", "500MB/s", "2GB/s", "9GB/s")
     found = [placed(cluster=cluster(3, 4), shapes=TWO, nic=nic).goodput_rps for nic in speeds]

@@ -55,4 +55,4 @@ def _parsed(path: str) -> NDArray[np.float64]:
             rows = [[float(word) for word in line] for line in lines if line]
         return np.atleast_2d(np.asarray(rows, dtype=np.float64))
     except (ValueError, TypeError):
-        raise InputError(f"{path}: expected equally many counts of tokens for each layer") from None
+        raise InputError(f"{path}: expected numbers of tokens, equally many for each layer") from None

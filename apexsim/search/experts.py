@@ -52,7 +52,7 @@ class ExpertsProblem(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> ExpertsProblem:
         if self.transitions is not None and (self.token_bytes is None) == (self.model is None):
-            raise ValueError("token_bytes: needed beside transitions, or model in its place")
+            raise ValueError("token_bytes: needed beside transitions, or model in its place, but not both")
         if self.cluster.other_groups:
             raise ValueError(f"cluster = {self.cluster}: experts are dealt to devices of one kind")
         if self.traffic == "cross-node" and self.cluster.nodes == 1:
@@ -102,6 +102,8 @@ def read_experts(source: ExpertsProblem | Mapping[str, Any] | Path | str) -> Exp
         told = f"{experts} experts ({problem.counts}) do not divide among {cluster.devices} devices"
         raise InputError(f"{name}: cluster = {cluster}: {told}")
     moved = np.zeros((layers - 1, experts, experts))
+    if problem.transitions is not None and layers == 1:
+        raise InputError(f"{name}: transitions: the counts are of one layer, which no other follows")
     if problem.transitions is not None:
         moved = _transitions(beside(folder, problem.transitions), layers, experts)
     token_bytes = problem.token_bytes or 0.0
@@ -115,6 +117,8 @@ def _transitions(path: Path, layers: int, experts: int) -> Floats:
     table = read_csv(path)
     if list(table.columns) != list(COLUMNS):
         raise InputError(f"{path}: columns {', '.join(map(str, table.columns))}: expected {', '.join(COLUMNS)}")
+    if table.empty:
+        raise InputError(f"{path}: no rows")
     bounds = {"layer": layers - 1, "from": experts, "to": experts, "tokens": np.inf}
     for column, end in bounds.items():
         values = pd.to_numeric(table[column], errors="coerce")

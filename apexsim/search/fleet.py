@@ -147,6 +147,11 @@ def read_fleet(source: FleetProblem | Mapping[str, Any] | Path | str) -> FleetPr
     """
     problem, folder, name = read_question(FleetProblem, source, "fleet")
     found = [*problem.candidates, *_searched(problem, folder)]
+    held = {candidate.device for candidate in found}
+    for device in problem.limits.stock:
+        if device not in held and _profile(device) is None:  # a misspelt limit would be no limit
+            unknown = unknown_name("device", device, held, hints=catalog.device_names())
+            raise InputError(f"{name}: limits.stock: {unknown}")
     filled = tuple(_filled(candidate, problem, name) for candidate in found)
     return problem.model_copy(update={"candidates": filled, "searches": {}})
 
@@ -168,11 +173,10 @@ def _filled(candidate: FleetCandidate, problem: FleetProblem, source: str) -> Fl
     if problem.needs_power:
         unknown += [key for key, value in (("idle_w", idle), ("busy_w", busy)) if value is None]
     if unknown:
-        why = "is no device of ours" if profile is None else "does not say"
-        raise InputError(
-            f"{source}: candidates: {candidate.name}: {', '.join(unknown)}: missing, and the profile of "
-            f"{candidate.device} {why}"
-        )
+        why = f"the profile of {candidate.device} does not say"
+        if profile is None:
+            why = unknown_name("device", candidate.device, catalog.device_names())
+        raise InputError(f"{source}: candidates: {candidate.name}: {', '.join(unknown)}: missing, and {why}")
     return candidate.model_copy(update={"usd_per_hour": usd, "idle_w": idle, "busy_w": busy})
 
 

@@ -110,7 +110,7 @@ def read_formats(source: FormatsProblem | Mapping[str, Any] | Path | str) -> For
     """The question with what every layer costs in each of its formats.
 
     Raises:
-        InputError: a file that says something impossible. NoFeasiblePlan: not even the leanest formats fit.
+        InputError: a file that says something impossible. NoFeasiblePlan: not even the leanest formats can be had.
     """
     problem, folder, name = read_question(FormatsProblem, source, "formats")
     if isinstance(problem.plan, str):
@@ -124,7 +124,7 @@ def read_formats(source: FormatsProblem | Mapping[str, Any] | Path | str) -> For
     leanest = {(item.layer, item.part): item.leanest for item in items}
     priced = _priced(with_formats(plan, leanest), problem)
     if isinstance(priced, str):
-        raise NoFeasiblePlan(f"not even the leanest formats fit: {priced}")
+        raise NoFeasiblePlan(f"the leanest format of every layer cannot be had: {priced}")
     base, room = priced
     added, closed = _added(plan, problem, items, base)
     most = problem.limits.weights if problem.limits.weights is not None else room

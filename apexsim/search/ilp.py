@@ -16,7 +16,7 @@ import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import ceil, inf, isfinite
 
 import highspy
 import pulp
@@ -226,7 +226,7 @@ def _solved(
         for number, (low, high, whole) in enumerate(bounds)
     ]
     largest = max((abs(coefficient) for coefficient, _ in objective), default=0.0) or 1.0
-    problem += pulp.lpSum([coefficient / largest * made[v] for coefficient, v in objective] or [0.0 * made[0]])
+    problem += _expression(objective or [(0.0, 0)], largest, made)
     for row in rows:
         if row.terms:
             _add(problem, row, made)
@@ -241,7 +241,9 @@ def _solved(
     )
     status = problem.solverModel.getModelStatus()
     timed_out = status == highspy.HighsModelStatus.kTimeLimit
-    bound = float(problem.solverModel.getInfo().mip_dual_bound) * largest
+    # of a program without whole variables, HiGHS keeps no bound until it is done
+    is_mixed = any(whole for _, _, whole in bounds)
+    bound = float(problem.solverModel.getInfo().mip_dual_bound) * largest if is_mixed else -inf
     wall_s = time.monotonic() - began
     # a variable that stands in no row and no objective never reaches the solver
     values = tuple(
@@ -269,7 +271,8 @@ def _or_restricted(
 ) -> Outcome:
     """What was found in time, or the optimum among the whole variables that the relaxation uses, where that is better.
 
-    A relaxation uses few of many candidates, and those are the good ones: a small program, quickly solved.
+    A relaxation uses few of many candidates, and those are the good ones: a small program, quickly solved. Where
+    there is no answer yet, these variables rounded up are one, as long as no limit is reached.
     """
     relaxed = _solved([(low, high, False) for low, high, _ in bounds], rows, objective, time_limit_s / 2)
     if not relaxed.found:
@@ -279,6 +282,12 @@ def _or_restricted(
         for value, (low, high, whole) in zip(relaxed.values, bounds, strict=True)
     ]
     restricted = _solved(few, rows, objective, time_limit_s / 2)
+    if not restricted.found and not outcome.found:
+        up = [float(ceil(value - TOLERANCE)) if whole else None for value, (_, _, whole) in zip(
+            relaxed.values, bounds, strict=True
+        )]
+        rounded = [bound if value is None else (value, value, True) for value, bound in zip(up, bounds, strict=True)]
+        restricted = _solved(rounded, rows, objective, time_limit_s / 2)
     if not restricted.found or (outcome.found and outcome.objective <= restricted.objective):
         return outcome
     return replace(restricted, bound=max(outcome.bound, relaxed.bound), impossible=False, timed_out=True)
@@ -291,13 +300,21 @@ def _clean(value: float) -> float:
 
 def _add(problem: pulp.LpProblem, row: _Row, made: Sequence[pulp.LpVariable]) -> None:
     largest = _largest(row)
-    left = pulp.lpSum([coefficient / largest * made[variable] for coefficient, variable in row.terms])
+    left = _expression(row.terms, largest, made)
     if row.least == row.most:
         problem += left == row.most / largest
     elif row.most < inf:
         problem += left <= row.most / largest
     else:
         problem += left >= row.least / largest
+
+
+def _expression(terms: Terms, over: float, made: Sequence[pulp.LpVariable]) -> pulp.LpAffineExpression:
+    """The sum of the terms over a number; made at once, because adding terms one by one takes longer than solving."""
+    sums: dict[int, float] = {}
+    for coefficient, variable in terms:
+        sums[variable] = sums.get(variable, 0.0) + coefficient / over
+    return pulp.LpAffineExpression([(made[variable], coefficient) for variable, coefficient in sums.items()])
 
 
 def _largest(row: _Row) -> float:

@@ -72,12 +72,12 @@ class PoolsProblem(Strict):
         if self.objective == "devices" and self.rate is None:
             raise ValueError("objective: devices needs rate, the requests/s to be served")
         if (self.kv_bytes is None) == (self.model is None):
-            raise ValueError("kv_bytes: needed, or model and input_tokens in its place")
+            raise ValueError("kv_bytes: needed, or model and input_tokens in its place, but not both")
         if self.model is not None and self.input_tokens is None and self.trace is None:
             raise ValueError("input_tokens: missing beside model (or trace, whose mean it is)")
         for shape in self.shapes:
             if (shape.rate is None) == (shape.pool is None):
-                raise ValueError(f"shapes: {shape.name}: rate: needed, or pool in its place")
+                raise ValueError(f"shapes: {shape.name}: rate: needed, or pool in its place, but not both")
             if shape.pool is not None and None in (self.model, self.trace, self.slo):
                 raise ValueError(f"shapes: {shape.name}: pool: needs model, trace and slo beside the shapes")
             if (shape.pool is None) != ("devices" in shape.model_fields_set):

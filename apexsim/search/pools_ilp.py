@@ -20,13 +20,13 @@ devices), then less KV over the network, then fewer replicas of the shapes that 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
-from apexsim.errors import InputError
+from apexsim.errors import InputError, NoFeasiblePlan
 from apexsim.search.ilp import TIME_LIMIT_S, Limit, Outcome, Program
 from apexsim.search.pools import DECODE, PREFILL, Box, PoolsQuestion, Shape
-from apexsim.search.shortfall import solved
+from apexsim.search.shortfall import solved, told
 
 MOST_PATTERNS = 20_000
 """More sets of replicas in one node than this are refused: nobody needs so many shapes at once."""
@@ -116,9 +116,20 @@ def best_pools(question: PoolsQuestion, time_limit_s: float = TIME_LIMIT_S) -> P
     """
     model = _Model(question)
     outcome = model.program.solve(model.objectives, time_limit_s)
+    if outcome.found and not outcome.timed_out and not outcome.objective:
+        raise NoFeasiblePlan(_why_nothing(question, time_limit_s))
     what = f"{question.problem.rate:g} requests/s" if question.problem.rate else "the limits"
     refused, missing = f"no placement serves {what}", "no placement was found"
     return model.read(solved(model.program, outcome, time_limit_s, refused=refused, missing=missing))
+
+
+def _why_nothing(question: PoolsQuestion, time_limit_s: float) -> str:
+    """Why no request can be served at all: a limit, or that no prefill and decode replica can stand together."""
+    asked = question.problem.model_copy(update={"objective": "devices", "rate": None})
+    model = _Model(replace(question, problem=asked), least_rps=min(shape.rate or 0.0 for shape in asked.shapes) / 2)
+    given = model.program.shortfalls(time_limit_s)
+    none = "a replica of each role together do not fit into the cluster, or no link joins them"
+    return f"no placement serves any request: {told(given) if given else none}"
 
 
 def patterns(question: PoolsQuestion) -> Iterator[Pattern]:
@@ -146,7 +157,9 @@ def _sets(sizes: list[int], room: int) -> Iterator[tuple[int, ...]]:
 
 
 class _Model:
-    def __init__(self, question: PoolsQuestion) -> None:
+    """``least_rps``: served whatever gives way."""
+
+    def __init__(self, question: PoolsQuestion, least_rps: float = 0.0) -> None:
         self.question, self.program = question, Program()
         self._patterns = []
         for pattern in patterns(question):
@@ -162,7 +175,7 @@ class _Model:
         for place, pattern in enumerate(self._patterns):
             self._flow(place, pattern)
         self.program.equal([*((1.0, v) for v in self._out), *((-1.0, v) for v in self._in)], 0.0)
-        self._limits()
+        self._limits(least_rps)
 
     def _flow(self, place: int, pattern: Pattern) -> None:
         y, local, kv = self._nodes[place], self._local[place], self.question.kv_bytes
@@ -173,11 +186,13 @@ class _Model:
                 self.program.at_most([(1.0, crossing), (-pattern.link(role) / kv, y)], 0.0)
         self.program.at_most([(1.0, local), (-pattern.near() / kv, y)], 0.0)
 
-    def _limits(self) -> None:
+    def _limits(self, least_rps: float) -> None:
         problem = self.question.problem
         rate, limits = problem.rate, problem.limits
+        served = [(1.0, v) for v in (*self._local, *self._out)]
+        if least_rps:
+            self.program.at_least(served, least_rps)
         if rate is not None:
-            served = [(1.0, v) for v in (*self._local, *self._out)]
             self.program.at_least(served, rate, Limit("rate", "share", 1.0), give=rate)
         counted = (
             ("devices", limits.devices, [float(p.devices()) for p in self._patterns]),

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from apexsim.errors import ApexsimError, InputError
 
-_CHOICE = re.compile(r"str|int|float|bool|[A-Z]\w*|.+\[.+\]")
+_CHOICE = re.compile(r"str|int|float|bool|constrained-\w+|[A-Z]\w*|.+\[.+\]")
 _EXPECTED = {
     "tuple_type": "must be a list",
     "list_type": "must be a list",
