@@ -10,6 +10,7 @@ import numpy as np
 
 from apexsim.search.combinations import families
 from apexsim.search.evaluate import evaluate
+from apexsim.search.figures import FIGURES, Figure
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.problem import Problem, make_problem
 from apexsim.search.prune import Context, screen
@@ -126,6 +127,13 @@ def mixed_instance(seed: int) -> Problem:
         parse_slo(SLOS[int(rng.integers(len(SLOS)))]), rate_rps=rate_rps, space=space, price_usd_per_hour=2.0,
         carbon_g_per_kwh=400.0,
     )  # fmt: skip
+
+
+def drawn_axes(seed: int) -> tuple[Figure, ...]:
+    """Two figures or more, up to all, in any order: axes of a Pareto front."""
+    rng = np.random.default_rng(seed)
+    figures = list(FIGURES.values())
+    return tuple(figures[i] for i in rng.permutation(len(figures))[: rng.integers(2, len(figures) + 1)])
 
 
 @cache

@@ -87,7 +87,9 @@ def test_equal_searches_write_equal_bytes(folder):
             assert a.read_bytes() == b.read_bytes(), a.name
 
 
-@pytest.mark.parametrize("objective", ["attainment", "energy", "cost", "latency", "carbon"])
+@pytest.mark.parametrize(
+    "objective", ["goodput-per-device", "attainment", "energy", "cost", "latency", "carbon", "devices"]
+)
 def test_every_objective_ranks(folder, objective):
     result = search(folder, "--objective", objective, "--carbon", "400", "--json", "-")
     assert result.exit_code == 0, result.stderr
@@ -99,6 +101,12 @@ def test_every_objective_ranks(folder, objective):
     [
         (("--objective", "speed"), 2, "unknown objective 'speed'"),
         (("--strategy", "gird"), 2, "did you mean 'grid'"),
+        (("--pareto", "energy"), 2, "--pareto energy: one axis has no front"),
+        (("--pareto", "energy,speed"), 2, "unknown axis of --pareto 'speed'"),
+        (("--max-devices", "0"), 2, "--max-devices 0: must be a whole number from 1"),
+        (("--max-usd-per-hour", "-3"), 2, "--max-usd-per-hour -3: must be more than 0"),
+        (("--engine", "vlm"), 2, "did you mean 'vllm'"),
+        (("--max-usd-per-hour", "0.5"), 3, "within max_usd_per_hour = 0.5"),
         (("--backend", "slurm"), 2, "unknown backend 'slurm' (known: dask, process, ray)"),
         (("--objective", "carbon"), 2, "--carbon"),
         (("--cluster", "4xh1000"), 2, "h100"),
@@ -116,6 +124,25 @@ def test_mistakes_are_one_line_with_their_exit_code(folder, flags, code, words):
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert words in last
+
+
+def test_chosen_axes_are_in_every_file_and_on_stdout(folder):
+    (folder / "space.yaml").write_text(SPACE + "max_devices: 2\n")
+    flags = ("--pareto", "latency,devices", "--objective", "goodput-per-device", "--max-devices", "4")
+    result = search(folder, *flags)
+    assert result.exit_code == 0, result.stderr
+    assert "--max-devices 4, not max_devices = 2 of the space" in result.stderr
+    said = " ".join(result.stdout.split())
+    assert "3 of 3 feasible plans by goodput per device" in said
+    assert "The Pareto front over median E2E and number of devices: " in said
+    assert "The best plan by each figure." in said
+    data = json.loads((folder / "out" / "result.json").read_text())
+    table = pd.read_parquet(folder / "out" / "plans.parquet")
+    assert data["pareto_axes"] == ["latency", "devices"]
+    assert set(table["id"][table["on_pareto_front"]]) == set(data["pareto"])
+    points = table[["e2e_p50_s", "devices"]].to_numpy()
+    beaten = [any((other <= own).all() and (other < own).any() for other in points) for own in points]
+    assert table["on_pareto_front"].tolist() == [not b for b in beaten]
 
 
 def test_a_truncated_space_is_a_bad_input(folder):
@@ -150,12 +177,15 @@ def test_ctrl_c_leaves_the_finished_part(folder):
 
 def test_the_api_returns_what_the_command_writes(folder):
     found = ax.search(
-        "Llama-3.1-70B", "4xh100-sxm", folder / "trace.csv", SLO, space=folder / "space.yaml", workers=1
-    )
+        "Llama-3.1-70B", "4xh100-sxm", folder / "trace.csv", SLO, space=folder / "space.yaml", workers=1,
+        pareto=["energy", "latency", "devices"], max_devices=4,
+    )  # fmt: skip
     assert found.best.id == found.to_pandas()["id"][0] == found.to_dict()["plans"][0]["id"]
     assert found.best_run.summary.slo.met
     assert "<table" in found._repr_html_()
-    assert found.plot_pareto().get_xlabel() == "goodput per device, requests/s"
+    assert "J/tok than the most frugal one" in found._repr_html_() or "also the most frugal one" in found._repr_html_()
+    assert "The Pareto front over energy at goodput, median E2E and number of devices" in found._repr_html_()
+    assert found.plot_pareto().get_xlabel() == "energy at goodput, J per output token"
     assert found.plot_goodput().get_ylabel() == "SLO attainment"
 
 

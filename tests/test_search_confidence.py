@@ -17,8 +17,8 @@ from apexsim.search.confidence import Draws, chances, draw, interval, judge, tie
 from apexsim.search.doubt import doubt_of, operators_by_part
 from apexsim.search.evaluate import prepare_candidate
 from apexsim.search.executors import Processes, Serial
+from apexsim.search.figures import FIGURES
 from apexsim.search.intervals import crossing, goodput_draws, resolved_rps, spare_share, time_draws, window_draws
-from apexsim.search.objectives import OBJECTIVES
 from apexsim.search.problem import make_problem
 from apexsim.search.run import search
 from apexsim.search.windows import Sample, sample
@@ -91,7 +91,7 @@ def test_chances_are_symmetric_and_add_up(found):
     names = list(draws)
     for one in names:
         for other in names:
-            mine, theirs = (chances(draws[a], draws[b], OBJECTIVES["goodput"]) for a, b in ((one, other), (other, one)))
+            mine, theirs = (chances(draws[a], draws[b], FIGURES["goodput"]) for a, b in ((one, other), (other, one)))
             assert (mine.beats, mine.ties) == (theirs.loses, theirs.ties)
             assert mine.beats + theirs.beats + mine.ties == pytest.approx(1.0)
 
@@ -103,20 +103,20 @@ def drawn(found) -> dict[str, Draws]:
 
 def test_a_plan_ties_with_itself(found):
     one = drawn(found)[found.ranked[0].id]
-    assert chances(one, one, OBJECTIVES["goodput"]).ties == 1.0
+    assert chances(one, one, FIGURES["goodput"]).ties == 1.0
 
 
 def test_equal_plans_are_one_group(found):
     best = found.ranked[0]
     twin = replace(best, plan=best.plan.model_copy(update={"router": "round-robin"}))
     draws = {best.id: drawn(found)[best.id]} | {twin.id: drawn(found)[best.id]}
-    assert tied_groups(OBJECTIVES["goodput"], [best, twin], draws)[best.id] == (best.id, twin.id)
+    assert tied_groups(FIGURES["goodput"], [best, twin], draws)[best.id] == (best.id, twin.id)
 
 
 def test_twice_the_replicas_beat(found, judged):
     draws = drawn(found)
     two, one = (next(name for name in draws if name.startswith(f"{n}xtp2-fp8-kvfp8")) for n in (2, 1))
-    assert chances(draws[two], draws[one], OBJECTIVES["goodput"]).beats > 0.99
+    assert chances(draws[two], draws[one], FIGURES["goodput"]).beats > 0.99
     assert judged.verdicts[one].tied_rank > judged.verdicts[two].tied_rank
 
 

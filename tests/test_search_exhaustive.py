@@ -9,14 +9,14 @@ import pytest
 from apexsim.metrics.attainment import attainment
 from apexsim.scenario import replay
 from apexsim.search.evaluate import prepare_candidate
-from apexsim.search.objectives import OBJECTIVES
+from apexsim.search.figures import FIGURES
 from apexsim.search.pareto import front, rank
 from apexsim.search.prune import Context
 from apexsim.search.race import TOLERANCE, Race
 from apexsim.search.strategies import Grid
 from apexsim.search.trial import try_one
 from apexsim.testing.strategy import Toy, play
-from tests.search_instances import exhaustive
+from tests.search_instances import drawn_axes, exhaustive
 
 INSTANCES = range(50)
 
@@ -25,11 +25,15 @@ INSTANCES = range(50)
 def test_without_racing_the_winner_of_every_objective_is_that_of_an_exhaustive_search(seed):
     _, candidates, truth, _ = exhaustive(seed)
     everything = Toy(candidates, truth)
-    for objective in OBJECTIVES.values():
+    for objective in FIGURES.values():
         asked = play(Grid(candidates, objective, keep=1, wave=2), everything)
         found = [truth[name] for name in asked if truth[name] is not None]
         assert [e.id for e in rank(found, objective)[:1]] == [e.id for e in rank(everything.feasible, objective)[:1]]
         assert set(front(found)) == set(front(everything.feasible))
+        axes = drawn_axes(seed + len(objective.name))
+        asked = play(Grid(candidates, objective, keep=1, axes=axes, wave=2), everything)
+        found = [truth[name] for name in asked if truth[name] is not None]
+        assert set(front(found, axes)) == set(front(everything.feasible, axes))
 
 
 @pytest.mark.parametrize("seed", INSTANCES)
@@ -38,8 +42,8 @@ def test_no_plan_is_better_than_its_bounds(seed):
     for candidate in candidates:
         reached = truth[candidate.id]
         if reached is not None:
-            for objective in OBJECTIVES.values():
-                best, value = objective.bound(candidate.bounds), objective.value(reached)
+            for objective in FIGURES.values():
+                best, value = objective.bound(candidate.bounds, candidate.plan.devices), objective.value(reached)
                 assert objective.loss(best) <= objective.loss(value), (objective.name, candidate.id)
     for outcome in dropped:
         if outcome.cause == "slo":
@@ -54,7 +58,7 @@ def test_the_questions_are_worth_asking():
         feasible = [e for e in truth.values() if e is not None]
         several += len(feasible) > 3
         misses += len(feasible) < len(candidates) or any(d.cause == "slo" for d in dropped)
-        winners |= {len(rank(feasible, objective)[0].plan.pools) for objective in OBJECTIVES.values() if feasible}
+        winners |= {len(rank(feasible, objective)[0].plan.pools) for objective in FIGURES.values() if feasible}
     assert several > 25
     assert misses > 5
     assert winners == {1, 2}
@@ -67,10 +71,10 @@ def test_a_race_is_within_its_tolerance_of_an_exhaustive_search(seed, rounds, mo
     question, candidates, truth, _ = exhaustive(seed)
     feasible = [e for e in truth.values() if e is not None]
     context, known = Context.of(question), {}
-    for objective in OBJECTIVES.values():
+    for objective in FIGURES.values():
         found = [truth[name] for name in run_race(Race(candidates, objective, keep=1), context, truth, known)]
         found = [e for e in found if e is not None]
-        for goal in (objective, OBJECTIVES["energy"], OBJECTIVES["latency"]):
+        for goal in (objective, FIGURES["energy"], FIGURES["latency"]):
             values = [[goal.loss(goal.value(e)) for e in some] for some in (found, feasible)]
             best, true = (min(each, default=float("inf")) for each in values)
             assert best <= true + TOLERANCE * abs(true) or best == true, (objective.name, goal.name)
@@ -81,7 +85,7 @@ def test_races_leave_plans_out_and_account_for_every_one(monkeypatch):
     out = cut = 0
     for seed in range(0, 50, 5):
         question, candidates, truth, _ = exhaustive(seed)
-        race = Race(candidates, OBJECTIVES["goodput"], keep=1)
+        race = Race(candidates, FIGURES["goodput"], keep=1)
         asked = run_race(race, Context.of(question), truth, {})
         assert len(set(asked)) == len(asked)
         assert set(asked) | set(race.dropped) == {c.id for c in candidates}

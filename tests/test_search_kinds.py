@@ -9,7 +9,7 @@ import pytest
 from apexsim.metrics.attainment import attainment
 from apexsim.scenario import replay
 from apexsim.search.evaluate import prepare_candidate
-from apexsim.search.objectives import OBJECTIVES
+from apexsim.search.figures import FIGURES
 from apexsim.search.pareto import front, rank
 from apexsim.search.strategies import Grid
 from apexsim.testing.strategy import Toy, play
@@ -23,7 +23,7 @@ NAMES = [f"{make.__name__}-{seed}" for make, seed in ASKED]
 def test_96_97_the_winner_of_every_objective_is_that_of_an_exhaustive_search(make, seed):
     _, candidates, truth, _ = exhaustive(seed, make)
     everything = Toy(candidates, truth)
-    for objective in OBJECTIVES.values():
+    for objective in FIGURES.values():
         asked = play(Grid(candidates, objective, keep=1, wave=2), everything)
         found = [truth[name] for name in asked if truth[name] is not None]
         assert [e.id for e in rank(found, objective)[:1]] == [e.id for e in rank(everything.feasible, objective)[:1]]
@@ -36,8 +36,8 @@ def test_96_97_no_plan_is_better_than_its_bounds(make, seed):
     for candidate in candidates:
         reached = truth[candidate.id]
         if reached is not None:
-            for objective in OBJECTIVES.values():
-                best, value = objective.bound(candidate.bounds), objective.value(reached)
+            for objective in FIGURES.values():
+                best, value = objective.bound(candidate.bounds, candidate.plan.devices), objective.value(reached)
                 assert objective.loss(best) <= objective.loss(value), (objective.name, candidate.id)
     for outcome in dropped:
         if outcome.cause == "slo":
@@ -52,7 +52,7 @@ def test_the_questions_are_worth_asking(make):
         _, _, truth, out = exhaustive(seed, make)
         reached = [e for e in truth.values() if e is not None]
         feasible += len(reached)
-        new += any(is_new(rank(reached, objective)[0].plan) for objective in OBJECTIVES.values() if reached)
+        new += any(is_new(rank(reached, objective)[0].plan) for objective in FIGURES.values() if reached)
         dropped += any(d.cause == "slo" and is_new(d.plan) for d in out)
     assert new > 3
     assert feasible > 30

@@ -18,8 +18,8 @@ from apexsim.search.combinations import plans
 from apexsim.search.copies import GoodputLoads
 from apexsim.search.evaluate import prepare_candidate
 from apexsim.search.executors import Serial, executor
+from apexsim.search.figures import FIGURES
 from apexsim.search.journal import Journal, read
-from apexsim.search.objectives import OBJECTIVES
 from apexsim.search.outcome import Evaluation
 from apexsim.search.pareto import dominated, front, rank
 from apexsim.search.problem import make_problem
@@ -116,13 +116,13 @@ def test_a_space_may_be_a_mapping_and_is_as_strict():
 def test_goodput_ranks_by_rate_then_per_device_then_id():
     fast, small, large = evaluation(3.0, tp=8), evaluation(2.0, tp=2), evaluation(2.0, tp=4)
     twin = evaluation(2.0, tp=1, pp=2)
-    ranked = rank([large, twin, small, fast], OBJECTIVES["goodput"])
+    ranked = rank([large, twin, small, fast], FIGURES["goodput"])
     assert [e.id for e in ranked] == [e.id for e in (fast, *sorted([small, twin], key=lambda e: e.id), large)]
 
 
 def test_an_undefined_figure_comes_last():
     known, unknown = evaluation(1.0, dollars=9.0, tp=8), evaluation(5.0, dollars=None, tp=1)
-    assert [e.id for e in rank([unknown, known], OBJECTIVES["cost"])] == [known.id, unknown.id]
+    assert [e.id for e in rank([unknown, known], FIGURES["cost"])] == [known.id, unknown.id]
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=30))

@@ -14,9 +14,9 @@ from apexsim.scenario import replay
 from apexsim.search.combinations import families, plans
 from apexsim.search.evaluate import evaluate, prepare_candidate
 from apexsim.search.executors import executor
+from apexsim.search.figures import FIGURES
 from apexsim.search.journal import read
 from apexsim.search.miss import nearest_miss
-from apexsim.search.objectives import OBJECTIVES
 from apexsim.search.outcome import Bounds, Candidate, Evaluation
 from apexsim.search.pareto import front, rank
 from apexsim.search.problem import Problem, make_problem
@@ -86,9 +86,10 @@ def test_pruning_keeps_the_winner_of_every_objective_and_the_front(seed):
     for candidate in candidates:  # and no bound is worse than what the plan reaches
         reached = truth[candidate.id]
         if reached is not None:
-            for objective in OBJECTIVES.values():
-                assert objective.loss(objective.bound(candidate.bounds)) <= objective.loss(objective.value(reached))
-    for objective in OBJECTIVES.values():
+            for objective in FIGURES.values():
+                bound = objective.bound(candidate.bounds, candidate.plan.devices)
+                assert objective.loss(bound) <= objective.loss(objective.value(reached))
+    for objective in FIGURES.values():
         asked = play(Grid(candidates, objective, keep=1, wave=4), everything)
         found = [truth[name] for name in asked if truth[name] is not None]
         best = [e.id for e in rank(everything.feasible, objective)[:1]]
@@ -130,7 +131,7 @@ def test_the_json_is_as_the_design_says():
     question = small_problem()
     result = search(question, executor("process", 1))
     data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert set(data) == {"plans", "pruned", "pareto", "best_by", "simulation"}
+    assert set(data) == {"plans", "pruned", "pareto", "pareto_axes", "best_by", "trade", "simulation"}
     first = data["plans"][0]
     wanted = {"rank", "id", "plan", "goodput_rps", "goodput_rps_per_device", "censored", "at_goodput", "summary"}
     assert wanted <= set(first)

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from apexsim.cli.terminal import a_file, duration_s, put_json, say, say_when_compiling
+from apexsim.cli import search_flags as flags
+from apexsim.cli.terminal import duration_s, put_json, say, say_when_compiling
 
 if TYPE_CHECKING:
     from apexsim.report.search_results import SearchReport
@@ -25,51 +26,44 @@ NAME = 32
 
 
 def search(
-    model: Annotated[str, typer.Option(help="Model name, or the path of a config.json.", show_default=False)],
-    cluster: Annotated[str, typer.Option(help="8xh100-sxm, 4x8xh100-sxm, or a file.", show_default=False)],
-    trace: Annotated[str, typer.Option(help="Trace file, or the name of a bundled trace.", show_default=False)],
-    slo: Annotated[
-        str, typer.Option(help="ttft=2s,tpot=100ms@0.9, or 'ttft:p99<=500ms;tpot:p95<=50ms'.", show_default=False)
-    ],
-    objective: Annotated[str, typer.Option(help="goodput, attainment, energy, cost, latency or carbon.")] = "goodput",
-    strategy: Annotated[str, typer.Option(help="How to go through the plans: auto, grid or race.")] = "auto",
-    rate: Annotated[
-        float | None, typer.Option(help="Requests/s at which the SLO must be met.", show_default="the trace's own")
-    ] = None,
-    price: Annotated[float | None, typer.Option(help="USD per device-hour.", show_default="the profile's")] = None,
-    carbon: Annotated[float | None, typer.Option(help="Carbon intensity, g CO2e per kWh.")] = None,
-    space: Annotated[
-        Path | None, typer.Option(callback=a_file, metavar="FILE", help="YAML lists in place of the default ones.")
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Plans in the table.")] = 30,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the files go.", show_default="results/NAME")
-    ] = None,
-    json: Annotated[
-        str | None, typer.Option(metavar="FILE|-", help="Write the result as JSON; - prints only that.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.", show_default="all processors")] = None,
-    backend: Annotated[str, typer.Option(help="Who runs the workers: process, ray or dask.")] = "process",
-    plan_timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Drop a plan that takes longer: 10min.", show_default="none")
-    ] = None,
-    sensitivity: Annotated[
-        int, typer.Option(min=0, help="Replay so many of the first plans under other loads, step times and lengths.")
-    ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the router's draws.")] = 0,
+    model: flags.Model,
+    cluster: flags.Where,
+    trace: flags.Load,
+    slo: flags.Limit,
+    objective: flags.Objective = "goodput",
+    pareto: flags.Pareto = None,
+    strategy: flags.Strategy = "auto",
+    rate: flags.Rate = None,
+    price: flags.Price = None,
+    carbon: flags.Carbon = None,
+    space: flags.SpaceFile = None,
+    max_devices: flags.MaxDevices = None,
+    min_devices: flags.MinDevices = None,
+    max_usd_per_hour: flags.MaxUsdPerHour = None,
+    engine: flags.Engine = None,
+    top: flags.Top = 30,
+    out: flags.Out = None,
+    json: flags.Json = None,
+    workers: flags.Workers = None,
+    backend: flags.Backend = "process",
+    plan_timeout: flags.PlanTimeout = None,
+    sensitivity: flags.Sensitivity = 0,
+    seed: flags.Seed = 0,
 ) -> None:
     """Find the best plans: which meet the SLO, at what goodput, joules and dollars, and what binds them."""
     from apexsim.report.files import require_writable
     from apexsim.report.search_results import search_for
     from apexsim.report.search_tables import defaults_line
     from apexsim.report.simulation import as_trace
+    from apexsim.search.limits import Limits
     from apexsim.search.problem import make_problem
     from apexsim.spec import catalog
 
     timeout_s = None if plan_timeout is None else duration_s("--plan-timeout", plan_timeout)
     problem = make_problem(
         model, catalog.cluster(cluster), as_trace(trace), catalog.slo(slo), objective=objective, rate_rps=rate,
-        price_usd_per_hour=price, carbon_g_per_kwh=carbon, space=space, seed=seed,
+        price_usd_per_hour=price, carbon_g_per_kwh=carbon, space=space, seed=seed, pareto=pareto,
+        limits=Limits(min_devices, max_devices, max_usd_per_hour, engine),
     )  # fmt: skip
     folder = out if out is not None else Path("results") / problem.run_name
     require_writable(folder / "result.json", make_folders=True)

@@ -14,11 +14,12 @@ from apexsim.report import search_words as words
 from apexsim.report.page import Content, Element, code, document, element, facts, listed, picture, section, table
 from apexsim.report.pictures import Picture
 from apexsim.report.search_doubt import sensitivity_table
-from apexsim.report.search_tables import defaults_line, dropped_table, ranking_table, trade_table
+from apexsim.report.search_tables import defaults_line, dropped_table, ranking_table
 from apexsim.report.tables import show
+from apexsim.report.trade_tables import front_table, trade_table
 from apexsim.search.confidence import LEVEL
+from apexsim.search.figures import grams_per_million_tokens
 from apexsim.search.miss import crash, nearest_miss
-from apexsim.search.objectives import grams_per_million_tokens
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem
 from apexsim.spec import catalog
@@ -107,6 +108,8 @@ def _answer(report: SearchReport) -> Parts:
     )
     yield section("The answer", "answer", card, element("p", words.how_it_went(result)))
     yield section("The best by each figure", "trades", table(trade_table(result)))
+    if result.problem.chosen_axes:
+        yield section("The Pareto front", "front", table(front_table(result, report.top)))
     yield section("How it is started", "launch", *_launch(report))
 
 

@@ -22,7 +22,7 @@ def search_pictures(report: SearchReport) -> tuple[Picture, ...]:
             "pareto.png",
             "All feasible plans; those that no other beats on every count are ringed.",
             f"{pareto.get_ylabel()} over {pareto.get_xlabel()}, a dot for each of {len(result.ranked)} plans. On the "
-            f"Pareto front: {', '.join(result.pareto)}.",
+            f"Pareto front over {', '.join(axis.label for axis in result.problem.axes)}: {', '.join(result.pareto)}.",
             pareto,
         ),
         Picture(

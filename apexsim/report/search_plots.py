@@ -7,13 +7,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter
 
 from apexsim.search.outcome import Evaluation
-
-FRONT = "#d95f02"
-WIDE = 5
-"""Energies that differ by more than this factor are drawn on a logarithmic axis."""
 
 SHAPES = 6
 """Curves in one picture; more cannot be told apart."""
@@ -23,39 +19,6 @@ AROUND = 1.15
 
 DEPTH, LEAST_ROOM = 4.0, 0.025
 """The shares that are shown go down to so many times what the target leaves to miss; of a target of 1 it is this."""
-
-
-def pareto(ranked: Sequence[Evaluation], front: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Energy against goodput per device, one dot a plan; up is dearer, to the right is faster."""
-    ax = _axes(ax, (7, 4.2))
-    plans = [e for e in ranked if e.at_goodput["j_per_output_token"] is not None]
-    x = [e.goodput_rps_per_device for e in plans]
-    y = [e.at_goodput["j_per_output_token"] or 0.0 for e in plans]
-    devices = [e.plan.devices for e in plans]
-    if plans:
-        dots = ax.scatter(x, y, c=devices, cmap="viridis_r", s=26, alpha=0.8, linewidths=0)
-        whole = sorted(set(devices))
-        ax.figure.colorbar(dots, ax=ax, label="devices of the plan", ticks=whole)
-    best = [(a, b, e) for a, b, e in zip(x, y, plans, strict=True) if e.id in front]
-    if best:
-        ax.scatter([a for a, _, _ in best], [b for _, b, _ in best], s=90, facecolors="none", edgecolors=FRONT,
-                   linewidths=1.6, label=f"Pareto front ({len(best)})")  # fmt: skip
-        ax.legend(frameon=False, loc="upper right")
-        right, low, first = best[0]
-        ax.annotate(first.id, (right, low), xytext=(-8, -4), textcoords="offset points", ha="right", va="top",
-                    fontsize=8)  # fmt: skip
-    ax.set_xlabel("goodput per device, requests/s")
-    ax.set_ylabel("energy at goodput, J per output token")
-    ax.set_title(f"{len(plans)} feasible plans: fast and frugal is bottom right")
-    if y and max(y) > WIDE * min(y):
-        # Deep pipelines burn several times the energy of the best: on a linear axis those would be one line.
-        ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(ScalarFormatter())
-        ax.yaxis.set_minor_formatter(ScalarFormatter())
-    else:
-        ax.set_ylim(bottom=0)
-    ax.grid(alpha=0.3, which="both")
-    return ax
 
 
 def attainment(ranked: Sequence[Evaluation], target: float, ax: Axes | None = None) -> Axes:

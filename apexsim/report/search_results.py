@@ -14,13 +14,14 @@ import yaml
 
 from apexsim import __version__
 from apexsim.errors import ApexsimError, NoFeasiblePlan, UsageError
-from apexsim.report import search_plots
+from apexsim.report import pareto_plot, search_plots
 from apexsim.report.console import render
 from apexsim.report.files import write_json, write_parquet
 from apexsim.report.html import search_page
 from apexsim.report.launch.deploy import Deployment, deployed_or_none
 from apexsim.report.markup import tables_html
 from apexsim.report.pictures import Picture, close
+from apexsim.report.plan_columns import plan_row, plan_table, prefixes_of
 from apexsim.report.search_doubt import Doubt, asked_for, doubt_about, verdict_columns, with_doubt
 from apexsim.report.search_pictures import search_pictures
 from apexsim.report.search_tables import search_tables
@@ -28,9 +29,10 @@ from apexsim.report.sensitivity_plots import tornado
 from apexsim.report.simulation import Conditions, SimulationReport, as_trace, simulate_under
 from apexsim.search.evaluate import prepare_candidate
 from apexsim.search.executors import executor
+from apexsim.search.figures import grams_per_million_tokens
 from apexsim.search.journal import Journal
+from apexsim.search.limits import Limits
 from apexsim.search.miss import crash, nearest_miss
-from apexsim.search.objectives import grams_per_million_tokens
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem, make_problem
 from apexsim.search.run import KEEP, Progress, SearchResult
@@ -118,8 +120,9 @@ class SearchReport:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a ranked plan, best first: knobs, goodput, what it costs there, latencies (s) at the rate."""
-        front = set(self.result.pareto)
-        rows = [_flat(place, e, e.id in front) for place, e in enumerate(self.result.ranked, start=1)]
+        front, ranked = set(self.result.pareto), self.result.ranked
+        prefixes = prefixes_of(e.plan for e in ranked)
+        rows = [plan_row(place, e, e.id in front, prefixes) for place, e in enumerate(ranked, start=1)]
         for row in rows:
             row |= verdict_columns(self.doubt.confidence.verdicts.get(row["id"]))
         intensity = self.result.problem.carbon_g_per_kwh
@@ -128,11 +131,15 @@ class SearchReport:
                 joules = row["j_per_output_token_at_goodput"]
                 grams = None if joules is None else joules * grams_per_million_tokens(intensity)
                 row["g_co2e_per_million_output_tokens_at_goodput"] = grams
-        return pd.DataFrame(rows)
+        return plan_table(rows)
 
     def plot_pareto(self, ax: Axes | None = None) -> Axes:
-        """Energy against goodput per device, coloured by the number of devices; the Pareto front is ringed."""
-        return search_plots.pareto(self.result.ranked, self.result.pareto, ax)
+        """The first two axes of the Pareto front against each other; the front is ringed.
+
+        A third axis is the colour. Of four and more that were chosen each but the first has a panel of its own, over
+        the first one; into an ``ax`` that is given only the first of them is drawn.
+        """
+        return pareto_plot.pareto(self.result.ranked, self.result.pareto, self.result.problem.chosen_axes, ax)
 
     def plot_goodput(self, ax: Axes | None = None) -> Axes:
         """SLO attainment over the offered rate, as it was tested, of the best plan of each shape."""
@@ -206,6 +213,11 @@ def search(
     price: float | None = None,
     carbon: float | None = None,
     space: Space | Mapping[str, Any] | Path | str | None = None,
+    max_devices: int | None = None,
+    min_devices: int | None = None,
+    max_usd_per_hour: float | None = None,
+    engine: str | None = None,
+    pareto: str | Sequence[str] | None = None,
     top: int = TOP,
     out: Path | str | None = None,
     workers: int | None = None,
@@ -214,39 +226,37 @@ def search(
     seed: int = 0,
     sensitivity: int = 0,
 ) -> SearchReport:
-    """The best plans to serve ``model`` on ``cluster`` under ``trace``, so that ``slo`` is met.
+    """The best plans to serve ``model`` on ``cluster`` under ``trace``, so that ``slo`` is met:
 
         report = ax.search("Llama-3.1-70B", "8xh100-sxm", "burstgpt-day", "ttft=2s,tpot=100ms@0.9")
         report.best.plan, report.best.goodput_rps
 
     Args:
-        model: a name of ``apexsim list models``, an alias, or the path of a config.json.
-        cluster: ``8xh100-sxm``, ``4x8xh100-sxm``, or a file. trace: one, its path, or the name of a bundled one.
-        objective: goodput, attainment, energy, cost, latency or carbon.
+        model: a name of ``apexsim list models``, or the path of a config.json. trace: one, its path, or a bundled name.
+        cluster: ``8xh100-sxm``, ``4x8xh100-sxm``, or a file.
+        objective: goodput, goodput-per-device, attainment, energy, cost, latency, carbon or devices (the fewest).
         rate: requests/s at which a plan must meet the SLO to be ranked; the trace's own where None.
         price: USD per device-hour; the profile's where None. carbon: g CO2e per kWh.
-        space: lists that replace the default ones, ``{"tp": [1, 2]}``, or a YAML file with them.
+        space: lists that replace the default ones, ``{"tp": [1, 2]}``, or a YAML file with them; max_devices,
+            min_devices, max_usd_per_hour and engine stand in the place of its keys of these names.
+        pareto: two or more objectives that the Pareto front compares; goodput per device, energy and cost where None.
         out: folder for the journal and, once done, the results; nothing is written where None.
-        workers: as many as there are processors where None.
-        backend: who runs them: process, ray or dask.
-        plan_timeout: ``"10min"``: a plan that takes longer is dropped; None = as long as it needs.
+        workers: as many as there are processors where None. backend: who runs them: process, ray or dask.
+        plan_timeout: ``"10min"``: a plan that takes longer is dropped.
         sensitivity: so many of the first plans are also replayed at other loads, step times and output lengths.
 
     Raises:
-        UsageError, InputError: a name, an SLO or a file that cannot be.
-        NoFeasiblePlan: not raised here but by ``report.best``: a search without a winner is an answer, too.
+        UsageError, InputError: a name, an SLO or a file that cannot be; without a winner only ``report.best`` raises.
     """
+    where = catalog.cluster(cluster) if isinstance(cluster, str) else cluster
     problem = make_problem(
-        model,
-        catalog.cluster(cluster) if isinstance(cluster, str) else cluster,
-        as_trace(trace),
-        catalog.slo(slo) if isinstance(slo, str) else slo,
-        objective=objective, rate_rps=rate, price_usd_per_hour=price, carbon_g_per_kwh=carbon, space=space, seed=seed,
+        model, where, as_trace(trace), catalog.slo(slo) if isinstance(slo, str) else slo, objective=objective,
+        rate_rps=rate, price_usd_per_hour=price, carbon_g_per_kwh=carbon, space=space, seed=seed,
+        limits=Limits(min_devices, max_devices, max_usd_per_hour, engine), pareto=pareto,
     )  # fmt: skip
-    timeout_s = None if plan_timeout is None else parse_seconds(plan_timeout)
     report = search_for(
-        problem, strategy=strategy, top=top, out=out, workers=workers, backend=backend, plan_timeout_s=timeout_s,
-        sensitivity=sensitivity,
+        problem, strategy=strategy, top=top, out=out, workers=workers, backend=backend, sensitivity=sensitivity,
+        plan_timeout_s=None if plan_timeout is None else parse_seconds(plan_timeout),
     )  # fmt: skip
     if out is not None:
         report.save(out)
@@ -291,40 +301,3 @@ def _drawn(report: SearchReport) -> Iterator[tuple[Picture, ...]]:
         yield pictures
     finally:
         close(pictures)
-
-
-def _flat(place: int, evaluation: Evaluation, on_front: bool) -> dict[str, Any]:
-    pool, summary = evaluation.plan.pools[0], evaluation.summary
-    latencies = {
-        f"{name}_{statistic}_s": summary[f"{name}_s"][statistic]
-        for name in ("ttft", "tpot", "e2e", "queue")
-        for statistic in ("mean", "p50", "p90", "p99")
-    }
-    return {
-        "rank": place,
-        "id": evaluation.id,
-        "devices": evaluation.plan.devices,
-        "replicas": pool.replicas,
-        "tp": pool.tp,
-        "pp": pool.pp,
-        "dp": pool.dp,
-        "cp": pool.cp,
-        "ep": pool.ep,
-        "weights": pool.weights,
-        "kv_cache": pool.kv_cache,
-        "preset": pool.scheduler.preset,
-        "max_num_batched_tokens": pool.scheduler.max_num_batched_tokens,
-        "max_num_seqs": pool.scheduler.max_num_seqs,
-        "goodput_rps": evaluation.goodput_rps,
-        "goodput_rps_per_device": evaluation.goodput_rps_per_device,
-        "censored": evaluation.censored,
-        **{f"{key}_at_goodput": value for key, value in evaluation.at_goodput.items()},
-        "attainment": summary["slo"]["attainment"],
-        **latencies,
-        "kv_peak_fraction": summary["memory"]["kv_peak_fraction"],
-        "preemptions": summary["preemptions"],
-        "on_pareto_front": on_front,
-        "binds": evaluation.binds,
-        "why": evaluation.why,
-        "notes": "; ".join(evaluation.notes),
-    }

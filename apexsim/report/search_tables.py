@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 from apexsim.report.search_doubt import Doubt, place_mark, sensitivity_table, verdict_cells, verdict_note
 from apexsim.report.tables import UNDEFINED, Table
+from apexsim.report.trade_tables import PLAN, front_table, trade_table
 from apexsim.search.confidence import LEVEL, Verdict
-from apexsim.search.objectives import grams_per_million_tokens
+from apexsim.search.figures import grams_per_million_tokens
+from apexsim.search.limits import in_force
 from apexsim.search.outcome import Cause, Evaluation
-from apexsim.search.pareto import best_by
 from apexsim.search.problem import Problem
 from apexsim.search.run import SearchResult
 from apexsim.spec.plan import Plan
-
-PLAN = "plan"
 
 CAUSES: dict[Cause, str] = {
     "illegal": "not legal or not simulated",
@@ -30,8 +29,10 @@ CAUSES: dict[Cause, str] = {
 
 
 def search_tables(result: SearchResult, top: int, doubt: Doubt) -> tuple[Table, ...]:
-    """The ranking, the best by each figure, the sensitivity if asked for, and the plans that are not ranked."""
-    trade = (trade_table(result),) if result.ranked else ()
+    """The ranking, the Pareto front if its axes were chosen, the best by each figure, the sensitivity if asked for, and
+    the plans that are not ranked."""
+    chosen = (front_table(result, top),) if result.ranked and result.problem.chosen_axes else ()
+    trade = (*chosen, trade_table(result)) if result.ranked else ()
     changed = () if doubt.sensitivity is None else (sensitivity_table(doubt.sensitivity),)
     dropped = (dropped_table(result),) if result.dropped else ()
     return (ranking_table(result, top, doubt), *trade, *changed, *dropped)
@@ -89,28 +90,6 @@ def _row(
     )
 
 
-def trade_table(result: SearchResult) -> Table:
-    """The best plan by each figure, whatever the objective, and what it gives up for it."""
-    rows = tuple(
-        (
-            name,
-            best.id,
-            f"{best.goodput_rps:.2f}",
-            f"{best.goodput_rps_per_device:.3f}",
-            _milliseconds(best.summary["e2e_s"]["p50"]),
-            _figure(best.at_goodput["j_per_output_token"]),
-            _figure(best.at_goodput["usd_per_million_output_tokens"]),
-        )
-        for name, best in best_by(result.ranked).items()
-    )
-    sure = f", to within {result.tolerance:.0%}" if result.tolerance else ""
-    sure += f" of all but {result.cut:,} plans that had no place in the race" if result.cut else ""
-    rate = f"At {result.problem.rate_rps:.4g} req/s: E2E, p50; the rest at goodput."
-    title = f"The best plan by each figure{sure}. {rate}"
-    return Table(title, ("best by", PLAN, "req/s", "per dev", "E2E ms", "J/tok", "USD/Mtok"), rows,
-                 prose=frozenset({PLAN}), whole=frozenset({PLAN}))  # fmt: skip
-
-
 def dropped_table(result: SearchResult) -> Table:
     """How many plans fell to which cause, with the one that came nearest."""
     counts = Counter(dropped.cause for dropped in result.dropped)
@@ -130,11 +109,13 @@ def defaults_line(problem: Problem) -> str:
     price = "unknown" if problem.price_usd_per_hour is None else f"{problem.price_usd_per_hour:g} USD/device-hour"
     knobs = ["tp", "pp", "replicas", "weights", "kv_cache", "max_num_batched_tokens", "max_num_seqs"]
     knobs[2:2] = [name for name in ("dp", "cp", "ep") if getattr(space, name) != (1,)]
+    limits = ", ".join(filter(None, (in_force(space), *problem.overridden)))
     lists = ", ".join(f"{name}={'|'.join(map(str, getattr(space, name)))}" for name in knobs)
     return (
         f"defaults in force: router={space.router}, engine={some.engine}, preset={'|'.join(space.preset)}, "
         f"prefix_caching={space.prefix_caching}, gpu_memory_utilization={pool.gpu_memory_utilization:g}, "
         f"block_size={pool.block_size}, price={price}; searched {lists}"
+        f"{'; ' + limits if limits else ''}"
     )
 
 

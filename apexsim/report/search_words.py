@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from apexsim.report.search_doubt import Doubt
 from apexsim.search.confidence import TIED_BELOW
 from apexsim.search.doubt import ALL_SD, NORMAL_MEDIAN
-from apexsim.search.objectives import Objective
+from apexsim.search.figures import Figure
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem
 from apexsim.search.run import SearchResult
@@ -100,7 +100,7 @@ def standing(ranked: Sequence[Evaluation], doubt: Doubt) -> str:
     )
 
 
-def objective_words(objective: Objective, best: Evaluation, doubt: Doubt) -> str:
+def objective_words(objective: Figure, best: Evaluation, doubt: Doubt) -> str:
     """The value of the objective with its interval."""
     value = objective.value(best)
     if value is None:
@@ -108,7 +108,7 @@ def objective_words(objective: Objective, best: Evaluation, doubt: Doubt) -> str
     verdict = doubt.confidence.verdicts.get(best.id)
     interval = verdict.objective_ci if verdict else None
     within = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-    return f"{objective.scale * value:.4g} {objective.unit}{within}"
+    return f"{objective.scale * value:.4g} {objective.unit}".rstrip() + within
 
 
 def trust(best: Evaluation, doubt: Doubt) -> tuple[str, ...]:

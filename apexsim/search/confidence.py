@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from apexsim.metrics.by_window import shares_needed, windows_of
 from apexsim.search.executors import Executor
+from apexsim.search.figures import Figure
 from apexsim.search.intervals import DRAWS, goodput_draws, resolved_rps, time_draws, window_draws
-from apexsim.search.objectives import Objective
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem
 from apexsim.search.values import objective_draws
@@ -139,7 +139,7 @@ def draw(problem: Problem, evaluation: Evaluation, counted: Sample, weights: Flo
     return Draws(resolved_rps(evaluation, problem.slo.target) * relative, values, sd)
 
 
-def chances(one: Draws, other: Draws, objective: Objective) -> Chances:
+def chances(one: Draws, other: Draws, objective: Figure) -> Chances:
     """How often ``one`` is better by the objective; where it is equal, by goodput, as the ranking has it."""
     better = _sign(one.goodput_rps, other.goodput_rps, highest_wins=True)
     if objective.name != "goodput" and one.objective is not None and other.objective is not None:
@@ -155,7 +155,7 @@ def _sign(one: Floats, other: Floats, highest_wins: bool) -> NDArray[np.int64]:
 
 
 def _verdicts(
-    objective: Objective, judged: Sequence[Evaluation], draws: Mapping[str, Draws], ranks: Mapping[str, int]
+    objective: Figure, judged: Sequence[Evaluation], draws: Mapping[str, Draws], ranks: Mapping[str, int]
 ) -> dict[str, Verdict]:
     groups = tied_groups(objective, judged, draws)
     found = {}
@@ -175,7 +175,7 @@ def _verdicts(
 
 
 def tied_groups(
-    objective: Objective, judged: Sequence[Evaluation], draws: Mapping[str, Draws]
+    objective: Figure, judged: Sequence[Evaluation], draws: Mapping[str, Draws]
 ) -> dict[str, tuple[str, ...]]:
     """Plan id -> the group that it is tied with, itself among them.
 

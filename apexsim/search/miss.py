@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apexsim.search.limits import in_force
 from apexsim.search.outcome import Dropped
 from apexsim.search.run import SearchResult
 
@@ -19,7 +20,9 @@ def nearest_miss(result: SearchResult) -> str:
     illegal = _nearest(result, "illegal")
     if illegal is not None:
         return f"{heading}: {illegal.id}: {illegal.reason}"
-    return f"{heading}: the space holds no plan for {problem.cluster.devices} devices"
+    limits = in_force(problem.space)
+    within = f" within {limits}" if limits else ""
+    return f"{heading}: the space holds no plan for {problem.cluster.devices} devices{within}"
 
 
 def crash(result: SearchResult) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 
 from apexsim.errors import UsageError, unknown_name
 from apexsim.search.combinations import plans
-from apexsim.search.objectives import Objective, objective_named
+from apexsim.search.figures import Figure, figure_named
+from apexsim.search.limits import UNLIMITED, Limits, check_limits, limited, overridden
+from apexsim.search.pareto import AXES, axes_named
 from apexsim.search.space import Space, default_space, load_space
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
@@ -42,6 +44,8 @@ class Problem:
         price_usd_per_hour: of one device, whatever it is; None where nobody knows one, or each group has its own.
         carbon_g_per_kwh: intensity of the electricity; None where not given.
         seed: of everything drawn at random (routers).
+        chosen_axes: of the Pareto front, as they were asked for; empty where nobody did.
+        overridden: a few words for each limit of the space that another one was given for.
     """
 
     model_name: str
@@ -50,11 +54,18 @@ class Problem:
     profile: HardwareProfile
     trace: Trace
     slo: SLO
-    objective: Objective
+    objective: Figure
     space: Space
     price_usd_per_hour: float | None
     carbon_g_per_kwh: float | None
     seed: int = 0
+    chosen_axes: tuple[Figure, ...] = ()
+    overridden: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> tuple[Figure, ...]:
+        """What the Pareto front compares."""
+        return self.chosen_axes or AXES
 
     @property
     def rate_rps(self) -> float:
@@ -78,6 +89,11 @@ class Problem:
         own = weight_bytes(pool.weights) if pool.weights else min(map(weight_bytes, self.space.weights))
         memory = self.profile_of(pool).memory_bytes * pool.devices_per_replica
         return LEAST_WEIGHTS * own * self.model.parameters <= pool.gpu_memory_utilization * memory
+
+    @property
+    def profiles(self) -> tuple[HardwareProfile, ...]:
+        """Of the devices of each group of the cluster."""
+        return (self.profile, *(catalog.device(group.device) for group in self.cluster.other_groups))
 
     def profile_of(self, pool: Pool) -> HardwareProfile:
         """The device of a pool."""
@@ -116,11 +132,11 @@ class Problem:
             digest.update(b"-" if column is None else column.tobytes())
         if trace.hash_offsets is not None:
             digest.update(trace.hash_offsets.tobytes() + str(trace.hash_block_tokens).encode())
-        words = {
+        words: dict[str, Any] = {
             "model": self.model.model_dump(mode="json", exclude=None if self._images else {"vision"}),
             "cluster": self.cluster.model_dump(mode="json"),
             "profile": self.profile.model_dump(mode="json"),
-            "others": [catalog.device(group.device).model_dump(mode="json") for group in self.cluster.other_groups],
+            "others": [other.model_dump(mode="json") for other in self.profiles[1:]],
             "slo": str(self.slo),
             "objective": self.objective.name,
             "space": self.space.model_dump(mode="json", exclude=self._unasked),
@@ -128,6 +144,8 @@ class Problem:
             "carbon": self.carbon_g_per_kwh,
             "seed": self.seed,
         }
+        if self.chosen_axes:
+            words["pareto"] = [axis.name for axis in self.chosen_axes]
         digest.update(json.dumps(words, sort_keys=True).encode())
         return digest.hexdigest()[:8]
 
@@ -149,6 +167,8 @@ def make_problem(
     price_usd_per_hour: float | None = None,
     carbon_g_per_kwh: float | None = None,
     space: Space | Mapping[str, Any] | Path | str | None = None,
+    limits: Limits = UNLIMITED,
+    pareto: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> Problem:
     """The question, with the model, the device and the space looked up and every figure checked.
@@ -156,28 +176,27 @@ def make_problem(
     Args:
         rate_rps: offer the trace at this rate instead of its own.
         space: the lists to search, or those that differ from ``default_space`` as a mapping or a YAML file.
+        limits: in the place of the space's own.
+        pareto: names of the figures that the Pareto front compares, two or more; the usual ones where None.
 
     Raises:
-        UsageError: an unknown name, a rate of 0, a negative figure, an objective that lacks its price.
+        UsageError: an unknown name, a rate of 0, a negative figure, an objective that lacks its price, a limit that
+            cannot be.
         InputError: a model or space file that cannot be read.
     """
-    if rate_rps is not None and not (math.isfinite(rate_rps) and rate_rps > 0):
-        raise UsageError(f"--rate {rate_rps:g}: must be more than 0")
     _check_not_negative("--price", price_usd_per_hour)
     _check_not_negative("--carbon", carbon_g_per_kwh)
-    spec, profiles = catalog.model(model), [catalog.device(group.device) for group in cluster.groups]
-    profile = profiles[0]
-    for each in profiles:
-        no_such_node = check_cluster(each, cluster.only(each.name))
-        if no_such_node is not None:
-            raise UsageError(no_such_node)
-    price = price_usd_per_hour
+    spec, profiles = catalog.model(model), _profiles(cluster)
+    profile, price = profiles[0], price_usd_per_hour
     if price is None and not cluster.other_groups:
         price = profile.price_usd_per_hour
-    wanted = objective_named(objective, carbon_g_per_kwh)
-    for each in profiles:
-        known = each.price_usd_per_hour if price is None else price
-        _check_figures(wanted, each, known, carbon_g_per_kwh)
+    prices = [each.price_usd_per_hour if price is None else price for each in profiles]
+    wanted = figure_named(objective, carbon_g_per_kwh)
+    axes = () if pareto is None else axes_named(pareto, carbon_g_per_kwh)
+    for what, figure in (("objective", wanted), *(("--pareto", axis) for axis in axes)):
+        for each, known in zip(profiles, prices, strict=True):
+            _check_figures(f"{what} {figure.name}", figure, each, known, carbon_g_per_kwh)
+    check_limits(limits, cluster, [each.name for each, known in zip(profiles, prices, strict=True) if known is None])
     if not isinstance(space, Space):
         usual = default_space(spec, profile, cluster).model_copy(update={"vision": has_images(trace)})
         space = usual if space is None else load_space(space, usual)
@@ -187,16 +206,26 @@ def make_problem(
         model=spec,
         cluster=cluster,
         profile=profile,
-        trace=with_visual_tokens(
-            _offered(trace, rate_rps), spec.vision.visual_tokens if spec.vision else None, spec.name
-        ),
+        trace=_offered(trace, rate_rps, spec),
         slo=slo,
         objective=wanted,
-        space=space,
+        space=limited(space, limits),
         price_usd_per_hour=price,
         carbon_g_per_kwh=carbon_g_per_kwh,
         seed=seed,
+        chosen_axes=axes,
+        overridden=overridden(space, limits),
     )
+
+
+def _profiles(cluster: Cluster) -> list[HardwareProfile]:
+    """Of the cluster's groups; UsageError for a node that the device is not sold in."""
+    profiles = [catalog.device(group.device) for group in cluster.groups]
+    for each in profiles:
+        no_such_node = check_cluster(each, cluster.only(each.name))
+        if no_such_node is not None:
+            raise UsageError(no_such_node)
+    return profiles
 
 
 def _check_space(space: Space, cluster: Cluster, trace: Trace) -> None:
@@ -213,14 +242,17 @@ def _check_space(space: Space, cluster: Cluster, trace: Trace) -> None:
         raise UsageError(f"space: mixed: the cluster {cluster} has one kind of devices, {names[0]} (leave the key out)")
 
 
-def _offered(trace: Trace, rate_rps: float | None) -> Trace:
-    """The trace at the search's rate; goodput needs one that can be scaled."""
+def _offered(trace: Trace, rate_rps: float | None, model: ModelSpec) -> Trace:
+    """The trace at the search's rate, with what images are for the model; goodput needs one that can be scaled."""
+    if rate_rps is not None and not (math.isfinite(rate_rps) and rate_rps > 0):
+        raise UsageError(f"--rate {rate_rps:g}: must be more than 0")
     if trace.span_s <= 0:
         raise UsageError(
             f"{trace.name}: all requests arrive at once, so there is no rate to search over "
             "(`apexsim simulate` takes such a trace)"
         )
-    return trace if rate_rps is None else at_rate(trace, rate_rps)
+    offered = trace if rate_rps is None else at_rate(trace, rate_rps)
+    return with_visual_tokens(offered, model.vision.visual_tokens if model.vision else None, model.name)
 
 
 def _check_not_negative(flag: str, value: float | None) -> None:
@@ -229,12 +261,12 @@ def _check_not_negative(flag: str, value: float | None) -> None:
 
 
 def _check_figures(
-    objective: Objective, profile: HardwareProfile, price: float | None, carbon: float | None
+    what: str, figure: Figure, profile: HardwareProfile, price: float | None, carbon: float | None
 ) -> None:
-    """An objective whose figure nobody knows would rank by nothing."""
-    if objective.name == "cost" and price is None:
-        raise UsageError(f"objective cost: {profile.name} has no price; give --price, USD per device-hour")
-    if objective.name == "carbon" and carbon is None:
-        raise UsageError("objective carbon: give --carbon, the g CO2e per kWh of your electricity")
-    if objective.name in ("energy", "carbon") and profile.idle_w is None:
-        raise UsageError(f"objective {objective.name}: the power of {profile.name} is not known")
+    """An objective whose figure nobody knows would rank by nothing, and an axis compare nothing."""
+    if figure.name == "cost" and price is None:
+        raise UsageError(f"{what}: {profile.name} has no price; give --price, USD per device-hour")
+    if figure.name == "carbon" and carbon is None:
+        raise UsageError(f"{what}: give --carbon, the g CO2e per kWh of your electricity")
+    if figure.name in ("energy", "carbon") and profile.idle_w is None:
+        raise UsageError(f"{what}: the power of {profile.name} is not known")

@@ -10,7 +10,8 @@
     4. Who stays is replayed in full, the best of the trials first; a new best plan raises the bar for the others.
        Where very many stay, only so many go on (``PLACES``); the rest is *cut*, and the result says how many.
 
-Goals: the objective, and what is always shown beside it: goodput per device, energy, cost and latency. So the best by
+Goals: the objective, what is always shown beside it (goodput per device, energy, cost and latency), and the axes of the
+Pareto front that were chosen. So the best by
 each of them is within ``TOLERANCE`` of that of an exhaustive search, as sure as the confidence of the trials, unless
 plans were cut, which trials could not tell from the best. Places
 behind the first, and the inside of the Pareto front, are those of the plans that were replayed in full.
@@ -23,8 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apexsim.search.objectives import OBJECTIVES, Objective
+from apexsim.search.figures import FIGURES, Figure
 from apexsim.search.outcome import Bounds, Candidate, Evaluation
+from apexsim.search.pareto import AXES, Axes
 from apexsim.search.strategies import Grid
 from apexsim.search.trial import STEP, WINDOWS, Floats, Measured, Request, Trial
 from apexsim.spec.plan import Plan
@@ -44,6 +46,9 @@ ROUNDS = (300, 1500)
 PLACES = (384, 48)
 """Plans that go on from each round at most. Where trials leave more, the best by each goal go on, in turn."""
 
+AT_OWN_RATE = ("latency", "attainment", "devices")
+"""Kinds of goals that are compared at the search's rate, the others under load."""
+
 SEEDS, AT_ONCE, FULL = 6, 4096, 8
 """Seeds of each goal; trials, and full replays, between two looks at who is still in."""
 
@@ -55,7 +60,8 @@ class Goal:
     Attributes:
         value, bound: of a replayed plan, and the best that one can reach; smaller is better.
         weight: of a goal that is a goodput over something: that something of a plan. None for others.
-        kind: what a trial compares: "goodput", "energy", "latency" or "attainment".
+        kind: what a trial compares: "goodput", "energy", "latency" or "attainment"; of "devices" whether a plan meets
+            the SLO at all.
     """
 
     name: str
@@ -65,36 +71,34 @@ class Goal:
     weight: Callable[[Plan], float] | None = None
 
 
-def goals_of(objective: Objective) -> tuple[Goal, ...]:
-    """The objective, and what is always shown beside it."""
-    names = ("energy", "latency", objective.name)
-    per_device = Goal(
-        "goodput per device", "goodput", lambda e: -e.goodput_rps_per_device,
-        lambda b, plan: -b.goodput_rps / plan.devices, lambda plan: float(plan.devices),
-    )  # fmt: skip
-    others = [_goal(OBJECTIVES[name]) for name in dict.fromkeys(names) if name not in ("cost", "carbon")]
-    return (per_device, *others)
+def goals_of(objective: Figure, axes: Axes = AXES) -> tuple[Goal, ...]:
+    """The objective, what is always shown beside it, and the ends of the front: the best plan by each axis."""
+    names = ("goodput-per-device", "energy", "latency", objective.name, *(axis.name for axis in axes))
+    return tuple(_goal(FIGURES[name]) for name in dict.fromkeys(names) if name not in ("cost", "carbon"))
 
 
-def _goal(objective: Objective) -> Goal:
-    kinds = {"goodput": "goodput", "energy": "energy", "latency": "latency", "attainment": "attainment"}
+def _goal(figure: Figure) -> Goal:
+    kinds = {"goodput-per-device": "goodput"}
+    weights: dict[str, Callable[[Plan], float]] = {
+        "goodput-per-device": lambda plan: float(plan.devices), "goodput": lambda plan: 1.0
+    }  # fmt: skip
     return Goal(
-        objective.name, kinds[objective.name], lambda e: objective.loss(objective.value(e)),
-        lambda b, plan: objective.loss(objective.bound(b)), (lambda plan: 1.0) if objective.name == "goodput" else None,
+        figure.name, kinds.get(figure.name, figure.name), lambda e: figure.loss(figure.value(e)),
+        lambda b, plan: figure.loss(figure.bound(b, plan.devices)), weights.get(figure.name),
     )  # fmt: skip
 
 
 class Race(Grid):
     """A grid that asks for trials first; where nobody makes them it is the grid itself."""
 
-    def __init__(self, candidates: Sequence[Candidate], objective: Objective, keep: int) -> None:
-        super().__init__(candidates, objective, keep)
+    def __init__(self, candidates: Sequence[Candidate], objective: Figure, keep: int, axes: Axes = AXES) -> None:
+        super().__init__(candidates, objective, keep, axes)
         self.tried_plans: set[str] = set()
         self.seeds = SEEDS
         self.target = 0.9
         self.cut = 0  # plans that trials did not exclude, for which there was no place
         self._rate_rps = 1.0
-        self._goals = goals_of(objective)
+        self._goals = goals_of(objective, axes)
         self._all = {candidate.id: candidate for candidate in candidates}
         self._best: dict[str, Evaluation] = {}  # by goal
         self._trials: dict[tuple[int, str], Trial] = {}
@@ -244,7 +248,7 @@ class Race(Grid):
         open_goals = [goal for goal in self._goals if not self._proven_out(goal, candidate)]
         if not open_goals:
             return None
-        light = any(goal.kind in ("latency", "attainment") for goal in open_goals)
+        light = any(goal.kind in AT_OWN_RATE for goal in open_goals)
         bars = [rate for goal in self._goals if (rate := self._bar_rps(goal, candidate)) is not None]
         heavy = any(goal.kind in ("goodput", "energy") for goal in open_goals)
         rates = ([self._rate_rps] if light else []) + ([min(bars)] if heavy and bars else [])
@@ -255,6 +259,8 @@ class Race(Grid):
         if best is None:
             return True  # nobody can be measured by it: no figure of power, say
         bound, value = goal.bound(candidate.bounds, candidate.plan), goal.value(best)
+        if goal.kind == "devices":
+            return bound > value  # many plans have as few, and goodput says which of them comes first
         return bound >= value - TOLERANCE * abs(value)
 
     def _bar_rps(self, goal: Goal, candidate: Candidate) -> float | None:
@@ -285,10 +291,12 @@ class Race(Grid):
         found = self._calibrated(best)
         if found is None or found.failed:
             return 0.0
-        if goal.kind in ("latency", "attainment"):
+        if goal.kind in AT_OWN_RATE:
             own, other = trial.at.get(self._rate_rps), found.at.get(self._rate_rps)
             if own is None or other is None:
                 return 0.0
+            if goal.kind == "devices":
+                return self._misses(own)
             if goal.kind == "attainment":
                 return _better(_worst(other.attainment) - _worst(own.attainment), 0.0)
             usual = float(other.e2e_s.mean())
@@ -302,12 +310,16 @@ class Race(Grid):
         if rate is None:
             return 0.0
         own = trial.at[rate]
-        clauses = [_better(self.target - clause, 0.0) for clause in own.attainment]
-        fails = None if None in clauses else max(clause for clause in clauses if clause is not None)
+        fails = self._misses(own)
         if goal.kind == "goodput" or fails is not None:
             return fails
         bar = found.at.get(STEP * self._best[goal.name].goodput_rps)
         return 0.0 if bar is None else _less_energy(own, bar)
+
+    def _misses(self, own: Measured) -> float | None:
+        """How far a plan is from the SLO at most, smaller is better; None where it surely misses it."""
+        clauses = [_better(self.target - clause, 0.0) for clause in own.attainment]
+        return None if None in clauses else max(clause for clause in clauses if clause is not None)
 
 
 def _worst(attainment: Floats) -> Floats:

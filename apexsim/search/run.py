@@ -22,10 +22,10 @@ from apexsim.errors import UsageError
 from apexsim.search.combinations import Family, families, shape_of
 from apexsim.search.evaluate import evaluate_all
 from apexsim.search.executors import Executor, WorkersLost
+from apexsim.search.figures import order
 from apexsim.search.journal import Journal
-from apexsim.search.objectives import order
 from apexsim.search.outcome import Bounds, Candidate, Dropped, Evaluation, outcome_of
-from apexsim.search.pareto import best_by, front, rank
+from apexsim.search.pareto import front, rank
 from apexsim.search.part import Refused
 from apexsim.search.patience import Patience
 from apexsim.search.problem import Problem
@@ -33,6 +33,7 @@ from apexsim.search.prune import Context, phases_of, screen
 from apexsim.search.race import TOLERANCE, Race
 from apexsim.search.reach import Counts, Phase, Reach, reach_of
 from apexsim.search.strategies import Strategy, strategy
+from apexsim.search.trade import Trade, compared, trades
 from apexsim.search.trial import Request, Trial, not_tried, try_all
 from apexsim.spec.units import format_seconds
 
@@ -88,6 +89,11 @@ class SearchResult:
         return TOLERANCE if self.strategy == "race" else 0.0
 
     @property
+    def trades(self) -> tuple[Trade, ...]:
+        """The best plan by each figure that is shown beside the ranking, and what it gives up in the others."""
+        return trades(self.ranked, compared(self.problem.objective, self.problem.axes))
+
+    @property
     def interrupted(self) -> bool:
         """Whether some plans were not looked at."""
         return bool(self.interruption)
@@ -108,11 +114,15 @@ class SearchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The search JSON (design §7)."""
+        found = self.trades
+        figures = [trade.figure for trade in found]
         return {
             "plans": [evaluation.to_dict(place) for place, evaluation in enumerate(self.ranked, start=1)],
             "pruned": [dropped.to_dict() for dropped in self.dropped],
             "pareto": list(self.pareto),
-            "best_by": {name: best.id for name, best in best_by(self.ranked).items()},
+            "pareto_axes": [axis.name for axis in self.problem.axes],
+            "best_by": {trade.figure.name: trade.best.id for trade in found if trade.best is not None},
+            "trade": {trade.figure.name: trade.to_dict(figures) for trade in found},
             "simulation": {
                 "wall_s": self.wall_s,
                 "plans_considered": self.considered,
@@ -159,7 +169,7 @@ def search(
             state.screen()
             if strategy_name == "auto":
                 used = "race" if len(state.candidates) > RACE_FROM else "grid"
-            asked = strategy(used)(state.candidates, problem.objective, keep)
+            asked = strategy(used)(state.candidates, problem.objective, keep, problem.axes)
             state.evaluate(asked.at(problem.rate_rps, problem.slo.target) if isinstance(asked, Race) else asked)
             state.replay_nearest()
         if journal is not None:
@@ -171,8 +181,8 @@ def search(
     ranked = rank(state.evaluations, problem.objective)
     wall_s = time.perf_counter() - began
     return SearchResult(
-        problem, ranked, state.in_order(state.dropped), front(ranked), wall_s, interruption, used, len(state.tried),
-        state.trial_requests, state.cut,
+        problem, ranked, state.in_order(state.dropped), front(ranked, problem.axes), wall_s, interruption, used,
+        len(state.tried), state.trial_requests, state.cut,
     )  # fmt: skip
 
 

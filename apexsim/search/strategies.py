@@ -13,18 +13,21 @@ from typing import Protocol
 import numpy as np
 
 from apexsim import registry
-from apexsim.search.objectives import Objective
+from apexsim.search.figures import Figure
 from apexsim.search.outcome import Candidate, Evaluation
-from apexsim.search.pareto import losses, may_join_front
+from apexsim.search.pareto import AXES, Axes, losses, may_join_front
 
 WAVE = 64
 """Plans that are asked for at once: enough for the workers of a large machine, few enough to prune soon."""
 
 
 class Strategy(Protocol):
-    """Made of all candidates, the objective, and how many of the best plans (``keep``) must be exact."""
+    """Made of all candidates, the objective, how many of the best plans (``keep``) must be exact, and the axes of the
+    Pareto front."""
 
-    def __init__(self, candidates: Sequence[Candidate], objective: Objective, keep: int) -> None: ...
+    def __init__(
+        self, candidates: Sequence[Candidate], objective: Figure, keep: int, axes: Axes = AXES
+    ) -> None: ...
 
     def ask(self) -> Sequence[Candidate]:
         """The next plans to replay, each at most once in a search; empty where the search is over."""
@@ -44,14 +47,15 @@ class Grid:
     """Every plan, the most promising bound first, but for those that provably cannot matter.
 
     A plan is dropped where its bound on the objective is worse than the value of ``keep`` plans that were
-    replayed, and one replayed plan beats it on every axis of the Pareto comparison. So the first ``keep``
+    replayed, and one replayed plan beats its bounds on the axes of the Pareto comparison. So the first ``keep``
     ranks and the Pareto front are those of an exhaustive search.
     """
 
     def __init__(
-        self, candidates: Sequence[Candidate], objective: Objective, keep: int, wave: int = WAVE
+        self, candidates: Sequence[Candidate], objective: Figure, keep: int, axes: Axes = AXES, wave: int = WAVE
     ) -> None:
         self._objective = objective
+        self._axes = axes
         self._keep = keep
         self._wave = wave
         self._open = sorted(candidates, key=lambda c: (self._best_loss(c), -c.bounds.goodput_rps, c.id))
@@ -71,18 +75,18 @@ class Grid:
         self._reached.extend(evaluation for evaluation in reached.values() if evaluation is not None)
 
     def _best_loss(self, candidate: Candidate) -> float:
-        return self._objective.loss(self._objective.bound(candidate.bounds))
+        return self._objective.loss(self._objective.bound(candidate.bounds, candidate.plan.devices))
 
     def _drop_hopeless(self) -> None:
         if len(self._reached) < self._keep:
             return
         values = sorted(self._objective.loss(self._objective.value(e)) for e in self._reached)
         worst_kept = values[self._keep - 1]
-        points = np.array([losses(evaluation) for evaluation in self._reached])
+        points = np.array([losses(evaluation, self._axes) for evaluation in self._reached])
         still_open = []
         for candidate in self._open:
             hopeless = self._best_loss(candidate) > worst_kept
-            if hopeless and not may_join_front(candidate.bounds, candidate.plan.devices, points):
+            if hopeless and not may_join_front(candidate.bounds, candidate.plan.devices, points, self._axes):
                 self._dropped[candidate.id] = self._reason(candidate, worst_kept)
             else:
                 still_open.append(candidate)
@@ -90,7 +94,7 @@ class Grid:
 
     def _reason(self, candidate: Candidate, worst_kept: float) -> str:
         objective = self._objective
-        bound = objective.bound(candidate.bounds)
+        bound = objective.bound(candidate.bounds, candidate.plan.devices)
         assert bound is not None, "a plan without a bound is not hopeless"
         sign = -1 if objective.highest_wins else 1
         reach = "at most" if objective.highest_wins else "at least"

@@ -25,7 +25,7 @@ def objective_draws(
         goodput: [draws] over that of the undrawn counts.
 
     Cost is a price a second: it falls as goodput rises. Of energy, idle watts do, and work takes c times as long at the
-    watts that it draws. Latency and attainment are counted at the search's rate.
+    watts that it draws. Latency and attainment are counted at the search's rate. Devices are what they are.
     """
     value = problem.objective.value(evaluation)
     if value is None:
@@ -37,8 +37,11 @@ def objective_draws(
             return value * _relative(sample, lambda drawn: _median_e2e_s(own, drawn), weights, log_c)
         least = _relative(sample, lambda drawn: _reached(own, needed, drawn), weights, log_c)
         return np.minimum(value * least, 1.0)
-    if name == "goodput":
-        return resolved_rps(evaluation, problem.slo.target) * goodput
+    if name in ("goodput", "goodput-per-device"):
+        devices = 1 if name == "goodput" else evaluation.plan.devices
+        return resolved_rps(evaluation, problem.slo.target) * goodput / devices
+    if name == "devices":
+        return np.full(len(goodput), value)
     if name == "cost":
         return value / goodput
     idle = idle_share(problem, evaluation)

@@ -24,9 +24,6 @@ from apexsim.workload.transform import at_rate
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-AT_OWN_RATE = ("latency", "attainment")
-"""Objectives that are read at the search's rate; the others at goodput."""
-
 WINDOWS = 20
 """Parts of the trace that are drawn: few, so that each is longer than requests stay, and hardly knows the last."""
 
@@ -99,7 +96,7 @@ def sample(problem: Problem, evaluation: Evaluation) -> Sample:
         for rate in rates
     ]  # fmt: skip
     counted, kept = np.stack([counts.counted for counts in each]), np.stack([counts.kept for counts in each])
-    own = _own_rate(problem, prepared, windows, log_factors) if problem.objective.name in AT_OWN_RATE else None
+    own = _own_rate(problem, prepared, windows, log_factors) if problem.objective.read_at == "rate" else None
     return Sample(doubt, log_factors, rates, counted, kept, own)
 
 

@@ -7,22 +7,22 @@
 
 Every strategy must: ask each plan at most once and only plans that it was given; come to an end; account for
 every plan (asked or dropped with a reason); find the best plans of an exhaustive search for every objective,
-and its Pareto front; give the same answer each time, in whatever order results come back.
+and its Pareto front over any axes; give the same answer each time, in whatever order results come back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 
 from apexsim import registry
-from apexsim.search.objectives import OBJECTIVES, Objective
+from apexsim.search.figures import FIGURES, Figure
 from apexsim.search.outcome import Bounds, Candidate, Evaluation
-from apexsim.search.pareto import front, rank
+from apexsim.search.pareto import AXES, Axes, front, rank
 from apexsim.search.strategies import Strategy, strategy
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.plan import Plan, Pool, Scheduler
@@ -92,6 +92,10 @@ def play(asked: Strategy, toy: Toy, *, reverse: bool = False) -> list[str]:
     raise AssertionError("the strategy asks for ever")
 
 
+def _named(axes: Axes) -> str:
+    return ",".join(axis.name for axis in axes)
+
+
 class StrategyContract:
     """Inherit and collect with pytest."""
 
@@ -101,21 +105,21 @@ class StrategyContract:
     def toy(self, request: pytest.FixtureRequest) -> Toy:
         return toy(request.param)
 
-    def each(self, toy: Toy, objective: Objective, keep: int = 3) -> Iterator[Strategy]:
+    def each(self, toy: Toy, objective: Figure, keep: int = 3, axes: Axes = AXES) -> Iterator[Strategy]:
         """Every strategy under test, ready to be asked."""
         for name in self.strategies:
-            yield strategy(name)(toy.candidates, objective, keep)
+            yield strategy(name)(toy.candidates, objective, keep, axes)
 
     def test_asks_every_plan_at_most_once_or_says_why_not(self, toy: Toy) -> None:
-        for asked in self.each(toy, OBJECTIVES["goodput"]):
+        for asked in self.each(toy, FIGURES["goodput"]):
             order = play(asked, toy)
             assert len(set(order)) == len(order)
             assert set(order) | set(asked.dropped) == {candidate.id for candidate in toy.candidates}
             assert not set(order) & set(asked.dropped)
             assert all(asked.dropped.values())
 
-    @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=lambda objective: objective.name)
-    def test_finds_the_best_plans_of_an_exhaustive_search(self, toy: Toy, objective: Objective) -> None:
+    @pytest.mark.parametrize("objective", FIGURES.values(), ids=lambda objective: objective.name)
+    def test_finds_the_best_plans_of_an_exhaustive_search(self, toy: Toy, objective: Figure) -> None:
         keep = 3
         for asked in self.each(toy, objective, keep):
             found = [e for e in (toy.truth[name] for name in play(asked, toy)) if e is not None]
@@ -123,13 +127,14 @@ class StrategyContract:
                 e.id for e in rank(toy.feasible, objective)[:keep]
             ]
 
-    def test_finds_the_whole_pareto_front(self, toy: Toy) -> None:
-        for asked in self.each(toy, OBJECTIVES["goodput"]):
+    @pytest.mark.parametrize("axes", [AXES, *combinations(FIGURES.values(), 2)][::4], ids=_named)
+    def test_finds_the_whole_pareto_front(self, toy: Toy, axes: Axes) -> None:
+        for asked in self.each(toy, FIGURES["goodput"], axes=axes):
             found = [e for e in (toy.truth[name] for name in play(asked, toy)) if e is not None]
-            assert set(front(found)) == set(front(toy.feasible))
+            assert set(front(found, axes)) == set(front(toy.feasible, axes))
 
     def test_does_not_depend_on_the_order_of_results(self, toy: Toy) -> None:
-        objective = OBJECTIVES["goodput"]
+        objective = FIGURES["goodput"]
         for one, other in zip(self.each(toy, objective), self.each(toy, objective), strict=True):
             assert play(one, toy) == play(other, toy, reverse=True)
             assert one.dropped == other.dropped
