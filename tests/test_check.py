@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from apexsim.cli.main import app
 from apexsim.report.junit import Case, junit_text
 from apexsim.search.baseline import FIGURES, Chosen, Scenario, load_baseline, plan_of, problem_of
 from apexsim.search.check import Checked, check, searched
-from apexsim.search.executors import Serial
+from apexsim.search.confidence import Chances, judge
+from apexsim.search.duel import Duel, duel
+from apexsim.search.executors import Serial, WorkersLost
 from apexsim.search.problem import Problem
 from apexsim.search.run import SearchResult
 from apexsim.workload.synthetic import poisson
@@ -101,12 +104,14 @@ def today(tmp_path_factory) -> tuple[Problem, SearchResult]:
     return problem, searched(problem, Serial())
 
 
-def checked(today: tuple[Problem, SearchResult], rank: int, tolerance: float, **figures: float) -> Checked:
+def checked(
+    today: tuple[Problem, SearchResult], rank: int, tolerance: float, sure: float = 0.9, **figures: float
+) -> Checked:
     """The plan of that rank as if it had been chosen, with other figures than it has."""
     problem, result = today
     chosen = Chosen.of(result.ranked[rank], SCENARIO["model"]).model_copy(update=figures)
     scenario = Scenario.model_validate(SCENARIO | {"chosen": chosen.model_dump()})
-    return check(scenario, chosen, plan_of(chosen, problem, "test"), problem, result, tolerance)
+    return check(scenario, chosen, plan_of(chosen, problem, "test"), problem, result, tolerance, sure)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +141,86 @@ def test_a_plan_that_is_not_the_best_any_more_fails_and_a_tie_does_not(today):
     tie = checked(today, 1, 0.99)
     assert tie.passed
     assert tie.notes[0].startswith(f"as good within the tolerance: {today[1].ranked[0].id} has")
+
+
+def fought(today: tuple[Problem, SearchResult], beats: float) -> Duel:
+    """The second plan against the first one, as if it had beaten it in this share of the draws."""
+    problem, result = today
+    found = duel(problem, result.ranked[1], result.ranked[0], Serial())
+    assert isinstance(found, Duel)
+    return replace(found, chances=Chances(beats, 1 - beats, 0.0))
+
+
+def test_a_difference_within_the_confidence_is_a_tie_and_is_said(today, monkeypatch):
+    for beats, tied in ((0.11, True), (0.1, False)):
+        drawn = fought(today, beats)
+        monkeypatch.setattr(sys.modules[check.__module__], "duel", lambda *given, drawn=drawn: drawn)
+        found = checked(today, 1, 0.01)
+        assert (found.tied, found.passed) == (tied, tied)
+        (line,) = found.notes if tied else [finding.message for finding in found.findings]
+        assert ("better, but not surely" in line) is tied
+        assert f"in {beats:.0%} of the draws: goodput" in line
+        assert line.count("(95 %: ") == 2
+        assert not checked(today, 1, 0.01, sure=0.0).passed, "the tolerance alone decides"
+
+
+def test_the_two_that_are_held_against_each_other_are_judged_as_a_ranking_judges_them(today):
+    problem, result = today
+    one, other = result.ranked[1], result.ranked[0]
+    first, second = duel(problem, one, other, Serial()), duel(problem, other, one, Serial())
+    assert (first.chances.beats, first.chances.ties) == (second.chances.loses, second.chances.ties)
+    assert (first.own, first.rival) == (second.rival, second.own)
+    verdicts = judge(problem, result.ranked, result.pareto, Serial()).verdicts
+    assert first.own.verdict.goodput_ci == verdicts[one.id].goodput_ci
+    assert verdicts[other.id].next_one == second.chances
+    assert first.chances.loses == 1.0
+
+
+def test_who_cannot_be_judged_is_held_to_the_tolerance_alone(today):
+    class Dying(Serial):
+        def run(self, function, items, lost=None):
+            raise WorkersLost("killed")
+
+    problem, result = today
+    chosen = Chosen.of(result.ranked[1], SCENARIO["model"])
+    scenario = Scenario.model_validate(SCENARIO | {"chosen": chosen.model_dump()})
+    plan = plan_of(chosen, problem, "test")
+    found = check(scenario, chosen, plan, problem, result, 0.01, 0.9, Dying())
+    assert [finding.kind for finding in found.findings] == ["best"]
+    assert found.notes == ("no intervals: killed",)
+    assert not found.tied
+
+
+def test_the_chance_and_both_intervals_stand_in_every_report(chosen, tmp_path):
+    xml, data = tmp_path / "plans.xml", tmp_path / "plans.json"
+    result = run(chosen, "--junit", str(xml), "--json", str(data))
+    assert re.search(r"\| attainment \| P \| verdict \|", result.stdout)
+    assert re.search(r"\| 100% \| holds \|$", result.stdout, re.MULTILINE)
+    (entry,) = json.loads(data.read_text())["scenarios"]
+    found = entry["confidence"]
+    assert found["own"]["id"] == entry["best"] == "2xtp1-fp8-kvbf16-t8192-s128"
+    assert found["p_beats"] + found["p_loses"] + found["p_ties"] == pytest.approx(1.0)
+    for side in (found["own"], found["rival"]):
+        assert side["objective_ci"][0] < side["objective"] < side["objective_ci"][1]
+        assert side["objective_ci"] == side["goodput_ci"]
+    (said,) = (element.text for element in ElementTree.parse(xml).iter("system-out"))
+    assert f"beats {found['rival']['id']} in 100% of the draws: goodput" in said
+
+
+def test_one_plan_alone_is_held_against_nobody(chosen):
+    alone = edited(chosen, space=SPACE | {"tp": [1], "replicas": [2]})
+    result = run(alone, "--json", "-")
+    assert result.exit_code == 0
+    (entry,) = json.loads(result.stdout)["scenarios"]
+    assert (entry["confidence"], entry["tied"]) == (None, False)
+
+
+def test_how_sure_another_plan_must_be_is_a_scenarios_or_the_files(folder):
+    baseline = load_baseline(write(folder, SCENARIO, SCENARIO | {"name": "strict", "sure": 0.0}, sure=0.5))
+    assert [baseline.sure_of(scenario) for scenario in baseline.scenarios] == [0.5, 0.0]
+    assert load_baseline(write(folder, SCENARIO)).sure == 0.9
+    assert run(write(folder, SCENARIO, sure=0.5), "--update").exit_code == 0
+    assert list(yaml.safe_load((folder / "baseline.yaml").read_text())) == ["tolerance", "sure", "scenarios"]
 
 
 def test_a_figure_that_nobody_knows_any_more_fails(today):
@@ -203,6 +288,7 @@ def test_an_update_without_a_plan_writes_nothing(chosen):
         ({"space": {"tq": [1]}}, 2, "tq: unknown key"),
         ({"colour": "red"}, 5, "scenarios[0].colour: unknown key"),
         ({"tolerance": 2.0}, 5, "scenarios[0].tolerance = 2.0"),
+        ({"sure": 1.5}, 5, "scenarios[0].sure = 1.5"),
         ({"rate": 0.0}, 5, "scenarios[0].rate"),
         ({"chosen": None}, 5, "chosen: missing"),
         ({"chosen": {"id": "x", "plan": {"pools": []}, "goodput_rps": 1.0}}, 5, "chosen.plan"),

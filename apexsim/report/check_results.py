@@ -52,8 +52,11 @@ class CheckReport:
             raise Regression(f"{self.path}: {len(self.failed)} of {len(self.checked)} scenarios got worse: {names}")
 
     def to_markdown(self) -> str:
-        """A table for a pull request's comment, and below it why scenarios fail."""
-        header = ["scenario", "plan", *(figure.label for figure in FIGURES.values()), "verdict"]
+        """A table for a pull request's comment, and below it why scenarios fail.
+
+        P: the share of the draws in which the plan beats the best of the others.
+        """
+        header = ["scenario", "plan", *(figure.label for figure in FIGURES.values()), "P", "verdict"]
         lines = [f"**{self.summary}**", "", _row(header), _row(["---"] * len(header))]
         lines += [_row(_cells(each)) for each in self.checked]
         reasons = [f"- **{each.scenario.name}**: {why.message}" for each in self.failed for why in each.findings]
@@ -73,7 +76,7 @@ class CheckReport:
     def to_junit(self) -> str:
         """JUnit XML: a test case a scenario."""
         cases = (
-            Case(each.scenario.name, tuple(f.message for f in each.findings), "\n".join(each.notes))
+            Case(each.scenario.name, tuple(f.message for f in each.findings), "\n".join(_said(each)))
             for each in self.checked
         )
         return junit_text(str(self.path), tuple(cases))
@@ -95,7 +98,8 @@ def check_baseline(
         problem = problem_of(scenario, path)
         plan = plan_of(chosen, problem, f"{path}: scenario {scenario.name!r}")
         result = searched(problem, executor("process", workers))
-        checked.append(check(scenario, chosen, plan, problem, result, baseline.tolerance_of(scenario)))
+        limits = (baseline.tolerance_of(scenario), baseline.sure_of(scenario))
+        checked.append(check(scenario, chosen, plan, problem, result, *limits, executor("process", workers)))
     return CheckReport(Path(path), tuple(checked))
 
 
@@ -147,7 +151,21 @@ def _cells(each: Checked) -> list[str]:
         bad = any(finding.figure == key for finding in each.findings)
         text = "–" if value is None else f"{value:.4g}" + (f" ({moved:+.1%})" if moved and abs(moved) >= SHOWN else "")
         cells.append(f"**{text}**" if bad else text)
-    return [*cells, "holds" if each.passed else f"**{_verdict(each)}**"]
+    cells.append(_chance(each))
+    holds = "holds, tied" if each.tied else "holds"
+    return [*cells, holds if each.passed else f"**{_verdict(each)}**"]
+
+
+def _chance(each: Checked) -> str:
+    if each.duel is None:
+        return "–"
+    return "equal" if each.duel.chances.ties == 1.0 else f"{each.duel.chances.beats:.0%}"
+
+
+def _said(each: Checked) -> tuple[str, ...]:
+    """How the plan stands beside the best of the others, where no note says it, and the notes."""
+    words = () if each.duel is None else (each.duel.words,)
+    return (*(line for line in words if not any(line in note for note in each.notes)), *each.notes)
 
 
 def _verdict(each: Checked) -> str:
@@ -172,6 +190,8 @@ def _entry(each: Checked) -> dict[str, Any]:
         "tolerance": each.tolerance,
         "chosen": chosen.id,
         "best": None if each.best is None else each.best.id,
+        "tied": each.tied,
+        "confidence": None if each.duel is None else each.duel.to_dict(),
         "figures": figures,
         "failures": [{"kind": finding.kind, "message": finding.message} for finding in each.findings],
         "notes": list(each.notes),

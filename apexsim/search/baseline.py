@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from apexsim.errors import ApexsimError
+from apexsim.search.confidence import TIED_BELOW
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem, make_problem
 from apexsim.spec import catalog
@@ -86,6 +87,7 @@ class Scenario(Strict):
     seed: int = Field(0, ge=0, description="of the router's draws")
     space: dict[str, Any] = Field({}, description="lists in place of the default ones, as of --space")
     tolerance: float | None = Field(None, ge=0, lt=1, description="the file's where left out")
+    sure: float | None = Field(None, ge=0, le=1, description="the file's where left out")
     chosen: Chosen | None = Field(None, description="written by --update")
 
 
@@ -93,6 +95,10 @@ class Baseline(Strict):
     """The whole file."""
 
     tolerance: float = Field(0.02, ge=0, lt=1, description="by how much a figure may be worse, another plan better")
+    sure: float = Field(
+        TIED_BELOW, ge=0, le=1,
+        description="share of the draws in which another plan must win to be better; 0: the tolerance alone",
+    )  # fmt: skip
     scenarios: tuple[Scenario, ...] = Field(min_length=1, strict=False, description="searches that are guarded")
 
     @model_validator(mode="after")
@@ -106,6 +112,10 @@ class Baseline(Strict):
     def tolerance_of(self, scenario: Scenario) -> float:
         """The scenario's own, or the file's."""
         return self.tolerance if scenario.tolerance is None else scenario.tolerance
+
+    def sure_of(self, scenario: Scenario) -> float:
+        """The scenario's own, or the file's."""
+        return self.sure if scenario.sure is None else scenario.sure
 
 
 def load_baseline(path: Path | str) -> Baseline:
@@ -148,7 +158,8 @@ def save_baseline(path: Path | str, baseline: Baseline, chosen: Mapping[str, Cho
         | {"chosen": chosen[scenario.name].model_dump(mode="json", exclude_none=True)}
         for scenario in baseline.scenarios
     ]
-    data = {"tolerance": baseline.tolerance, "scenarios": scenarios}
+    data = baseline.model_dump(mode="json", exclude_unset=True, exclude={"scenarios"})
+    data = {"tolerance": baseline.tolerance} | data | {"scenarios": scenarios}
     write_atomically(path, HEADING + yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=110))
 
 

@@ -1,6 +1,7 @@
 """Is the chosen plan of a scenario still the best, as good as it was, and within the SLO?
 
-The same search as ``apexsim search``; the chosen plan is evaluated beside it where the search had no need to.
+The same search as ``apexsim search``; the chosen plan is evaluated beside it where the search had no need to. Whether
+another plan is better is a question of how sure that is: the two are drawn together (``duel.py``).
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from typing import Literal
 
 from apexsim.errors import ApexsimError
 from apexsim.search.baseline import DIGITS, FIGURES, Chosen, Scenario
+from apexsim.search.confidence import TIED_BELOW
+from apexsim.search.duel import Duel, duel
 from apexsim.search.evaluate import evaluate_all
-from apexsim.search.executors import Executor
+from apexsim.search.executors import Executor, Serial
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.problem import Problem
 from apexsim.search.prune import Context, screen
@@ -42,6 +45,7 @@ class Checked:
         best: today's best plan; None where no plan is feasible.
         findings: why it fails; empty where it passes.
         notes: what is not a failure: a tie, or figures that are better than the baseline's.
+        duel: the chosen plan against the best of the others; None where there is no other, or it cannot be judged.
     """
 
     scenario: Scenario
@@ -50,10 +54,16 @@ class Checked:
     best: Evaluation | None
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
+    duel: Duel | None = None
 
     @property
     def passed(self) -> bool:
         return not self.findings
+
+    @property
+    def tied(self) -> bool:
+        """Neither the chosen plan nor the best of the others is surely the better one."""
+        return self.duel is not None and max(self.duel.chances.beats, self.duel.chances.loses) < TIED_BELOW
 
 
 def searched(problem: Problem, executor: Executor) -> SearchResult:
@@ -71,11 +81,13 @@ def searched(problem: Problem, executor: Executor) -> SearchResult:
 
 
 def check(scenario: Scenario, chosen: Chosen, plan: Plan, problem: Problem, result: SearchResult,
-          tolerance: float) -> Checked:  # fmt: skip
+          tolerance: float, sure: float = TIED_BELOW, executor: Executor | None = None) -> Checked:  # fmt: skip
     """Hold a scenario's search against what was chosen.
 
     Args:
         plan: the chosen one. tolerance: relative.
+        sure: share of the draws in which another plan must beat the chosen one to be better.
+        executor: who replays the two plans for it; this process where None.
     """
     best = result.ranked[0] if result.ranked else None
     outcome = _outcome(plan, problem, result)
@@ -83,10 +95,17 @@ def check(scenario: Scenario, chosen: Chosen, plan: Plan, problem: Problem, resu
         finding = Finding("slo", f"{chosen.id} is not feasible any more: {outcome.reason}")
         return Checked(scenario, tolerance, None, best, (finding,), ())
     worse, better = _compared(chosen, outcome, max(tolerance, ROUNDING))
-    beaten, notes = _rival(problem, outcome, best, max(tolerance, ROUNDING))
-    if better:
-        notes += (f"better than the baseline: {', '.join(better)}; --update takes it over",)
-    return Checked(scenario, tolerance, outcome, best, (*beaten, *worse), notes)
+    notes = (f"better than the baseline: {', '.join(better)}; --update takes it over",) if better else ()
+    rival = next((evaluation for evaluation in result.ranked if evaluation.id != outcome.id), None)
+    if rival is None:
+        return Checked(scenario, tolerance, outcome, best, worse, notes)
+    with executor or Serial() as entered:
+        judged = duel(problem, outcome, rival, entered)
+    if isinstance(judged, str):
+        notes = (f"no intervals: {judged}", *notes)
+    fought = judged if isinstance(judged, Duel) else None
+    beaten, tie = _beaten(problem, outcome, rival, fought, max(tolerance, ROUNDING), sure)
+    return Checked(scenario, tolerance, outcome, best, (*beaten, *worse), (*tie, *notes), fought)
 
 
 def change(before: float | None, now: float | None) -> float | None:
@@ -130,19 +149,22 @@ def _compared(chosen: Chosen, now: Evaluation, tolerance: float) -> tuple[tuple[
     return tuple(worse), better
 
 
-def _rival(
-    problem: Problem, now: Evaluation, best: Evaluation | None, tolerance: float
+def _beaten(
+    problem: Problem, now: Evaluation, rival: Evaluation, fought: Duel | None, tolerance: float, sure: float
 ) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
-    """Whether another plan is better by more than the tolerance, or just as good."""
-    if best is None or best.id == now.id:
-        return (), ()
+    """Whether the rival is better, by more than the tolerance and surely; or has a better value all the same: a tie."""
     objective = problem.objective
-    own, other = objective.value(now), objective.value(best)
+    own, other = objective.value(now), objective.value(rival)
     gain = change(own, other)
     if gain is None or own is None or other is None:
         return (), ()
     gain = gain if objective.highest_wins else -gain
-    words = f"{best.id} has {other * objective.scale:.4g} {objective.unit}, {now.id} {own * objective.scale:.4g}"
-    if gain > tolerance:
-        return (Finding("best", f"{objective.label}: {words} ({gain:.1%} better)"),), ()
-    return (), (f"as good within the tolerance: {words}",) if gain > 0 else ()
+    if gain <= 0:
+        return (), ()
+    words = f"{rival.id} has {other * objective.scale:.4g} {objective.unit}, {now.id} {own * objective.scale:.4g}"
+    chance = "" if fought is None else f"; {fought.words}"
+    if gain <= tolerance:
+        return (), (f"as good within the tolerance: {words}{chance}",)
+    if fought is not None and fought.chances.loses < sure:
+        return (), (f"tied: {words} ({gain:.1%} better, but not surely){chance}",)
+    return (Finding("best", f"{objective.label}: {words} ({gain:.1%} better){chance}"),), ()
