@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from apexsim.errors import InputError, UsageError
+from apexsim.search.schemas import all_schemas
 from apexsim.spec import catalog
 from apexsim.spec.base import load_yaml
 from apexsim.spec.files import write_atomically
 from apexsim.spec.schema import schemas
+from tests.house import ROOT
 
 REQUIRED = """
     Llama-2-7B Llama-2-70B Llama-3.1-8B Llama-3.1-70B Llama-3.1-405B Llama-3.3-70B Qwen2.5-7B Qwen3-8B Qwen3-14B
@@ -177,7 +181,7 @@ def test_a_full_device_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_every_field_of_every_schema_is_described() -> None:
-    for name, schema in schemas().items():
+    for name, schema in all_schemas().items():
         for title, part in {name: schema, **schema.get("$defs", {})}.items():
             bodies = [part, *part.get("anyOf", [])]
             for key, field in ((k, f) for body in bodies for k, f in body.get("properties", {}).items()):
@@ -188,15 +192,52 @@ def test_every_field_of_every_schema_is_described() -> None:
 def test_a_default_is_what_a_file_may_say() -> None:
     """4.8GB/s, not 4800000000.0, where the key takes text with its unit."""
     seen = set()
-    for name, schema in schemas().items():
+    for name, schema in all_schemas().items():
         for title, part in {name: schema, **schema.get("$defs", {})}.items():
             for key, field in part.get("properties", {}).items():
                 if field.get("type") == "string" and field.get("default") is not None:
                     seen.add(key)
                     assert isinstance(field["default"], str), f"{title}.{key}"
-    assert {"source_bandwidth", "source_latency"} <= seen
+    assert {"source_bandwidth", "source_latency", "start"} <= seen
 
 
 def test_schemas_admit_the_short_forms() -> None:
     kinds = {name: {form.get("type") for form in schemas()[name]["anyOf"]} for name in ("cluster", "slo")}
     assert kinds == {"cluster": {"object", "string", "array"}, "slo": {"object", "string"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [
+        ("plan", "plan"), ("space", "space"), ("baseline", "baseline"), ("fleet", "fleet"), ("pools", "pool-nodes"),
+        ("pools", "pools-measured"), ("experts", "experts"), ("precision", "formats"),
+    ],
+)  # fmt: skip
+def test_a_schema_knows_the_keys_of_its_files(name: str, example: str) -> None:
+    """Every key of a file that works, and each that it needs, at every depth that is a class."""
+    schema = all_schemas()[name]
+    assert _unknown(yaml.safe_load((ROOT / "docs" / "examples" / f"{example}.yaml").read_text()), schema, schema) == []
+    assert _unknown({"colour": "red"}, schema, schema) != []
+
+
+def _unknown(data: object, part: dict[str, Any], schema: dict[str, Any], path: str = "") -> list[str]:
+    """Keys that no alternative of a part knows, and those that it needs and the data lack."""
+    if "$ref" in part:
+        part = schema["$defs"][part["$ref"].rpartition("/")[2]]
+    if "anyOf" in part:
+        return min((_unknown(data, each, schema, path) for each in part["anyOf"]), key=len)
+    kind = part.get("type")
+    if isinstance(data, dict):
+        keys, others = part.get("properties", {}), part.get("additionalProperties", True)
+        wrong = [] if kind == "object" else [f"{path}: a mapping where {kind} is"]
+        wrong += [f"{path}.{key}: missing" for key in part.get("required", ()) if key not in data]
+        for key, value in data.items():
+            if key in keys or isinstance(others, dict):
+                wrong += _unknown(value, keys.get(key, others), schema, f"{path}.{key}")
+            elif others is False:
+                wrong.append(f"{path}.{key}")
+        return wrong
+    if isinstance(data, list):
+        wrong = [] if kind == "array" else [f"{path}: a list where {kind} is"]
+        return wrong + [line for value in data for line in _unknown(value, part.get("items", {}), schema, path)]
+    return [] if kind not in ("array", "object") else [f"{path}: one value where {kind} is"]

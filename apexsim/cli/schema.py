@@ -11,14 +11,18 @@ from apexsim.cli.terminal import print_json
 
 def schema(
     name: Annotated[
-        str | None, typer.Argument(help="plan, cluster, slo, hardware-profile or model.", show_default="all")
+        str | None,
+        typer.Argument(
+            help="plan, cluster, slo, hardware-profile, model, space, baseline, or fleet, pools, experts, precision: "
+            "the files of `apexsim plan`.", show_default="all",
+        ),
     ] = None,
 ) -> None:
     """Print the JSON Schema of one kind of file, or of all by name."""
     from apexsim.errors import UsageError, unknown_name
-    from apexsim.spec.schema import schemas
+    from apexsim.search.schemas import all_schemas
 
-    known = schemas()
+    known = all_schemas()
     if name is None:
         print_json(known)
     elif name in known:

@@ -36,6 +36,9 @@ class _AsWritten(GenerateJsonSchema):
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Name to JSON Schema (draft 2020-12) of plan, cluster, SLO, hardware profile and model."""
-    return {
-        name: {"title": name, **cls.model_json_schema(schema_generator=_AsWritten)} for name, cls in _CLASSES.items()
-    }
+    return {name: schema_of(name, cls) for name, cls in _CLASSES.items()}
+
+
+def schema_of(name: str, cls: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of the file that ``cls`` reads."""
+    return {"title": name, **cls.model_json_schema(schema_generator=_AsWritten)}
