@@ -15,8 +15,11 @@ import pytest
 from apexsim.errors import UsageError
 from apexsim.report.search_results import search_for
 from apexsim.search import evaluate as evaluation
+from apexsim.search import part as compiling
 from apexsim.search import run as running
 from apexsim.search.executors import BACKENDS, executor
+from apexsim.search.learn import learn
+from apexsim.search.mishaps import KILLS
 from apexsim.search.outcome import Dropped
 from apexsim.search.patience import Patience, TookTooLong, _by_thread
 from apexsim.search.run import search
@@ -90,7 +93,7 @@ class InTurn:
 
     def run(self, function, items, lost=None):
         for item in items:
-            killed = lost and any(candidate.id == KILLER for candidate in item)
+            killed = lost and any(getattr(each, "id", "") == KILLER for each in item)  # candidates, or shapes
             yield lost(item) if killed else function(item)
 
     def __enter__(self):
@@ -109,6 +112,46 @@ def test_a_plan_that_kills_its_worker_is_reported_and_the_others_are_looked_at(b
     assert "kills its worker process each time" in result.crashed[0].reason
     assert {plan.id for plan in result.dropped} == {plan["id"] for plan in whole["plans"]}
     assert {plan.reason for plan in result.dropped if plan.id != KILLER} == {"looked at"}
+
+
+def one_shape_kills(context, wanted, **more):
+    """In the place of ``learn``: a shape that ends its process when it is compiled."""
+    if any(pool.tp == 2 and pool.scheduler.max_num_seqs == 16 for phase, _ in wanted for pool in phase):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return learn(context, wanted, **more)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_shape_that_kills_its_worker_is_dropped_and_the_others_are_ranked(backend, whole, monkeypatch):
+    monkeypatch.setattr(running, "learn", one_shape_kills)
+    result = search(small_problem(), made((backend, 2)))
+    killed = [plan["id"] for plan in whole["plans"] + whole["pruned"] if "xtp2-" in plan["id"] and "-s16" in plan["id"]]
+    assert len(killed) == 2
+    assert not result.interrupted
+    assert sorted(plan.id for plan in result.crashed) == sorted(killed)
+    assert {plan.reason for plan in result.crashed} == {KILLS}
+    assert [plan.id for plan in result.ranked] == [plan["id"] for plan in whole["plans"] if plan["id"] not in killed]
+
+
+def test_a_shape_that_hangs_or_raises_when_it_is_compiled_is_dropped(whole, monkeypatch):
+    real = compiling.compiled
+
+    def compiled(plan):
+        if plan.pools[0].tp == 2:
+            time.sleep(60)
+        if plan.pools[0].scheduler.max_num_seqs == 16:
+            raise MemoryError("30 GB")
+        return real(plan)
+
+    monkeypatch.setattr(compiling, "compiled", compiled)
+    result = search(small_problem(), executor("process", 1), plan_timeout_s=2.0)
+    causes = {dropped.id: (dropped.cause, dropped.reason) for dropped in result.crashed}
+    assert len(causes) == 6
+    for name, found in causes.items():
+        late = ("timeout", "timed out: not done after 2 s (--plan-timeout)")
+        assert found == (late if "xtp2-" in name else ("failed", "crashed: MemoryError: 30 GB"))
+    assert {plan.id for plan in result.ranked} <= {plan["id"] for plan in whole["plans"]}
+    assert len(result.ranked) + len(causes) == 8
 
 
 def test_plans_that_hang_are_reported_and_asked_again_by_the_next_search(whole, monkeypatch, tmp_path):

@@ -6,7 +6,6 @@ other plan. Shapes of pools are compiled once in a process, and shared between t
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.summary import Prices, Summary
 from apexsim.scenario import Prepared, measure_goodput, on_its_group, prepare, replay, run
 from apexsim.search.ceiling import ceiling
+from apexsim.search.mishaps import crashed, timed_out
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.part import alone, compiled, compiled_encoders
 from apexsim.search.patience import FOREVER, Patience, TookTooLong
@@ -44,11 +44,9 @@ def evaluate_all(
                 outcome = evaluate(context, candidate)
             outcomes.append(outcome)
         except TookTooLong:
-            reason = f"timed out: not done after {patience.seconds:g} s (--plan-timeout)"
-            outcomes.append(Dropped(candidate.plan, "timeout", reason))
+            outcomes.append(Dropped(candidate.plan, "timeout", timed_out(patience.seconds)))
         except Exception as error:
-            last = traceback.format_exception_only(error)[-1].strip()
-            outcomes.append(Dropped(candidate.plan, "failed", f"crashed: {last}"))
+            outcomes.append(Dropped(candidate.plan, "failed", crashed(error)))
     return outcomes
 
 

@@ -24,6 +24,8 @@ from apexsim.search.evaluate import evaluate_all
 from apexsim.search.executors import Executor, WorkersLost
 from apexsim.search.figures import order
 from apexsim.search.journal import Journal
+from apexsim.search.learn import Reached, Wanted, killers, learn
+from apexsim.search.mishaps import KILLS
 from apexsim.search.outcome import Bounds, Candidate, Dropped, Evaluation, outcome_of
 from apexsim.search.pareto import front, rank
 from apexsim.search.part import Refused
@@ -31,7 +33,7 @@ from apexsim.search.patience import Patience
 from apexsim.search.problem import Problem
 from apexsim.search.prune import Context, phases_of, screen
 from apexsim.search.race import TOLERANCE, Race
-from apexsim.search.reach import Counts, Phase, Reach, reach_of
+from apexsim.search.reach import Phase, Reach
 from apexsim.search.strategies import Strategy, strategy
 from apexsim.search.trade import Trade, compared, trades
 from apexsim.search.trial import Request, Trial, not_tried, try_all
@@ -201,6 +203,7 @@ class _Search:
         self._executor = executor
         self._journal = journal
         self._replay = partial(evaluate_all, self._context, patience=patience)
+        self._reach = partial(learn, self._context, patience=patience)
         self._report = on_progress
         self._earlier = {outcome.id: outcome for outcome in _replayed(journal.earlier if journal else ())}
         self._order: dict[str, int] = {}
@@ -238,12 +241,20 @@ class _Search:
             (phase, tuple(sorted(counts))) for phase, counts in phases_of(some).items()
             if not (isinstance(before := known.get(phase), Refused) or (before and counts <= before.best.keys()))
         ]  # fmt: skip
-        for reached in self._executor.run(partial(_reach_batch, self._context), _batches(new, SHAPES_AT_ONCE)):
-            for phase, reach in reached:
-                before = known.get(phase)
-                if isinstance(before, Reach) and isinstance(reach, Reach):
-                    reach = replace(reach, best=before.best | reach.best)
-                known[phase] = reach
+        for phase, reach in self._reached(new):
+            before = known.get(phase)
+            if isinstance(before, Reach) and isinstance(reach, Reach):
+                reach = replace(reach, best=before.best | reach.best)
+            known[phase] = reach
+
+    def _reached(self, new: Sequence[Wanted]) -> Iterator[Reached]:
+        """Of each phase, as it is known; one that kills its worker each time is refused."""
+        suspects: list[Wanted] = []
+        batches = _batches(new, SHAPES_AT_ONCE)
+        for reached in self._executor.run(self._reach, batches, lost=partial(_set_aside, suspects)):
+            yield from reached
+        for reached in self._executor.run(self._reach, _batches(suspects, 1), lost=killers):
+            yield from reached
 
     def evaluate(self, asked: Strategy) -> None:
         """Replay what the strategy asks for, until it asks for nothing more."""
@@ -337,15 +348,14 @@ def _replayed(entries: Iterable[dict[str, Any]]) -> Iterator[Evaluation | Droppe
             yield outcome
 
 
-def _set_aside(suspects: list[Candidate], batch: Batch) -> Outcomes:
-    """One of the batch kills its worker; which one is found by replaying each alone."""
+def _set_aside(suspects: list[Any], batch: Sequence[Any]) -> list[Any]:
+    """One of the batch kills its worker; which one is found by doing each alone."""
     suspects.extend(batch)
     return []
 
 
 def _killers(batch: Batch) -> Outcomes:
-    reason = "crashed: it kills its worker process each time: is there enough memory?"
-    return [Dropped(candidate.plan, "failed", reason) for candidate in batch]
+    return [Dropped(candidate.plan, "failed", KILLS) for candidate in batch]
 
 
 def _shapes(request: Request) -> list[str]:
@@ -356,12 +366,6 @@ def _longest_first(candidate: Candidate) -> tuple[int, int, str]:
     """Several pools, and long pipelines, take longest to replay."""
     pools = candidate.plan.pools
     return (-len(pools), -max(pool.pp for pool in pools), candidate.id)
-
-
-def _reach_batch(
-    context: Context, batch: Sequence[tuple[Phase, Sequence[Counts]]]
-) -> list[tuple[Phase, Reach | Refused]]:
-    return [(phase, reach_of(context.problem, context.loads, phase, counts)) for phase, counts in batch]
 
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
