@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from apexsim import __version__, registry
+from apexsim import __version__
 from apexsim.cost.explain import Explained, Iteration
 from apexsim.cost.explain import explain as explain_iteration
 from apexsim.cost.host import HostModel, host_model
@@ -30,7 +30,7 @@ from apexsim.engine.prefixes import declared_prefixes, missing_prefixes
 from apexsim.engine.result import SimulationResult
 from apexsim.engine.schedulers import Policy, preset_names, resolve
 from apexsim.engine.simulate import MIXED_PAGES, ReplicaLimits, simulate_pool
-from apexsim.errors import InputError, UsageError, unknown_name
+from apexsim.errors import InputError, UsageError
 from apexsim.metrics.attainment import attainment
 from apexsim.metrics.energy import Surroundings
 from apexsim.metrics.fleet import Holding, account_held, replicas_held
@@ -41,6 +41,7 @@ from apexsim.spec import catalog
 from apexsim.spec.drafts import acceptance_of, drafts_of
 from apexsim.spec.fleet_rules import check_fleet
 from apexsim.spec.hardware import HardwareProfile
+from apexsim.spec.idle_keys import refuse_idle_keys
 from apexsim.spec.legality import check_clock, check_cluster, check_exchange, check_plan
 from apexsim.spec.lora_rules import check_lora_link
 from apexsim.spec.model import ModelSpec
@@ -143,6 +144,7 @@ def prepare(
         InputError: a plan that is not legal, or that this release does not simulate.
     """
     model = model or catalog.model(plan.model)
+    refuse_idle_keys(plan, source)
     reason = check_fleet(plan)
     if reason is not None:
         raise InputError(f"{source}: {reason}")
@@ -152,9 +154,6 @@ def prepare(
     profile = profile or catalog.device(plan.pools[0].device or plan.cluster.device)
     host = _host(plan, profile, host)
     policy = replace(_policy(plan, source), ahead=host.asynchronous, role=plan.pools[0].role)
-    router = plan.router_of(plan.pools[0].role)
-    if router not in registry.names("routers"):
-        raise UsageError(f"{source}: router: {unknown_name('router', router, registry.names('routers'))}")
     missing = plan.most.devices - plan.cluster.devices
     if missing > 0:
         short = f"the cluster {plan.cluster} has {plan.cluster.devices}: short by {missing}"
@@ -200,7 +199,7 @@ def prepare_pools(
     parts: list[Prepared] = []
     encode: Encoders | None = None
     for index, pool in enumerate(plan.pools):
-        alone = plan.model_copy(update={"pools": (pool,), "cluster": plan.cluster.only(pool.device), "fleet": None})
+        alone = plan.alone(pool)
         if pool.role == "encode":
             encoders = prepare_encoders(alone, f"{source}: pools[{index}]", model, host)
             if isinstance(encoders, DoesNotFit):

@@ -45,9 +45,12 @@ def lives(draw: st.DrawFn, pools: tuple[PoolSetup, ...], span_s: float) -> Fleet
         for _ in range(draw(st.integers(0, 4)))
     )
     drains = tuple(Drain(**place(), at=instant(), away=0.3 * instant()) for _ in range(draw(st.integers(0, 3))))
-    begins = [instant() for _ in range(draw(st.integers(0, 2)))]
+    begins = [instant() for _ in range(draw(st.integers(0, 3)))]
+    slow = place() if draw(st.booleans()) else None  # one replica, for several reasons
     stragglers = tuple(
-        Straggler(**place(), factor=1.0 + 2 * random.random(), at=at, until=random.choice([None, at + instant()]))
+        Straggler(
+            **(slow or place()), factor=1.0 + 2 * random.random(), at=at, until=random.choice([None, at + instant()])
+        )
         for at in begins
     )
     return Fleet(

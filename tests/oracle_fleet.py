@@ -26,6 +26,7 @@ class Unit:
     open: bool = True
     down: bool = False
     drains: float | None = None  # seconds that it is away once it has drained
+    slow: list[float] = field(default_factory=list)  # factors that hold at once
 
 
 @dataclass
@@ -49,7 +50,7 @@ class FleetPools(Pools):
         for straggler in fleet.stragglers:
             self.coming.append(Happening(straggler.at, "slow", self.unit(straggler), straggler.factor))
             if straggler.until is not None:
-                self.coming.append(Happening(straggler.until, "slow", self.unit(straggler), 1.0))
+                self.coming.append(Happening(straggler.until, "fast", self.unit(straggler), straggler.factor))
 
     def unit(self, place: object) -> int:
         return self.units.index((place.pool, place.replica))  # type: ignore[attr-defined]
@@ -66,7 +67,7 @@ class FleetPools(Pools):
         return self.pick(row, load, i) if row else there[mixed(i) % len(there)]
 
     def open(self, unit: int) -> None:
-        self.state[unit] = Unit()
+        self.state[unit] = Unit(slow=self.state[unit].slow)
         self.opened = True
 
     # --- what happens ---------------------------------------------------------------------------------------------
@@ -82,8 +83,12 @@ class FleetPools(Pools):
             self.coming.remove(happening)
             p, r = self.units[happening.unit]
             state = self.state[happening.unit]
-            if happening.kind == "slow":
-                self.pools[p].replicas[r].slow = happening.value or 1.0
+            if happening.kind in ("slow", "fast"):
+                if happening.kind == "slow":
+                    state.slow.append(happening.value)
+                else:
+                    state.slow.remove(happening.value)
+                self.pools[p].replicas[r].slow = float(np.prod(sorted(state.slow)))
             elif happening.kind == "open":
                 self.open(happening.unit)
             elif happening.kind == "drain" and state.open:

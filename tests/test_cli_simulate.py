@@ -6,8 +6,10 @@ import json
 
 import pandas as pd
 import pytest
+from numba.core import event
 from typer.testing import CliRunner
 
+from apexsim import scenario
 from apexsim.cli.main import app
 from tests.scenario_worlds import PLAN_YAML, TRACE_CSV, write_inputs
 
@@ -230,11 +232,23 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
     assert isinstance(simulate(tmp_path).exception, ZeroDivisionError)
 
 
-def test_the_first_run_says_that_it_compiles(tmp_path, monkeypatch):
-    monkeypatch.setattr("apexsim.engine.jit.is_compiled", lambda **how: False)
-    assert "compiling the engine (first run only)" in simulate(tmp_path).stderr
-    monkeypatch.setattr("apexsim.engine.jit.is_compiled", lambda **how: True)
+def test_a_run_says_that_it_compiles_where_it_does(tmp_path, monkeypatch):
+    def compiling(prepared, *arguments, real=scenario.replay, **options):
+        for _ in range(2):  # several kernels are compiled, and it is said once
+            event.broadcast(event.Event("numba:compile", event.EventStatus.START))
+        return real(prepared, *arguments, **options)
+
+    simulate(tmp_path)  # compiles what it needs
     assert "compiling" not in simulate(tmp_path).stderr
+    monkeypatch.setattr("apexsim.scenario.replay", compiling)
+    assert simulate(tmp_path).stderr.count("compiling the engine (first run only)") == 1
+
+
+def test_where_others_compile_it_is_said_before(tmp_path, monkeypatch):
+    monkeypatch.setattr("apexsim.engine.compiling.is_compiled", lambda: False)
+    assert "compiling the engine" in run("check", str(tmp_path / "none.yaml")).stderr
+    monkeypatch.setattr("apexsim.engine.compiling.is_compiled", lambda: True)
+    assert "compiling" not in run("check", str(tmp_path / "none.yaml")).stderr
 
 
 def test_outputs_are_files_of_their_own(tmp_path):

@@ -144,6 +144,33 @@ def test_slow_from_an_instant_on() -> None:
     assert result.requests.finish_s.tolist() == [15.0 + 11.0 + 11.0 + 22.0 + 11.0]
 
 
+def test_stragglers_that_hold_at_once_multiply() -> None:
+    """Decode of 11 s: that in flight at 30 s ends as it was; then 22 s; then, where both hold, 66 s; then 33 s."""
+    slow = (Straggler(replica=0, factor=2.0, at=30.0, until=100.0), Straggler(replica=0, factor=3.0, at=40.0))
+    for stragglers in (slow, slow[::-1]):
+        result = serve(Trace("t", np.zeros(1), np.array([5]), np.array([6])), Fleet(stragglers=stragglers))
+        assert result.requests.finish_s.tolist() == [15.0 + 11.0 + 11.0 + 22.0 + 66.0 + 33.0]
+        assert [event.kind for event in result.fleet_events] == ["slow", "slow", "slow"]
+
+
+def test_who_waits_for_a_place_to_decode_is_no_load_of_the_pool_that_prefills() -> None:
+    """The replica that decodes is down from 5 s to 60 s: prefilled requests wait at its door, and prompts flow on."""
+    roles: tuple[Role, ...] = ("prefill", "decode")
+    pools = [PoolSetup(steady(), ReplicaLimits(1000, 1, 60), Policy("t", 64, 64, role=role), 1) for role in roles]
+    links = Links(np.ones(1), ((0,),), np.zeros(1), np.zeros((4, 4, 1), np.int64))
+    trace = Trace("t", np.arange(20) * 2.0, np.full(20, 5), np.full(20, 5))
+    down = Failures(scheduled=(Failure(pool=1, replica=0, at=5.0, repair=55.0),), retries=5)
+    came = {}
+    for scaled in (0, 1):
+        rule = Autoscale(pool=scaled, max_replicas=2, target_requests=3.0, period=5.0, load=100.0)
+        lives = Lives(Fleet(failures=down, autoscale=(rule,)), (100.0, 100.0))
+        result = simulate_fleet(trace, pools, links, Handover(np.full(20, 0.4)), lives)
+        assert (result.requests.status == COMPLETED).all()
+        came[scaled] = [event.at_s for event in result.fleet_events if event.kind == "coming"]
+    assert came[0] == []
+    assert came[1] == [10.0], "five of them wait: more than the three of one replica"
+
+
 def test_a_failure_by_hand() -> None:
     """Token 1 at 15 s, token 2 at 26 s; lost at 30 s. Back at 40 s: 15 s of prefill, four decode iterations."""
     fleet = Fleet(failures=Failures(scheduled=(Failure(replica=0, at=30.0, repair=10.0),)))

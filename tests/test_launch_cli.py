@@ -52,6 +52,31 @@ def test_one_format_with_an_image_and_a_version():
 
 
 @pytest.mark.parametrize(
+    ("cluster", "variable", "resource"),
+    [
+        ("8xascend-910c", "ASCEND_RT_VISIBLE_DEVICES=0,1", "huawei.com/Ascend910"),
+        ("8xmi300x", "CUDA_VISIBLE_DEVICES=0,1", "amd.com/gpu"),  # ROCm's variable is the same
+        ("8xgaudi-3", "HABANA_VISIBLE_MODULES=0,1", "habana.ai/gaudi"),
+        ("8xb60", "ZE_AFFINITY_MASK=0,1", "gpu.intel.com/xe"),
+        ("4xtpu-v6e", "TPU_VISIBLE_CHIPS=0,1", "google.com/tpu"),
+        ("4xtrainium2", "vllm serve", "aws.amazon.com/neuron"),
+    ],
+)
+def test_a_process_is_told_its_devices_as_their_maker_calls_them(tmp_path, cluster, variable, resource):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"{{model: Llama-3.1-8B, cluster: {cluster}, pools: [{{tp: 2, replicas: 2}}]}}")
+    result = run(str(plan))
+    assert result.exit_code == 0, result.stderr
+    first = next(line for line in result.stdout.splitlines() if "vllm serve" in line)
+    assert first.startswith(variable)
+    assert ("no variable tells processes" in result.stderr) is ("trainium" in cluster)
+    assert ("needs its plug-in" in result.stderr) is (cluster[2:] not in ("mi300x", "b60"))
+    assert resource in run(str(plan), "--format", "kubernetes").stdout
+    elsewhere = run(str(plan), "--engine", "tensorrt-llm")
+    assert f"tensorrt-llm cannot: device={cluster[2:]}: it does not run there" in elsewhere.stderr
+
+
+@pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         (("plan.yaml", "--engine", "sglan"), 2, "did you mean 'sglang'"),

@@ -35,7 +35,7 @@ PLAN = {"model": "Llama-3.1-8B", "cluster": "1xh100-sxm", "pools": [{"replicas":
 
 
 def events_of(result: SimulationResult) -> list[dict]:
-    text, _ = trace_text(result, ["serve"] * len(result.pools), "drawn")
+    text, _ = trace_text(result, [f"pool {p}: serve" for p in range(len(result.pools))], "drawn")
     return json.loads(text)["traceEvents"]
 
 

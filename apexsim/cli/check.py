@@ -32,7 +32,7 @@ def check(
     for target in (None if json == "-" else json, junit, baseline if update else None):
         if target is not None:
             require_writable(target)
-    say_when_compiling()
+    say_when_compiling(processes=True)
     if update:
         for line in update_baseline(baseline, workers=workers, on_scenario=_doing):
             typer.echo(line)

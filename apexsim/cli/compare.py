@@ -43,7 +43,7 @@ def compare(
     if json is not None and json != "-":
         require_writable(json)
     if trace is not None:
-        say_when_compiling(closed_loop=concurrency is not None)
+        say_when_compiling()
     report = compared(
         a, b, trace, slo, rate=rate, rate_scale=rate_scale, concurrency=concurrency, requests=requests, seed=seed
     )

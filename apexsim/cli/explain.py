@@ -18,7 +18,9 @@ def explain(
     ] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of each.", show_default="2048, or the limit")] = None,
     prompt: Annotated[int | None, typer.Option(help="Tokens of a prompt.", show_default="2048, or the limit")] = None,
-    pool: Annotated[int, typer.Option(help="Of a plan of several pools, which.")] = 0,
+    pool: Annotated[
+        int | None, typer.Option(help="Of a plan of several pools, which, from 0.", show_default="the first")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the roofline: .png, .pdf or .svg.")
     ] = None,

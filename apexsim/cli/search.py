@@ -70,7 +70,7 @@ def search(
     if json not in (None, "-"):
         require_writable(str(json))
     say(defaults_line(problem))
-    say_when_compiling()
+    say_when_compiling(processes=True)
     with _progress_bar() as on_progress:
         report = search_for(
             problem, strategy=strategy, top=top, out=folder, workers=workers, backend=backend,

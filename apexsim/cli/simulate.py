@@ -62,7 +62,7 @@ def simulate(
     prepared = prepared_plan(plan)
     arriving = as_trace(trace)
     say(defaults_in_force(prepared))
-    say_when_compiling(closed_loop=concurrency is not None)
+    say_when_compiling()
     report = simulate_under(prepared, arriving, conditions)
     if requests_out is not None:
         write_parquet(requests_out, report.to_pandas())

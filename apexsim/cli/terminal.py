@@ -83,9 +83,19 @@ def put_json(target: str, data: Any) -> None:
         write_json(target, data)
 
 
-def say_when_compiling(*, closed_loop: bool = False) -> None:
-    """The first run of an installation compiles the engine, which takes longer than the run."""
-    from apexsim.engine.jit import is_compiled
+def say_when_compiling(*, processes: bool = False) -> None:
+    """The first run of an installation compiles the engine, which takes longer than the run.
 
-    if not is_compiled(closed_loop=closed_loop):
-        say("compiling the engine (first run only) …")
+    Args:
+        processes: other ones may run it, of which nobody hears: said now, where nothing was compiled before.
+    """
+    from apexsim.engine.compiling import is_compiled, when_compiling
+
+    if not processes:
+        when_compiling(_say_compiling)
+    elif not is_compiled():
+        _say_compiling()
+
+
+def _say_compiling() -> None:
+    say("compiling the engine (first run only) …")

@@ -60,7 +60,7 @@ def validate(
         if target is not None:
             require_writable(target)
     require_picture("--plot", plot)
-    say_when_compiling()
+    say_when_compiling(processes=True)
     with _progress_bar() as on_progress:
         report = run_validation(
             folder, sets=set_ or (), where=where, assume=given, workers=workers, on_progress=on_progress

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apexsim.engine.berths import ABSENT, COMING, DRAINING, GONE, LOADING, SERVING, Berth
-from apexsim.engine.course import CALLS, FIRST_CALL
+from apexsim.engine.course import CALLS, FIRST_CALL, TO_DECODE, TO_ENTER
 from apexsim.engine.state import RUNNING
 from apexsim.spec.fleet import Autoscale, Switch, SwitchPool
 
@@ -70,14 +70,18 @@ class Autoscaler:
     def desired(self) -> int:
         """Replicas for the load since the last look."""
         requests, busy = self.gauge.read()
-        cursor = self.fleet.run.cursor
-        at_the_door = int(cursor[CALLS] - cursor[FIRST_CALL])
-        rule = self.rule
+        rule, at_the_door = self.rule, self.at_the_door()
         if rule.target_requests is not None:
             replicas = (requests + at_the_door) / rule.target_requests
         else:
             replicas = busy / (rule.target_utilization or 1.0) + (at_the_door > 0)
         return min(max(math.ceil(replicas - ROUNDING), rule.min_replicas), rule.max_replicas)
+
+    def at_the_door(self) -> int:
+        """Requests that wait because no replica of the pool's kind is open: to enter, or, prefilled, to decode."""
+        cursor, (_, decodes) = self.fleet.run.cursor, self.fleet.roles[self.rule.pool]
+        waiting = self.fleet.run.course.lobby.kind[cursor[FIRST_CALL] : cursor[CALLS]]
+        return int(np.count_nonzero(waiting == (TO_DECODE if decodes else TO_ENTER)))
 
     def look(self) -> None:
         """More at once; fewer than there are only where that was wanted all the time."""

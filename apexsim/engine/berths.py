@@ -32,6 +32,7 @@ class Berth:
         replicas: its number in each pool that it may serve in.
         epoch: of what it waits for; a wake-up of an earlier one is stale.
         drained: succeeds when it has ended what it had.
+        slowed_by: factors on its iterations that hold now; their product does.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Berth:
     held_since: float = 0.0
     serving: list[tuple[float, float, int]] = field(default_factory=list)  # begin, end, pool
     held: list[tuple[float, float, int]] = field(default_factory=list)
+    slowed_by: list[float] = field(default_factory=list)
 
     @property
     def replica(self) -> int:

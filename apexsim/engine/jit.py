@@ -72,7 +72,7 @@ KERNEL_FILES = (
 
 
 def _fingerprint() -> str:
-    # The folder, too: Numba keeps the kernels of each checkout apart, and ``is_compiled`` asks for this one's.
+    # The folder, too: Numba keeps the kernels of each checkout apart, and ``compiling.py`` asks for this one's.
     here = f"{numba.__version__} {sys.version_info[:3]} {sys.platform} {Path(__file__).parent}"
     digest = hashlib.sha256(here.encode())
     for name in KERNEL_FILES:
@@ -138,12 +138,3 @@ def entry_kernel(function: F) -> F:
 def exact(array: Any, dtype: type) -> Any:
     """The array as an entry kernel takes it: this dtype, contiguous, writable. Copied only where it is not."""
     return np.require(array, dtype, ["C", "A", "W"])
-
-
-def is_compiled(*, closed_loop: bool = False, lockstep: bool = False) -> bool:
-    """True where a run needs no compilation: the cache holds the outermost kernel, or compiling is off."""
-    if numba.config.DISABLE_JIT:
-        return True
-    entry = "run_closed" if closed_loop else "run_open"
-    name = f"lockstep_pool.{entry}_in_lockstep" if lockstep else f"pool.{entry}"
-    return any(CACHE_FOLDER.glob(f"**/{name}-*.nbi"))

@@ -11,6 +11,7 @@ more: it is wanted again), ``coming`` (devices were asked for), ``loading``, ``r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -335,20 +336,24 @@ class FleetRun:
         """Slow for all time is slow before the first event."""
         berth = self.berth_of(straggler.pool, straggler.replica)
         if straggler.at == 0.0:
-            self._set_slow(berth, straggler.factor)
+            self._slow_by(berth, [*berth.slowed_by, straggler.factor])
         self.env.process(self.slow(berth, straggler))
 
     def slow(self, berth: Berth, straggler: Straggler) -> Process:
         """The next iteration after ``at`` is the first slow one."""
         if straggler.at > 0.0:
             yield self.env.timeout(straggler.at)
-            self._set_slow(berth, straggler.factor)
+            self._slow_by(berth, [*berth.slowed_by, straggler.factor])
         if straggler.until is not None:
             yield self.env.timeout(straggler.until - straggler.at)
-            self._set_slow(berth, 1.0)
+            left = list(berth.slowed_by)
+            left.remove(straggler.factor)
+            self._slow_by(berth, left)
 
-    def _set_slow(self, berth: Berth, factor: float) -> None:
-        """The devices of a berth, in whatever pool they serve."""
+    def _slow_by(self, berth: Berth, factors: list[float]) -> None:
+        """The devices of a berth, in whatever pool they serve: by all factors that hold at once."""
+        berth.slowed_by = factors
+        factor = math.prod(sorted(factors))
         for p, r in berth.replicas.items():
             self.run.states[p].replicas.slow[r] = factor
             self.calls.append(Call(TO_LOOK, NONE, self.unit(berth, p)))  # a series in flight ends with its iteration

@@ -130,7 +130,8 @@ class Explanation:
 
 
 def explain(
-    plan: PlanLike, *, batch: int | None = None, context: int | None = None, prompt: int | None = None, pool: int = 0
+    plan: PlanLike, *, batch: int | None = None, context: int | None = None, prompt: int | None = None,
+    pool: int | None = None,
 ) -> Explanation:
     """Take one decode and one prefill iteration of ``plan`` apart.
 
@@ -138,16 +139,12 @@ def explain(
         batch: decoding sequences; 64, or as many as the plan has room for.
         context: tokens of each, prompt and output so far; 2,048, or what one sequence may have.
         prompt: tokens of the prompt, of which one iteration computes the first chunk; 2,048, or the limit.
-        pool: whose iterations, of a plan of several pools.
+        pool: whose iterations, of a plan of several pools; the first that has any where None.
 
     Raises:
-        NoFeasiblePlan: the plan does not fit. UsageError: more than the plan can hold.
+        NoFeasiblePlan: the plan does not fit. UsageError: more than the plan can hold, or no such pool.
     """
-    prepared = prepared_plan(plan)
-    parts = prepared.parts or (prepared,)
-    if not 0 <= pool < len(parts):
-        raise UsageError(f"pool {pool} (allowed: 0 to {len(parts) - 1})")
-    prepared = parts[pool]
+    prepared = _part(prepared_plan(plan), pool)
     memory, policy = prepared.compiled.memory, prepared.policy
     longest = min((memory.max_model_len, "the plan's max_model_len"), (memory.kv_capacity_tokens, "its KV cache"))
     context = _within("context", context, CONTEXT, *longest)
@@ -158,6 +155,21 @@ def explain(
     decode = scenario.explain(prepared, Iteration(decoding=batch, context=context))
     prefill = scenario.explain(prepared, Iteration(chunk=chunk, ends=chunk == prompt))
     return Explanation(prepared, decode, prefill, prompt)
+
+
+def _part(prepared: Prepared, pool: int | None) -> Prepared:
+    """The pool of that number in the plan, as a plan of its own."""
+    pools = prepared.plan.pools
+    there = {k: part for part, k in zip(
+        prepared.parts or (prepared,), (k for k, each in enumerate(pools) if each.role != "encode"), strict=True
+    )}  # fmt: skip
+    if pool is None:
+        return next(iter(there.values()))
+    if pool not in there:
+        encodes = 0 <= pool < len(pools)
+        why = ": it encodes images, and has no decode and no prefill iterations" if encodes else ""
+        raise UsageError(f"--pool {pool}{why} (allowed: {', '.join(map(str, there))})")
+    return there[pool]
 
 
 def _within(name: str, given: int | None, default: int, most: int, limit: str) -> int:

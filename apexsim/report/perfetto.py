@@ -40,11 +40,11 @@ class Thinned:
         return f"{self.iterations:,} iterations{merged}, {self.requests:,} of {self.of_requests:,} requests"
 
 
-def trace_text(result: SimulationResult, roles: Sequence[str], title: str) -> tuple[str, Thinned]:
+def trace_text(result: SimulationResult, pools: Sequence[str], title: str) -> tuple[str, Thinned]:
     """The JSON of a run that was made with its timeline, an event a line; and what of the run is in it.
 
     Args:
-        roles: of each pool.
+        pools: what each is called.
         title: what was simulated, for the reader.
 
     Raises:
@@ -54,7 +54,7 @@ def trace_text(result: SimulationResult, roles: Sequence[str], title: str) -> tu
     thinned = Thinned(int(merged.iterations.sum()), len(merged.pool), len(chosen), len(result.requests.arrival_s))
     clock = Clock(float(np.min(result.requests.arrival_s, initial=np.inf)))
     events = [
-        *_names(merged, roles), *_iterations(merged, clock), *_counters(result, merged, clock),
+        *_names(merged, pools), *_iterations(merged, clock), *_counters(result, merged, clock),
         *_requests(result, chosen, clock), *_fleet(result, clock),
     ]  # fmt: skip
     head = {"displayTimeUnit": "ms", "otherData": {"apexsim": __version__, "plan": title, "holds": str(thinned)}}
@@ -77,10 +77,10 @@ class Clock:
         return round((at_s - self.origin_s) * 1e9) / 1e3
 
 
-def _names(merged: Spans, roles: Sequence[str]) -> Iterator[Event]:
+def _names(merged: Spans, pools: Sequence[str]) -> Iterator[Event]:
     yield _name("process_name", REQUESTS, 0, "requests and transfers")
-    for p, role in enumerate(roles):
-        yield _name("process_name", FIRST_POOL + p, 0, f"pool {p}: {role}")
+    for p, called in enumerate(pools):
+        yield _name("process_name", FIRST_POOL + p, 0, called)
     tracks = np.unique(np.column_stack((merged.pool, merged.replica, merged.slot)), axis=0)
     several = bool((merged.slot > 0).any())
     for p, replica, slot in tracks.tolist():

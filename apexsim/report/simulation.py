@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +42,11 @@ from apexsim.spec.base import parse
 from apexsim.spec.files import write_atomically
 from apexsim.spec.plan import Plan
 from apexsim.spec.slo import SLO
+from apexsim.techniques.images import as_prefilled
 from apexsim.workload.load import Load
 from apexsim.workload.read import read_trace
 from apexsim.workload.trace import Trace
+from apexsim.workload.visual import has_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,10 +71,15 @@ def adapter_names(adapter: NDArray[np.int64], trace: Trace) -> list[str]:
     return ["" if a < 0 else names[a] if names is not None else str(a) for a in adapter.tolist()]
 
 
-def transfer_columns(transfers: Transfers) -> dict[str, Any]:
-    """When each request's KV went from pool to pool, and where to; NaN and -1 where it never did."""
+def transfer_columns(transfers: Transfers, numbers: Sequence[int]) -> dict[str, Any]:
+    """When each request's KV went from pool to pool, and where to; NaN and -1 where it never did.
+
+    Args:
+        numbers: of the engine's pools in the plan, where one that encodes may stand before them.
+    """
+    pool = np.append(np.array(numbers, np.int64), -1)[transfers.pool]
     return {
-        "decode_pool": transfers.pool, "decode_replica": transfers.replica, "prefilled_s": transfers.left_s,
+        "decode_pool": pool, "decode_replica": transfers.replica, "prefilled_s": transfers.left_s,
         "reserved_s": transfers.reserved_s, "landed_s": transfers.landed_s, "kv_bytes": transfers.size_bytes,
     }
 
@@ -129,10 +136,15 @@ class SimulationReport:
 
     @property
     def heading(self) -> str:
-        parts, encoders = self.prepared.parts or (self.prepared,), self.prepared.encoders
-        stand = [(p.plan.devices, p.profile.name) for p in parts] + [(e.plan.devices, e.profile.name) for e in encoders]
-        devices = " and ".join(f"{count} × {name}" for count, name in stand)
+        stand = dict(zip(self._numbers, self.prepared.parts or (self.prepared,), strict=True))
+        pools = [stand.get(k) or self.prepared.encoders[0] for k in range(len(self.plan.pools))]
+        devices = " and ".join(f"{each.plan.devices} × {each.profile.name}" for each in pools)
         return f"{self.prepared.model.name} on {devices} ({self.plan.id})"
+
+    @property
+    def _numbers(self) -> list[int]:
+        """Of the pools that the engine runs, in the plan: all but the one that encodes."""
+        return [k for k, pool in enumerate(self.plan.pools) if pool.role != "encode"]
 
     @property
     def offered(self) -> str:
@@ -142,9 +154,10 @@ class SimulationReport:
             how = f"{load.concurrency} in flight"
         else:
             how = f"{trace.rate_rps:.4g} requests/s" if trace.span_s > 0 else "all at once"
+        tokens = f"{_input_tokens(as_prefilled(self.plan, self.prepared.model, trace))} and"
         return (
-            f"{len(trace):,} requests of {trace.name}, {how}; mean {trace.input_tokens.mean():,.0f} input "
-            f"and {trace.output_tokens.mean():,.0f} output tokens"
+            f"{len(trace):,} requests of {trace.name}, {how}; mean {tokens} {trace.output_tokens.mean():,.0f} output "
+            "tokens"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -177,7 +190,7 @@ class SimulationReport:
         if requests.attempts is not None:
             columns["attempts"] = requests.attempts
         if self.result.transfers is not None and (len(self.plan.pools) > 1 or self.plan.fleet is not None):
-            columns |= transfer_columns(self.result.transfers)
+            columns |= transfer_columns(self.result.transfers, self._numbers)
         if self.result.encoded is not None:
             columns |= image_columns(self.result.encoded)
         return pd.DataFrame(columns)
@@ -191,8 +204,8 @@ class SimulationReport:
         """
         if self.result.timeline is None:
             raise UsageError("write_timeline: simulate with timeline=True first")
-        roles = [pool.role for pool in self.plan.pools]
-        text, thinned = perfetto.trace_text(self.result, roles, self.heading)
+        pools = [f"pool {k}: {self.plan.pools[k].role}" for k in self._numbers]
+        text, thinned = perfetto.trace_text(self.result, pools, self.heading)
         write_atomically(path, perfetto.packed(text) if str(path).endswith(".gz") else text)
         return thinned
 
@@ -219,6 +232,15 @@ class SimulationReport:
         return (
             *summary_tables(summary, self.conditions.slo), *pool_tables(summary), *fleet_tables(summary),
         )  # fmt: skip
+
+
+def _input_tokens(trace: Trace) -> str:
+    """The mean prompt of a trace as it is prefilled, and how much of it is images."""
+    mean = f"{trace.input_tokens.mean():,.0f} input"
+    if trace.images is None or trace.visual_tokens is None or not has_images(trace):
+        return mean
+    visual = float((trace.images * trace.visual_tokens).mean())
+    return f"{mean} ({visual:,.0f} of them of {trace.images.mean():.3g} image slices)"
 
 
 def simulate(

@@ -1,4 +1,4 @@
-"""What phases can reach, a few at a time in a worker: one whose pools cannot be compiled is refused, however it ends."""
+"""What phases can reach, a few at a time in a worker: one that cannot be compiled is refused, however it ends."""
 
 from __future__ import annotations
 

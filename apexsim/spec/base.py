@@ -116,7 +116,8 @@ def _encloses(outer: tuple[int | str, ...], inner: tuple[int | str, ...]) -> boo
 
 
 def _describe(error: ErrorDetails, cls: type[BaseModel], data: Any) -> str:
-    key = _key(error["loc"], data)
+    is_key = error["loc"][-1:] == ("[key]",)  # of a mapping by names, itself wrong
+    key = _key(error["loc"][:-1] if is_key else error["loc"], data)
     kind = error["type"]
     if kind == "extra_forbidden":
         return f"{key}: unknown key{_hint(str(error['loc'][-1]), _keys_at(cls, error['loc'][:-1]))}"
@@ -125,9 +126,20 @@ def _describe(error: ErrorDetails, cls: type[BaseModel], data: Any) -> str:
     shown = f"{key} = {_short(error['input'])}: " if key else ""
     if kind == "literal_error":
         allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{shown}unknown value{_hint(str(error['input']), allowed)}"
+        unknown = f"{key}: unknown key" if is_key else f"{shown}unknown value"
+        return f"{unknown}{_hint(str(error['input']), allowed)}"
     message = _plainly(error)
+    if kind == "value_error" and isinstance(error["input"], Mapping):
+        return _of_mapping(key, error["input"], message)
     return f"{shown}{message[0].lower()}{message[1:]}"
+
+
+def _of_mapping(key: str, data: Mapping[Any, Any], message: str) -> str:
+    """What is wrong with several keys together: the mapping would be shown cut off, so the message names its keys."""
+    if not key:
+        return message
+    named = re.match(r"(\w+)[\w.\[\]]* = ", message)
+    return f"{key}.{message}" if named and named[1] in data else f"{key}: {message}"
 
 
 def _plainly(error: ErrorDetails) -> str:

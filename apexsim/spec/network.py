@@ -53,11 +53,16 @@ class Network(Strict):
             idle = [key for key in fields if key not in ("topology", "collectives")]
             changed = [key for key in idle if getattr(self, key) != fields[key].default]
             if changed:
-                raise ValueError(f"{changed[0]} has an effect with topology: leaf-spine or rails only, not with flat")
+                raise ValueError(
+                    f"{self._said(changed[0])}: has an effect with topology: leaf-spine or rails only, not with flat"
+                )
         for key in ("queue_pairs", "seed"):
             if self.routing != "ecmp" and getattr(self, key) != fields[key].default:
-                raise ValueError(f"{key} has an effect under routing: ecmp only, not under {self.routing}")
+                raise ValueError(f"{self._said(key)}: has an effect under routing: ecmp only, not under {self.routing}")
         return self
+
+    def _said(self, key: str) -> str:
+        return f"{key} = {self.model_dump(mode='json')[key]}"
 
     @property
     def switched(self) -> bool:

@@ -222,6 +222,11 @@ class Plan(Strict):
         )
         return self.model_copy(update={"pools": pools, "fleet": None})
 
+    def alone(self, pool: Pool) -> Plan:
+        """One of its pools as a plan of its own, on its group of devices, without what is between the pools."""
+        changes = {"cluster": self.cluster.only(pool.device), "router": self.router_of(pool.role)}
+        return self.model_copy(update={"pools": (pool,), "fleet": None, "transfer": Transfer(), **changes})
+
     def router_of(self, role: Role) -> str:
         """The name of the router before the pools with this role."""
         return self.router if isinstance(self.router, str) else self.router.get(role, "least-loaded")

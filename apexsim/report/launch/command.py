@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from apexsim.report.launch.placement import Seat, seats
-from apexsim.report.launch.platforms import HTTP_PORT, on_several_nodes
+from apexsim.report.launch.platforms import HTTP_PORT, device_of, on_several_nodes, visible_devices
 from apexsim.report.launch.realise import Launch
 from apexsim.report.launch.routers import bootstrap_port, router_command
 from apexsim.report.launch.shell import wrapped
@@ -69,7 +69,7 @@ def flag_words(launch: Launch) -> list[str]:
 
 def environment(launch: Launch, seat: Seat, host: str) -> dict[str, str]:
     """Variables of one process beside others on its node: its devices, and where KV transfers are asked for."""
-    own = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, seat.devices))} | launch.environment
+    own = visible_devices(device_of(launch), seat.devices) | launch.environment
     if launch.release.engine == "vllm" and launch.pool.role in ("prefill", "decode"):
         own["VLLM_NIXL_SIDE_CHANNEL_HOST"] = host
         own["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(_NIXL_PORT + seat.devices[0])

@@ -17,7 +17,7 @@ from apexsim.report.launch.kubernetes import kubernetes
 from apexsim.report.launch.llmd import llm_d
 from apexsim.report.launch.manifest import NODE_LABEL
 from apexsim.report.launch.placement import seats
-from apexsim.report.launch.platforms import HTTP_PORT
+from apexsim.report.launch.platforms import HTTP_PORT, device_of, plug_in, visible_devices
 from apexsim.report.launch.realise import Launch, realise
 from apexsim.report.launch.routers import router_files, router_notes
 from apexsim.report.launch.shell import wrapped
@@ -42,7 +42,7 @@ class Deployment:
     @cached_property
     def cannot(self) -> tuple[str, ...]:
         """What the plan asks and this engine cannot do."""
-        found = [(launch, line) for launch in self.launches for line in launch.cannot]
+        found = [(launch, line) for launch in self.launches for line in (*launch.cannot, *self._elsewhere(launch))]
         return tuple(f"{self.release.engine} cannot: {line}" for line in self._by_pool(found))
 
     def notes(self, form: str = "command") -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class Deployment:
         nearest = () if asked in (None, self.release.version) else (
             f"{self.release.engine} {asked}: its own flags were not read; these are those of {self.release.version}",
         )  # fmt: skip
-        found = [(launch, line) for launch in self.launches for line in launch.notes]
+        found = [(launch, line) for launch in self.launches for line in (*launch.notes, *self._beside(launch))]
         several = len(self.plan.cluster.groups) > 1 and form == "kubernetes"
         nodes = (f"label the nodes with their device: kubectl label node NAME {NODE_LABEL}=DEVICE",) if several else ()
         router = router_notes(self.launches) if form in ("command", "kubernetes") else ()
@@ -137,6 +137,20 @@ class Deployment:
             if launch.options
         }
         return options | hosts_files(self.launches) | router_files(self.launches, places, port_of(places))
+
+    def _elsewhere(self, launch: Launch) -> tuple[str, ...]:
+        """The devices that this engine does not run on."""
+        device = device_of(launch)
+        return (f"device={device}: it does not run there",) if plug_in(self.release.engine, device) is None else ()
+
+    def _beside(self, launch: Launch) -> tuple[str, ...]:
+        """What devices of other makers need."""
+        device = device_of(launch)
+        package = plug_in(self.release.engine, device)
+        needs = (f"{self.release.engine} needs its plug-in {package} on {device}",) if package else ()
+        if visible_devices(device, (0,)) or launch.pool.devices_per_replica >= launch.plan.cluster.devices_per_node:
+            return needs
+        return (*needs, f"no variable tells processes on {device} their devices: set that of its cores")
 
     def _by_pool(self, found: Sequence[tuple[Launch, str]]) -> list[str]:
         """Each line once; with the names of its pools where it is not about all of them."""

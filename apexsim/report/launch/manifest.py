@@ -12,7 +12,7 @@ import yaml
 from apexsim.errors import UsageError
 from apexsim.report.launch.command import arguments, options_file
 from apexsim.report.launch.placement import seats
-from apexsim.report.launch.platforms import HTTP_PORT, engine_facts, on_several_nodes, platforms
+from apexsim.report.launch.platforms import HTTP_PORT, device_of, engine_facts, of_device, on_several_nodes, platforms
 from apexsim.report.launch.realise import Launch
 from apexsim.report.launch.settings import BOOTSTRAP_PORT
 from apexsim.spec import catalog
@@ -69,8 +69,8 @@ def device_resource(launch: Launch) -> str:
     Raises:
         UsageError: nobody knows a device plug-in for the vendor.
     """
-    profile = catalog.device(launch.pool.device or launch.plan.cluster.device)
-    found: str | None = platforms()["resources"].get(profile.vendor)
+    profile = catalog.device(device_of(launch))
+    found = of_device(platforms()["resources"], profile.name)
     if found is None:
         raise UsageError(f"device {profile.name}: no Kubernetes device plug-in of {profile.vendor} is known here")
     return found

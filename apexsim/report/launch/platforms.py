@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from apexsim.report.launch.realise import Launch
 from apexsim.report.launch.table import FOLDER, numbers
+from apexsim.spec import catalog
 from apexsim.spec.base import load_yaml
 from apexsim.spec.plan import Plan, Role
 
@@ -24,6 +26,28 @@ def engine_facts(engine: str) -> dict[str, str]:
     """Image, health path and Dynamo module of an engine."""
     found: dict[str, str] = platforms()["engines"][engine]
     return found
+
+
+def device_of(launch: Launch) -> str:
+    """The device that a pool stands on."""
+    return launch.pool.device or launch.plan.cluster.device
+
+
+def of_device(table: Mapping[str, str | None], device: str) -> str | None:
+    """The entry of a device in a table by names of profiles and by vendors; None where there is none."""
+    return table[device] if device in table else table.get(catalog.device(device).vendor)
+
+
+def visible_devices(device: str, indices: Sequence[int]) -> dict[str, str]:
+    """The variable that tells a process which devices of its node are its own; empty where none counts devices."""
+    name = of_device(platforms()["visible"], device)
+    return {} if name is None else {name: ",".join(map(str, indices))}
+
+
+def plug_in(engine: str, device: str) -> str | None:
+    """What has to be installed beside an engine for a device; "" where nothing has, None where it cannot run there."""
+    table: dict[str, str | None] = {catalog.device(device).vendor: ""} | platforms()["plug_ins"].get(engine, {})
+    return of_device(table, device)
 
 
 def router_word(plan: Plan, table: str, role: Role = "serve") -> tuple[str | None, str]:
