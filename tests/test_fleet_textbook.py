@@ -11,7 +11,7 @@ from apexsim import scenario
 from apexsim.cost.tables import StepTables
 from apexsim.engine.disaggregated import Handover, Links, PoolSetup
 from apexsim.engine.life import Lives, simulate_fleet
-from apexsim.engine.result import COMPLETED, FAILED, FAILED_NOBODY, SimulationResult
+from apexsim.engine.result import COMPLETED, FAILED, FAILED_NOBODY, FAILED_REPLICA, SimulationResult
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits, simulate_pool
 from apexsim.scenario import Prepared, prepare
@@ -234,13 +234,16 @@ def test_an_end_may_fail_as_its_transfer_lands(pool: int, push: bool) -> None:
         assert transfers.started == transfers.finished + fleet.lost_transfers
 
 
+def prefill_and_decode() -> tuple[list[PoolSetup], Links]:
+    """A replica of 12 blocks in each role."""
+    limits = ReplicaLimits(12, 1, 60)
+    pools = [PoolSetup(steady(), limits, Policy("t", 64, 64, role=role), 1) for role in ("prefill", "decode")]
+    return pools, Links(np.ones(1), ((0,),), np.zeros(1), np.zeros((2, 2, 1), np.int64))
+
+
 def test_where_nobody_can_decode_any_more_a_run_ends() -> None:
     """The only replica that decodes is gone for good and prefilled KV fills the other: looks at the loads go on."""
-    pools = [
-        PoolSetup(steady(), ReplicaLimits(12, 1, 60), Policy("t", 64, 64, role=role), 1)
-        for role in ("prefill", "decode")
-    ]
-    links = Links(np.ones(1), ((0,),), np.zeros(1), np.zeros((2, 2, 1), np.int64))
+    pools, links = prefill_and_decode()
     trace = Trace("t", np.arange(9) * 0.5, np.full(9, 5), np.full(9, 5))
     switch = Switch(pools=tuple(SwitchPool(pool=p, target_requests=1.0) for p in (0, 1)), period=5.0)
     gone = Failures(scheduled=(Failure(pool=1, replica=0, at=0.1, repair=None),))
@@ -248,6 +251,22 @@ def test_where_nobody_can_decode_any_more_a_run_ends() -> None:
     result = simulate_fleet(trace, pools, links, Handover(np.full(9, 0.4), push=False), lives)
     assert (result.requests.status == FAILED).all()
     assert (result.requests.reason == FAILED_NOBODY).all()
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_failure_to_come_makes_room_for_others_in_a_closed_loop(looks: bool) -> None:
+    """The first is prefilled in a second and nobody will decode it; as it fails at 20 s the next comes, needs no decode
+    and is served when the replica is back at 25 s.
+    """
+    pools, links = prefill_and_decode()
+    stated = (Failure(pool=1, replica=0, at=0.5, repair=None), Failure(pool=0, replica=0, at=20.0, repair=5.0))
+    switch = Switch(pools=tuple(SwitchPool(pool=p, target_requests=1.0) for p in (0, 1)), period=1.0)
+    fleet = Fleet(failures=Failures(scheduled=stated, retries=0), switch=switch if looks else None)
+    trace = Trace("t", np.zeros(2), np.full(2, 5), np.array([5, 1]))
+    handover, lives = Handover(np.full(2, 0.4), push=False), Lives(fleet, (0.0, 0.0))
+    columns = simulate_fleet(trace, pools, links, handover, lives, concurrency=1).requests
+    assert columns.reason.tolist() == [FAILED_REPLICA, 0]
+    assert (columns.arrival_s[1], columns.finish_s[1]) == (20.0, 26.0)
 
 
 def test_a_drain_by_hand() -> None:

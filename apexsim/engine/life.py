@@ -145,7 +145,7 @@ class FleetRun:
             run.to(until)
             if cursor[DRAINED]:
                 self._see_drained(float(run.course.stopped_s[0]))
-            elif self._all_ended() or until == np.inf or self._is_hopeless() or self._is_at_an_end():
+            elif self._all_ended() or until == np.inf or self._nothing_comes():
                 return self._result()
             else:
                 while self.env.peek() == until:
@@ -154,15 +154,20 @@ class FleetRun:
     def _all_ended(self) -> bool:
         return sum(int(state.replicas.ended.sum()) for state in self.run.states) == len(self.run.trace)
 
-    def _is_at_an_end(self) -> bool:
-        return not self.calls and self.rest.is_final(self.run, self.berths, len(self.events), self.env.now)
+    def _nothing_comes(self) -> bool:
+        """Nothing changes any more for those who are left. Failures by chance go on for ever and are not waited for."""
+        now, stated = self.env.now, (self.lives.fleet.failures or Failures()).scheduled
+        # Who fails with a replica that is there may be offered again, and in a closed loop makes room for others.
+        if self.calls or any(f.at >= now and self.berth_of(f.pool, f.replica).state != GONE for f in stated):
+            return False
+        return self._is_hopeless() or self.rest.is_final(self.run, self.berths, len(self.events), now)
 
     def _is_hopeless(self) -> bool:
         """Nobody will ever serve those who are left: a replica that never comes back was the last of its kind."""
         cursor = self.run.cursor
         ended = sum(int(state.replicas.ended.sum()) for state in self.run.states)
         waiting = self.run.course.lobby[cursor[FIRST_CALL] : cursor[CALLS]]
-        if cursor[NEXT] != cursor[KNOWN] or len(waiting) != cursor[KNOWN] - ended or self.calls:
+        if cursor[NEXT] != cursor[KNOWN] or len(waiting) != cursor[KNOWN] - ended:
             return False
         scaled = {rule.pool for rule in self.lives.fleet.autoscale}
         coming = [b for b in self.berths if b.state != GONE and (b.state != ABSENT or b.pool in scaled)]
