@@ -90,7 +90,7 @@ def _answer(report: SearchReport) -> Parts:
     result = report.result
     if not result.ranked:
         found = (crash(result), nearest_miss(result))
-        said = (element("p", text) for text in found if text)
+        said = (element("p", f"{text[0].upper()}{text[1:]}.") for text in found if text)
         head = element("p", "No plan was found that fits and meets the SLO.", class_="best")
         yield section("The answer", "answer", element("div", head, *said, class_="answer none"),
                       element("p", words.how_it_went(result)))  # fmt: skip
@@ -113,16 +113,30 @@ def _answer(report: SearchReport) -> Parts:
     yield section("How it is started", "launch", *_launch(report))
 
 
+SHOWN_ONCE = {"energy": "Energy", "cost": "Cost", "attainment": "SLO attainment"}
+"""Objective -> the figure in the card that it stands in the place of."""
+
+
 def _figures(report: SearchReport, best: Evaluation) -> Iterator[tuple[str, Content]]:
-    """Names and values of the figures in the card; what is not known is left out."""
+    """Names and values of the figures in the card, the objective first; what is not known is left out."""
     problem, verdict = report.result.problem, report.doubt.confidence.verdicts.get(best.id)
     objective = problem.objective
-    if objective.name != "goodput" and objective.value(best) is not None:
-        yield objective.label, _value(words.objective_words(objective, best, report.doubt), "the objective")
+    value = objective.value(best)
+    if objective.name != "goodput" and value is not None:
+        interval = verdict.objective_ci if verdict is not None else None
+        within = f"; {LEVEL:.0%}: {interval[0]:.3g} to {interval[1]:.3g}" if interval else ""
+        note = f"{objective.unit}{within}; the objective"
+        yield objective.label, _value(f"{objective.scale * value:.4g}", note)
     within = "" if verdict is None else f"{LEVEL:.0%}: {verdict.goodput_ci[0]:.3g} to {verdict.goodput_ci[1]:.3g}"
     yield "Goodput", _value(f"{'≥ ' if best.censored else ''}{best.goodput_rps:.2f} req/s", within)
-    per_device = f"{best.goodput_rps_per_device:.3g} per device"
+    per_device = f"{best.goodput_rps_per_device:.3g} req/s per device"
     yield "Devices", _value(f"{best.plan.devices} of {problem.cluster.devices}", per_device)
+    for name, shown in _other_figures(problem, best):
+        if name != SHOWN_ONCE.get(objective.name):
+            yield name, shown
+
+
+def _other_figures(problem: Problem, best: Evaluation) -> Iterator[tuple[str, Content]]:
     joules, usd = best.at_goodput["j_per_output_token"], best.at_goodput["usd_per_million_output_tokens"]
     if joules is not None:
         carbon = problem.carbon_g_per_kwh
@@ -132,14 +146,14 @@ def _figures(report: SearchReport, best: Evaluation) -> Iterator[tuple[str, Cont
         hourly = problem.usd_per_hour(best.plan)
         rent = "" if hourly is None else f"; {hourly:.4g} USD an hour"
         yield "Cost", _value(f"{usd:.3g} USD", f"per million output tokens, at goodput{rent}")
+    rate = f"at {problem.rate_rps:.4g} req/s"
     for name in ("ttft", "tpot", "e2e"):
         values = best.summary[f"{name}_s"]
         if values["p50"] is not None:
-            at = f"p50 / p99 at {problem.rate_rps:.4g} req/s"
-            yield name.upper(), _value(f"{show(values['p50'], 's')} / {show(values['p99'], 's')}", at)
+            yield name.upper(), _value(f"{show(values['p50'], 's')} / {show(values['p99'], 's')}", f"p50 / p99 {rate}")
     kept = best.summary["slo"]["attainment"]
     if kept is not None:
-        yield "SLO attainment", _value(f"{kept:.1%}", f"at {problem.rate_rps:.4g} req/s")
+        yield "SLO attainment", _value(f"{kept:.1%}", rate)
 
 
 def _value(value: str, note: str) -> Element:
@@ -211,7 +225,7 @@ def _provenance(report: SearchReport) -> Iterator[tuple[str, Content]]:
     yield "Trace", _trace(problem)
     for group in problem.cluster.groups:
         profile = problem.profile if group.device == problem.profile.name else catalog.device(group.device)
-        yield "Device", element("span", code(profile.name), f": {_profile(profile)}")
+        yield "Device", element("div", code(profile.name), f": {_profile(profile)}", *_kernels(profile))
     yield "Price", _price(problem)
     if problem.carbon_g_per_kwh is not None:
         yield "Carbon", f"{problem.carbon_g_per_kwh:g} g CO2e per kWh"
@@ -228,8 +242,14 @@ def _trace(problem: Problem) -> str:
 
 def _profile(profile: HardwareProfile) -> str:
     known = profile.provenance
-    kernels = f"kernels measured: {', '.join(profile.kernels)}" if profile.kernels else "no kernel of it was measured"
+    count = len(profile.kernels)
+    kernels = f"{count} tables of measured kernels" if count else "no kernel of it was measured"
     return f"{profile.device}; {known.basis} figures of {known.date} ({known.source}); {kernels}"
+
+
+def _kernels(profile: HardwareProfile) -> Parts:
+    if profile.kernels:
+        yield element("details", element("summary", "Their names"), element("p", ", ".join(profile.kernels)))
 
 
 def _price(problem: Problem) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from apexsim.report.search_doubt import Doubt
 from apexsim.search.confidence import TIED_BELOW
 from apexsim.search.doubt import ALL_SD, NORMAL_MEDIAN
-from apexsim.search.figures import Figure
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem
 from apexsim.search.run import SearchResult
@@ -50,7 +49,8 @@ def how_it_went(result: SearchResult) -> str:
     if result.interrupted:
         return f"{simulated} The search ended early: what was finished is ranked."
     if result.strategy != "race":
-        return f"{simulated} Every plan that no proven bound excludes was replayed in full: no other is better."
+        left = "no other is better" if result.ranked else "none of them is feasible"
+        return f"{simulated} Every plan that no proven bound excludes was replayed in full: {left}."
     cut = f", but for {result.cut:,} plans that had no place in the race" if result.cut else ""
     return (
         f"{simulated} {result.tried:,} plans were first replayed in short, and the best of them in full: no other is "
@@ -98,17 +98,6 @@ def standing(ranked: Sequence[Evaluation], doubt: Doubt) -> str:
         f"{second} Tied: it beats each of these in less than {TIED_BELOW:.0%} of the draws, so that something else may "
         f"decide: {', '.join(verdict.tied_with)}."
     )
-
-
-def objective_words(objective: Figure, best: Evaluation, doubt: Doubt) -> str:
-    """The value of the objective with its interval."""
-    value = objective.value(best)
-    if value is None:
-        return ""
-    verdict = doubt.confidence.verdicts.get(best.id)
-    interval = verdict.objective_ci if verdict else None
-    within = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-    return f"{objective.scale * value:.4g} {objective.unit}".rstrip() + within
 
 
 def trust(best: Evaluation, doubt: Doubt) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
@@ -61,7 +60,7 @@ def _bars(
             ax.annotate(
                 words, (value, place), xytext=(4 if right else -4, 0), textcoords="offset points",
                 va="center", ha="left" if right else "right", fontsize=8,
-                path_effects=[effects.withStroke(linewidth=2, foreground="white")],
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
             )  # fmt: skip
     ax.axvline(base, color="black", linewidth=0.8)
     ax.set_yticks(range(len(order)), order)
