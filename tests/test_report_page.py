@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ import apexsim as ax
 from apexsim.report.page import code, document, element, section, table
 from apexsim.report.search_results import SearchReport
 from apexsim.report.search_words import question, slo_words
-from apexsim.report.tables import Table
+from apexsim.report.tables import Table, brief
 from apexsim.spec.slo import parse_slo
 from apexsim.workload.synthetic import poisson
 from tests.house import ROOT
@@ -190,6 +191,19 @@ def test_it_can_be_read_aloud(page):
 
 def test_it_is_small(folder):
     assert (folder / "report.html").stat().st_size < 1e6
+
+
+def test_a_picture_of_thousands_of_plans_stays_small(report):
+    many = replace(report, result=replace(report.result, ranked=report.result.ranked * 1500))
+    assert len(many.result.ranked) > 5000
+    assert len(many.to_html()) < 1e6
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.12345, "0.123"), (999.4, "999"), (999.6, "1,000"), (3842.0, "3,842"), (-1234.0, "-1,234")]
+)
+def test_figures_are_written_without_exponents(value, text):
+    assert brief(value) == text
 
 
 def test_a_slo_is_said_in_words():

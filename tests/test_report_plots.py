@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +58,15 @@ def test_the_goodputs_fill_the_picture(target):
     assert 0 <= bottom < target <= 1.0 < top < 1.2
     names = [text.get_text() for text in ax.figure.legends[0].get_texts()]
     assert names == ["one: 20", "two: 10"]
+
+
+def test_long_names_stay_inside_the_picture():
+    long = replace(FOUND[0], id="prefill-1xtp1-fp8-kvfp8-t8192-s128 + decode-1xtp1-fp8-kvfp8-t8192-s256 via early")
+    figure = attainment((long, FOUND[1]), 0.9).figure
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= legend.x0
+    assert legend.x1 <= figure.bbox.x1
 
 
 def test_a_picture_of_no_plans_is_one():

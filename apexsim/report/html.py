@@ -15,7 +15,7 @@ from apexsim.report.page import Content, Element, code, document, element, facts
 from apexsim.report.pictures import Picture
 from apexsim.report.search_doubt import sensitivity_table
 from apexsim.report.search_tables import defaults_line, dropped_table, ranking_table
-from apexsim.report.tables import show
+from apexsim.report.tables import brief, show
 from apexsim.report.trade_tables import front_table, trade_table
 from apexsim.search.confidence import LEVEL
 from apexsim.search.figures import grams_per_million_tokens
@@ -124,12 +124,12 @@ def _figures(report: SearchReport, best: Evaluation) -> Iterator[tuple[str, Cont
     value = objective.value(best)
     if objective.name != "goodput" and value is not None:
         interval = verdict.objective_ci if verdict is not None else None
-        within = f"; {LEVEL:.0%}: {interval[0]:.3g} to {interval[1]:.3g}" if interval else ""
+        within = f"; {LEVEL:.0%}: {brief(interval[0])} to {brief(interval[1])}" if interval else ""
         note = f"{objective.unit}{within}; the objective"
         yield objective.label, _value(f"{objective.scale * value:.4g}", note)
-    within = "" if verdict is None else f"{LEVEL:.0%}: {verdict.goodput_ci[0]:.3g} to {verdict.goodput_ci[1]:.3g}"
+    within = "" if verdict is None else f"{LEVEL:.0%}: {brief(verdict.goodput_ci[0])} to {brief(verdict.goodput_ci[1])}"
     yield "Goodput", _value(f"{'≥ ' if best.censored else ''}{best.goodput_rps:.2f} req/s", within)
-    per_device = f"{best.goodput_rps_per_device:.3g} req/s per device"
+    per_device = f"{brief(best.goodput_rps_per_device)} req/s per device"
     yield "Devices", _value(f"{best.plan.devices} of {problem.cluster.devices}", per_device)
     for name, shown in _other_figures(problem, best):
         if name != SHOWN_ONCE.get(objective.name):
@@ -140,12 +140,12 @@ def _other_figures(problem: Problem, best: Evaluation) -> Iterator[tuple[str, Co
     joules, usd = best.at_goodput["j_per_output_token"], best.at_goodput["usd_per_million_output_tokens"]
     if joules is not None:
         carbon = problem.carbon_g_per_kwh
-        grams = "" if carbon is None else f"; {joules * grams_per_million_tokens(carbon):.3g} g CO2e per million"
-        yield "Energy", _value(f"{joules:.3g} J", f"per output token, at goodput{grams}")
+        grams = "" if carbon is None else f"; {brief(joules * grams_per_million_tokens(carbon))} g CO2e per million"
+        yield "Energy", _value(f"{brief(joules)} J", f"per output token, at goodput{grams}")
     if usd is not None:
         hourly = problem.usd_per_hour(best.plan)
         rent = "" if hourly is None else f"; {hourly:.4g} USD an hour"
-        yield "Cost", _value(f"{usd:.3g} USD", f"per million output tokens, at goodput{rent}")
+        yield "Cost", _value(f"{brief(usd)} USD", f"per million output tokens, at goodput{rent}")
     rate = f"at {problem.rate_rps:.4g} req/s"
     for name in ("ttft", "tpot", "e2e"):
         values = best.summary[f"{name}_s"]
@@ -175,13 +175,17 @@ def _launch(report: SearchReport) -> Parts:
 def _ranking(report: SearchReport, pictures: Sequence[Picture]) -> Parts:
     result = report.result
     if result.ranked:
-        drawn = [picture(p.svg(), p.words, p.title) for p in pictures if p.file != "sensitivity.png"]
+        drawn = [_drawn(p) for p in pictures if p.file != "sensitivity.png"]
         yield section("The ranking", "ranking", table(ranking_table(result, report.top, report.doubt), "first"))
         yield section("Pictures", "pictures", element("div", *drawn, class_="pictures"))
     found = report.doubt.sensitivity
     if found is not None:
-        drawn = [picture(p.svg(), p.words, p.title) for p in pictures if p.file == "sensitivity.png"]
+        drawn = [_drawn(p) for p in pictures if p.file == "sensitivity.png"]
         yield section("What if it is otherwise", "sensitivity", *drawn, table(sensitivity_table(found)))
+
+
+def _drawn(shown: Picture) -> Element:
+    return picture(shown.svg(), shown.words, shown.title, "wide" if shown.wide else "")
 
 
 def _doubts(report: SearchReport) -> Parts:

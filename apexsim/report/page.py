@@ -103,10 +103,11 @@ def _cells(shown: Table, row: Sequence[str], tag: str) -> list[Element]:
     return found
 
 
-def picture(svg: bytes, words: str, title: str) -> Element:
+def picture(svg: bytes, words: str, title: str, class_: str = "") -> Element:
     """A drawing inside the page; ``words`` say what it shows to who does not see it."""
+    named = {"class_": class_} if class_ else {}
     source = f"data:image/svg+xml;base64,{b64encode(svg).decode('ascii')}"
-    return element("figure", element("img", src=source, alt=words), element("figcaption", title))
+    return element("figure", element("img", src=source, alt=words), element("figcaption", title), **named)
 
 
 def document(title: str, *body: Content) -> str:

@@ -29,6 +29,12 @@ WIDE = 5
 SIZE, PANEL = (7.0, 4.2), (5.0, 4.2)
 """Inches: of one picture, and of each of several panels."""
 
+LOW = 0.12
+"""Below this share of the height a name would run into the axis."""
+
+MOST_DOTS = 1000
+"""More dots than this are pixels also in a drawing of lines, whose file would be many times as large."""
+
 IN_A_ROW = 3
 MOST_TICKS = 9
 """Numbers of devices that are each named, beside the colours or along an axis."""
@@ -82,7 +88,7 @@ def _panel(
     best = [(a, b, e) for a, b, e in known if e.id in front]
     if best:
         ax.scatter([a for a, _, _ in best], [b for _, b, _ in best], s=90, facecolors="none", edgecolors=RING,
-                   linewidths=1.6, label=f"Pareto front ({len(best)})")  # fmt: skip
+                   linewidths=1.6, label=f"Pareto front ({len(best)})", rasterized=len(best) > MOST_DOTS)  # fmt: skip
         ax.legend(frameon=False, loc="best")
     ax.set_xlabel(_in_words(x))
     ax.set_ylabel(_in_words(y))
@@ -95,20 +101,22 @@ def _panel(
 
 
 def _name(ax: Axes, x: float, y: float, plan: Evaluation) -> None:
-    """The plan's name under its dot, on the side where there is more room."""
-    left = ax.transAxes.inverted().transform(ax.transData.transform((x, y)))[0] < 0.5
-    ax.annotate(plan.id, (x, y), xytext=(8 if left else -8, -4), textcoords="offset points", va="top",
-                ha="left" if left else "right", fontsize=8)  # fmt: skip
+    """The plan's name beside its dot: on the side where there is more room, above it where it stands at the bottom."""
+    across, up = ax.transAxes.inverted().transform(ax.transData.transform((x, y)))
+    left, low = across < 0.5, up < LOW
+    ax.annotate(plan.id, (x, y), xytext=(8 if left else -8, 6 if low else -4), textcoords="offset points", fontsize=8,
+                ha="left" if left else "right", va="bottom" if low else "top",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5})  # fmt: skip
 
 
 def _dots(ax: Axes, known: Sequence[tuple[float, float, Evaluation]], colour: Figure | None) -> None:
-    x, y = [a for a, _, _ in known], [b for _, b, _ in known]
+    x, y, many = [a for a, _, _ in known], [b for _, b, _ in known], len(known) > MOST_DOTS
     values = [] if colour is None else [value for _, _, e in known if (value := scaled(colour, e)) is not None]
     if colour is None or len(values) < len(known):  # a colour that some plans have no value of would hide them
-        ax.scatter(x, y, c=PLAIN, s=26, alpha=0.8, linewidths=0)
+        ax.scatter(x, y, c=PLAIN, s=26, alpha=0.8, linewidths=0, rasterized=many)
         return
     best_is_dark = "viridis" if not colour.highest_wins and colour.name != "devices" else "viridis_r"
-    dots = ax.scatter(x, y, c=values, cmap=best_is_dark, s=26, alpha=0.8, linewidths=0)
+    dots = ax.scatter(x, y, c=values, cmap=best_is_dark, s=26, alpha=0.8, linewidths=0, rasterized=many)
     whole = sorted(set(values)) if colour.name == "devices" else []
     label = "devices of the plan" if colour.name == "devices" else _in_words(colour)
     ax.figure.colorbar(dots, ax=ax, label=label, ticks=whole if 0 < len(whole) <= MOST_TICKS else None)

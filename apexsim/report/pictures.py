@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 
 DPI = 150
 
+WIDE = 8.0
+"""Inches."""
+
 SAME_NAMES: dict[Any, Any] = {"svg.hashsalt": "apexsim", "svg.fonttype": "path"}
 """Names inside an SVG that hang on nothing but what is drawn; letters as outlines, so that no font is missing."""
 
@@ -34,6 +37,11 @@ class Picture:
         figure = self.ax.get_figure(root=True)
         assert figure is not None
         return figure
+
+    @property
+    def wide(self) -> bool:
+        """Whether it has several panels side by side, which need the whole width of a page."""
+        return bool(self.figure.get_figwidth() > WIDE)
 
     def png(self) -> bytes:
         """For a folder, a slide or a notebook; white paper."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apexsim.errors import UsageError
-from apexsim.report.tables import UNDEFINED, Table
+from apexsim.report.tables import UNDEFINED, Table, brief
 from apexsim.search.confidence import LEVEL, TIED_BELOW, Confidence, Verdict, judge
 from apexsim.search.executors import WorkersLost, executor
 from apexsim.search.run import SearchResult
@@ -92,7 +92,7 @@ def verdict_cells(verdict: Verdict | None) -> tuple[str, str]:
         return UNDEFINED, UNDEFINED
     low, high = verdict.goodput_ci
     chance = UNDEFINED if verdict.next_one is None else _percent(verdict.next_one.beats, verdict.next_one.ties)
-    return f"{low:.3g}–{high:.3g}", chance
+    return f"{brief(low)}–{brief(high)}", chance
 
 
 def _percent(beats: float, ties: float) -> str:
@@ -126,7 +126,7 @@ def sensitivity_table(found: Sensitivity) -> Table:
 
 
 def _value(case: Case, scale: float) -> str:
-    return UNDEFINED if case.value is None else f"{scale * case.value:.3g}"
+    return UNDEFINED if case.value is None else brief(scale * case.value)
 
 
 def _row(case: Case, choice: Choice, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apexsim.report.pictures import Picture
 
 if TYPE_CHECKING:
     from apexsim.report.search_results import SearchReport
+
+NAMED = 10
+"""Plans of the front that are said by name."""
 
 
 def search_pictures(report: SearchReport) -> tuple[Picture, ...]:
@@ -22,7 +26,7 @@ def search_pictures(report: SearchReport) -> tuple[Picture, ...]:
             "pareto.png",
             "All feasible plans; those that no other beats on every count are ringed.",
             f"{pareto.get_ylabel()} over {pareto.get_xlabel()}, a dot for each of {len(result.ranked)} plans. On the "
-            f"Pareto front over {', '.join(axis.label for axis in result.problem.axes)}: {', '.join(result.pareto)}.",
+            f"Pareto front over {', '.join(axis.label for axis in result.problem.axes)}: {_first(result.pareto)}.",
             pareto,
         ),
         Picture(
@@ -43,3 +47,8 @@ def search_pictures(report: SearchReport) -> tuple[Picture, ...]:
             )
         )
     return tuple(shown)
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

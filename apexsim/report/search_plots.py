@@ -14,6 +14,9 @@ from apexsim.search.outcome import Evaluation
 SHAPES = 6
 """Curves in one picture; more cannot be told apart."""
 
+SHORT = 36
+"""Letters of a name that has room for another beside it."""
+
 AROUND = 1.15
 """The rates that are shown go so far below the least goodput and above the largest, as a factor."""
 
@@ -39,7 +42,8 @@ def attainment(ranked: Sequence[Evaluation], target: float, ax: Axes | None = No
     ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
     if shown:
         _look_at_the_goodputs(ax, shown, target)
-        place: dict[str, Any] = {"loc": "outside lower center", "ncols": 2} if own else {"loc": "best"}
+        columns = 2 if max(len(evaluation.id) for evaluation in shown) <= SHORT else 1
+        place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns} if own else {"loc": "best"}
         where = ax.figure if own else ax
         where.legend(frameon=False, fontsize=8, title="goodput, requests/s", title_fontsize=8, **place)
     ax.set_xlabel("offered rate, requests/s")

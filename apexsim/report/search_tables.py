@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from apexsim.report.search_doubt import Doubt, place_mark, sensitivity_table, verdict_cells, verdict_note
-from apexsim.report.tables import UNDEFINED, Table
+from apexsim.report.tables import UNDEFINED, Table, brief
 from apexsim.report.trade_tables import PLAN, front_table, trade_table
 from apexsim.search.confidence import LEVEL, Verdict
 from apexsim.search.figures import grams_per_million_tokens
@@ -120,8 +120,8 @@ def defaults_line(problem: Problem) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-    return UNDEFINED if seconds is None else f"{1e3 * seconds:.3g}"
+    return UNDEFINED if seconds is None else brief(1e3 * seconds)
 
 
 def _figure(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.3g}"
+    return UNDEFINED if value is None else brief(value)

@@ -61,6 +61,11 @@ def show(value: float | None, unit: str) -> str:
     return f"{_four_digits(value)} {unit}"
 
 
+def brief(value: float) -> str:
+    """Three digits, whole from a thousand on, and never with an exponent that a person has to read twice."""
+    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
 def _percent(value: float) -> str:
     """Four digits, of them three behind the point."""
     return "<0.001 %" if 0 < value < 0.0005 else f"{float(f'{value:.3f}'):.4g} %"

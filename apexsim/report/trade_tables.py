@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from apexsim.report.tables import UNDEFINED, Table
+from apexsim.report.tables import UNDEFINED, Table, brief
 from apexsim.search.figures import FIGURES, Figure
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem
@@ -19,19 +20,19 @@ class Column:
     """How a table shows a figure: times ``scale``, under a short header."""
 
     header: str
-    form: str
+    form: Callable[[float], str]
     scale: float = 1.0
 
 
 COLUMNS = {
-    "goodput": Column("req/s", ".2f"),
-    "goodput-per-device": Column("per dev", ".3f"),
-    "attainment": Column("attainment", ".3f"),
-    "latency": Column("E2E ms", ".3g", 1e3),
-    "energy": Column("J/tok", ".3g"),
-    "cost": Column("USD/Mtok", ".3g"),
-    "carbon": Column("gCO2e/Mtok", ".3g"),
-    "devices": Column("dev", ".0f"),
+    "goodput": Column("req/s", "{:.2f}".format),
+    "goodput-per-device": Column("per dev", "{:.3f}".format),
+    "attainment": Column("attainment", "{:.3f}".format),
+    "latency": Column("E2E ms", brief, 1e3),
+    "energy": Column("J/tok", brief),
+    "cost": Column("USD/Mtok", brief),
+    "carbon": Column("gCO2e/Mtok", brief),
+    "devices": Column("dev", "{:.0f}".format),
 }
 """Figure name -> its column, in the order of the tables."""
 
@@ -116,7 +117,7 @@ def _cell(figure: Figure, plan: Evaluation, change: float | None) -> str:
 
 def _shown(figure: Figure, value: float | None) -> str:
     column = COLUMNS[figure.name]
-    return UNDEFINED if value is None else format(column.scale * value, column.form)
+    return UNDEFINED if value is None else column.form(column.scale * value)
 
 
 def _percent(share: float) -> str:
