@@ -72,11 +72,12 @@ def quick_or_frugal(result: SearchResult) -> str:
         return ""
     if quick.best.id == frugal.best.id:
         return f"The quickest plan is also the most frugal one: {quick.best.id}."
-    more = (quick.change["energy"], frugal.change["latency"])
-    burns, takes = (UNDEFINED if change is None else f"{_percent(change)} more" for change in more)
+    burns, takes = quick.change["energy"], frugal.change["latency"]
+    if burns is None or takes is None:
+        return f"What the quickest plan, {quick.best.id}, burns is not known."
     return (
-        f"The quickest plan, {quick.best.id}, burns {burns} J/tok than the most frugal one, {frugal.best.id}, "
-        f"whose E2E is {takes}."
+        f"The quickest plan, {quick.best.id}, burns {_percent(burns)} more J/tok than the most frugal one, "
+        f"{frugal.best.id}, whose E2E is {_percent(takes)} longer."
     )
 
 
@@ -84,7 +85,7 @@ def _title(result: SearchResult) -> str:
     sure = f", to within {result.tolerance:.0%}" if result.tolerance else ""
     sure += f" of all but {result.cut:,} plans that had no place in the race" if result.cut else ""
     rate = f"At {result.problem.rate_rps:.4g} req/s: E2E (p50) and attainment; the rest at goodput."
-    lines = [f"The best plan by each figure{sure}. {rate}", "In brackets: against the best plan by that figure."]
+    lines = [f"The best plan by each figure{sure}. {rate}", "Percentages: against the best plan by that figure."]
     lines += [quick_or_frugal(result), *_unknown(result)]
     return "\n".join(line for line in lines if line)
 
@@ -111,8 +112,9 @@ def _because(problem: Problem, figure: Figure) -> str:
 
 
 def _cell(figure: Figure, plan: Evaluation, change: float | None) -> str:
+    """The change below the value: side by side they would not fit a page."""
     shown = _shown(figure, scaled(figure, plan))
-    return f"{shown} ({'+' if change > 0 else '-'}{_percent(abs(change))})" if change else shown
+    return f"{shown}\n{'+' if change > 0 else '-'}{_percent(abs(change))}" if change else shown
 
 
 def _shown(figure: Figure, value: float | None) -> str:

@@ -79,7 +79,7 @@ class Scenario(Strict):
     cluster: str = Field(description="8xh100-sxm, 4x8xh100-sxm, or a file")
     trace: str = Field(description="the name of a bundled trace, or a file; relative to the baseline's folder")
     slo: str = Field(description="ttft=2s,tpot=100ms@0.9, or clauses")
-    objective: str = Field("goodput", description="goodput, attainment, energy, cost, latency or carbon")
+    objective: str = Field("goodput", description="a figure that `apexsim search --objective` knows")
     rate: float | None = Field(None, gt=0, description="requests/s at which the SLO must be met; the trace's own")
     requests: int | None = Field(None, ge=2, description="only the first so many of the trace")
     price: float | None = Field(None, ge=0, description="USD per device-hour; the profile's where left out")
