@@ -104,7 +104,7 @@ def test_every_objective_ranks(folder, objective):
         (("--pareto", "energy"), 2, "--pareto energy: one axis has no front"),
         (("--pareto", "energy,speed"), 2, "unknown axis of --pareto 'speed'"),
         (("--max-devices", "0"), 2, "--max-devices 0: must be a whole number from 1"),
-        (("--max-usd-per-hour", "-3"), 2, "--max-usd-per-hour -3: must be more than 0"),
+        (("--max-usd-per-hour", "-3"), 2, "--max-usd-per-hour -3: must be a number of dollars above 0"),
         (("--engine", "vlm"), 2, "did you mean 'vllm'"),
         (("--max-usd-per-hour", "0.5"), 3, "within max_usd_per_hour = 0.5"),
         (("--backend", "slurm"), 2, "unknown backend 'slurm' (known: dask, process, ray)"),

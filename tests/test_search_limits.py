@@ -78,8 +78,8 @@ def test_an_engine_brings_its_preset_and_its_newest_version():
         ({"min_devices": True}, "--min-devices True: must be a whole number from 1"),
         ({"min_devices": 9}, "--min-devices 9: 8xh100-sxm has 8 devices"),
         ({"min_devices": 4, "max_devices": 2}, "--max-devices 2 is less than --min-devices 4"),
-        ({"max_usd_per_hour": 0.0}, "--max-usd-per-hour 0: must be more than 0"),
-        ({"max_usd_per_hour": float("nan")}, "--max-usd-per-hour nan: must be more than 0"),
+        ({"max_usd_per_hour": 0.0}, "--max-usd-per-hour 0: must be a number of dollars above 0"),
+        ({"max_usd_per_hour": float("nan")}, "--max-usd-per-hour nan: must be a number of dollars above 0"),
         ({"engine": "sglng"}, "--engine: unknown engine 'sglng'; did you mean 'sglang'?"),
     ],
 )

@@ -53,7 +53,7 @@ def check_limits(limits: Limits, cluster: Cluster, unpriced: Sequence[str]) -> N
         raise UsageError(f"--min-devices {limits.min_devices}: {cluster} has {cluster.devices} devices")
     dollars = limits.max_usd_per_hour
     if dollars is not None and not (math.isfinite(dollars) and dollars > 0):
-        raise UsageError(f"--max-usd-per-hour {dollars:g}: must be more than 0")
+        raise UsageError(f"--max-usd-per-hour {dollars:g}: must be a number of dollars above 0")
     if dollars is not None and unpriced:
         no_price = f"{unpriced[0]} has no price; give --price, USD per device-hour"
         raise UsageError(f"--max-usd-per-hour {dollars:g}: {no_price}")
