@@ -11,6 +11,7 @@ import pytest
 from apexsim.metrics.attainment import attainment
 from apexsim.report.search_results import search_for
 from apexsim.scenario import replay
+from apexsim.search import race
 from apexsim.search.combinations import families, plans
 from apexsim.search.evaluate import evaluate, prepare_candidate
 from apexsim.search.executors import executor
@@ -120,10 +121,15 @@ def same_but_for_the_wall_time(one: dict, other: dict) -> bool:
     return json.dumps(one) == json.dumps(other)
 
 
-def test_one_worker_and_two_give_identical_bytes():
+@pytest.mark.parametrize("strategy", ["grid", "race"])
+def test_one_worker_and_two_give_identical_bytes(strategy, monkeypatch):
+    monkeypatch.setattr(race, "SEEDS", 1)  # so that some of eight plans are left to be tried
     question = small_problem()
-    one, two = (search(question, executor("process", workers)).to_dict() for workers in (1, 2))
+    one, two = (
+        search(question, executor("process", workers), strategy_name=strategy).to_dict() for workers in (1, 2)
+    )
     assert len(one["plans"]) > 1
+    assert (one["simulation"]["plans_tried"] > 0) == (strategy == "race")
     assert same_but_for_the_wall_time(one, two)
 
 
