@@ -16,12 +16,15 @@ import yaml
 from typer.testing import CliRunner
 
 from apexsim.cli.main import app
+from apexsim.errors import ApexsimError
 from apexsim.report.junit import Case, junit_text
+from apexsim.search import check as check_module
 from apexsim.search.baseline import FIGURES, Chosen, Scenario, load_baseline, plan_of, problem_of
-from apexsim.search.check import Checked, check, searched
+from apexsim.search.check import Checked, _beaten, check, searched
 from apexsim.search.confidence import Chances, judge
 from apexsim.search.duel import Duel, duel
 from apexsim.search.executors import Serial, WorkersLost
+from apexsim.search.figures import FIGURES as OF_PLANS
 from apexsim.search.problem import Problem
 from apexsim.search.run import SearchResult
 from apexsim.workload.synthetic import poisson
@@ -143,6 +146,30 @@ def test_a_plan_that_is_not_the_best_any_more_fails_and_a_tie_does_not(today):
     assert tie.notes[0].startswith(f"as good within the tolerance: {today[1].ranked[0].id} has")
 
 
+def test_of_an_objective_that_is_least_at_best_more_is_worse(today):
+    problem, result = today
+    by_latency = sorted(result.ranked, key=lambda e: e.summary["e2e_s"]["p50"])
+    quick, slow = by_latency[0], by_latency[-1]
+    question = replace(problem, objective=OF_PLANS["latency"])
+    for now, best, beaten in ((slow, quick, True), (quick, slow, False)):
+        findings, _ = _beaten(question, now, best, None, 0.01, 0.9)
+        assert bool(findings) == beaten
+
+
+def test_a_search_that_ended_early_is_no_answer(today, monkeypatch):
+    problem, result = today
+    for why, error in (("interrupted", KeyboardInterrupt), ("workers were killed", ApexsimError)):
+        monkeypatch.setattr(check_module, "search", lambda *_, why=why: replace(result, interruption=why))
+        with pytest.raises(error):
+            searched(problem, Serial())
+
+
+def test_a_scenario_has_a_tolerance_and_a_length_of_its_own(folder):
+    first, second = ({**SCENARIO, "name": name} for name in ("a", "b"))
+    path = write(folder, first, {**second, "tolerance": 0.2, "requests": 50})
+    baseline = load_baseline(path)
+    assert [baseline.tolerance_of(scenario) for scenario in baseline.scenarios] == [0.01, 0.2]
+    assert [len(problem_of(scenario, path).trace) for scenario in baseline.scenarios] == [200, 50]
 def fought(today: tuple[Problem, SearchResult], beats: float) -> Duel:
     """The second plan against the first one, as if it had beaten it in this share of the draws."""
     problem, result = today

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from apexsim.cost.kernels import CalibratedKernels
 from apexsim.metrics.by_window import count_by_window, shares_needed, windows_of
 from apexsim.metrics.goodput import WARMUP, goodput_trace
 from apexsim.scenario import replay
-from apexsim.search.confidence import Draws, chances, draw, interval, judge, tied_groups
+from apexsim.search.confidence import Draws, _verdicts, chances, draw, interval, judge, tied_groups
 from apexsim.search.doubt import doubt_of, operators_by_part
 from apexsim.search.evaluate import prepare_candidate
 from apexsim.search.executors import Processes, Serial
@@ -106,11 +107,36 @@ def test_a_plan_ties_with_itself(found):
     assert chances(one, one, FIGURES["goodput"]).ties == 1.0
 
 
-def test_equal_plans_are_one_group(found):
-    best = found.ranked[0]
-    twin = replace(best, plan=best.plan.model_copy(update={"router": "round-robin"}))
-    draws = {best.id: drawn(found)[best.id]} | {twin.id: drawn(found)[best.id]}
-    assert tied_groups(FIGURES["goodput"], [best, twin], draws)[best.id] == (best.id, twin.id)
+def toys(**goodput: list[float]) -> tuple[list[SimpleNamespace], dict[str, Draws]]:
+    """Plans by name with these draws, best first."""
+    draws = {name: Draws(np.array(values), None, 0.0) for name, values in goodput.items()}
+    return [SimpleNamespace(id=name) for name in goodput], draws
+
+
+def test_a_chain_of_small_steps_is_no_tie():
+    """b and c are tied with the plan before them, but a beats c in nine of ten draws: c begins a group."""
+    steps = np.arange(10.0)
+    plans, draws = toys(a=[*(steps + 2)], b=[*(steps + 1)][::-1], c=[*steps[:9], 99.0], d=[*steps[:9], 99.0])
+    goodput = FIGURES["goodput"]
+    assert chances(draws["a"], draws["c"], goodput).beats == 0.9
+    assert chances(draws["b"], draws["c"], goodput).beats < 0.9
+    assert tied_groups(goodput, plans, draws) == {"a": ("a", "b"), "b": ("a", "b"), "c": ("c", "d"), "d": ("c", "d")}
+
+
+def test_of_an_objective_that_is_least_at_best_less_wins_and_goodput_decides_between_equals():
+    one = Draws(np.array([5.0, 5.0, 5.0]), np.array([1.0, 2.0, 3.0]), 0.0)
+    other = Draws(np.array([4.0, 4.0, 6.0]), np.array([2.0, 2.0, 3.0 * (1 + 1e-12)]), 0.0)
+    found = chances(one, other, FIGURES["cost"])
+    assert (found.beats, found.loses, found.ties) == (pytest.approx(2 / 3), pytest.approx(1 / 3), 0.0)
+
+
+def test_only_neighbours_of_the_ranking_are_held_against_each_other():
+    """What was judged for its place on the front may stand far behind: then there is no next one."""
+    plans, draws = toys(a=[3.0, 3.0], b=[2.0, 4.0], z=[1.0, 1.0])
+    verdicts = _verdicts(FIGURES["goodput"], plans, draws, {"a": 1, "b": 2, "z": 9})
+    assert (verdicts["a"].next_one.beats, verdicts["b"].next_one, verdicts["z"].next_one) == (0.5, None, None)
+    assert (verdicts["b"].tied_rank, verdicts["b"].tied_with) == (1, ("a",))
+    assert (verdicts["z"].tied_rank, verdicts["z"].tied_with) == (9, ())
 
 
 def test_twice_the_replicas_beat(found, judged):
