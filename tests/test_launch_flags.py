@@ -192,6 +192,24 @@ def test_a_tier_is_of_each_device_and_what_engines_take_of_a_rank_or_of_a_device
     assert trtllm.options["kv_cache_config"]["host_cache_size"] == 64_000_000_000
 
 
+def test_ranks_of_adapters_are_those_that_vllm_takes():
+    plan = plan_of(
+        "{model: Llama-3.1-8B, cluster: 1xh100-sxm, pools: [{lora: {adapters: 4, rank: 20, max_loras: 4}}]}"
+    )
+    (vllm,), (sglang,), _ = (realise(plan, release_for(engine, None)) for engine in ENGINES)
+    assert (vllm.flags["--max-lora-rank"], sglang.flags["--max-lora-rank"]) == (32, 20)
+
+
+def test_degrees_that_no_switch_can_say_are_refused():
+    """vLLM's experts are on all ranks or on none, attention ranks of TensorRT-LLM have one device each."""
+    plan = plan_of("{model: DeepSeek-V3, cluster: 8xh200-sxm, pools: [{tp: 2, dp: 4, ep: 4}]}")
+    (vllm,), _, (trtllm,) = (realise(plan, release_for(engine, None)) for engine in ENGINES)
+    assert "--enable-expert-parallel" not in vllm.flags
+    assert any(line.startswith("ep=4") for line in vllm.cannot)
+    assert "enable_attention_dp" not in trtllm.options
+    assert any(line.startswith("dp=4") for line in trtllm.cannot)
+
+
 def test_words_of_a_draft_model_and_what_it_switches_off():
     plan = plan_of(
         "{model: Llama-3.1-70B, cluster: 8xh100-sxm, pools: [{tp: 8, speculative: {method: draft-model, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from typing import Any
@@ -205,8 +206,24 @@ def test_replicas_of_tensorrt_llm_on_several_nodes_get_their_hosts():
     assert "no flags are known here that join 2 nodes" in found.left_out["kubernetes"]
 
 
+def test_processes_of_a_node_have_ports_of_their_own_and_the_router_has_the_clients():
+    words = shlex.split(deploy(example("plan")).text().replace("\\\n", " "), comments=True)
+    assert [port for flag, port in itertools.pairwise(words) if flag == "--port"] == ["8001", "8002"]
+    assert "listen 8000;" in deploy(example("plan")).files()["router.conf"]
+    assert "--port 8000" in deploy(PLANS["one"]).text().replace("\\\n", " ")
+
+
+def test_ranks_of_several_devices_are_counted_as_ranks():
+    plan = plan_of("{model: DeepSeek-V3, cluster: 2x8xh200-sxm, pools: [{tp: 2, dp: 8, ep: 16}]}")
+    text = deploy(plan).text().replace("\\\n", " ")
+    assert text.count("--data-parallel-size-local 4 ") == 2
+    assert "--data-parallel-start-rank 4 " in " ".join(text.split())
+
+
 def test_kv_is_asked_for_where_it_is():
     text = deploy(example("disaggregated")).text().replace("\\\n", " ")
+    prefilling = re.findall(r"VLLM_NIXL_SIDE_CHANNEL_PORT=(\d+) .*--tensor-parallel-size 4", text)
+    assert prefilling == ["5600", "5604"], "two of one node"
     (decode,) = (line for line in text.splitlines() if "--tensor-parallel-size 8" in line)
     assert "VLLM_NIXL_SIDE_CHANNEL_HOST=node1 VLLM_NIXL_SIDE_CHANNEL_PORT=5600" in decode
 

@@ -150,6 +150,38 @@ def test_where_nothing_can_be_served_the_answer_is_why(question, said):
     assert "rate" not in str(caught.value)
 
 
+def test_links_inside_a_node_and_those_of_all_nodes_of_a_replica_bound_what_is_sent():
+    """PCIe for one device of each side; NICs of both nodes for a replica on two."""
+    pair = [shape("p", "prefill", 1, 1e6), shape("d", "decode", 1, 1e6)]
+    inside = placed(cluster={"device": "h100-pcie", "nodes": 1, "devices_per_node": 2}, shapes=pair, nic="1B/s")
+    (box,) = inside.question.boxes
+    assert inside.goodput_rps == pytest.approx(box.near / inside.question.kv_bytes)
+    wide = [shape("p", "prefill", 4, 1e6), shape("d", "decode", 4, 1e6)]
+    across = placed(cluster=cluster(4, 2), shapes=wide, nic="3GB/s")
+    assert across.goodput_rps == pytest.approx(2 * 3.0), "1 GB a request, over two nodes' NICs"
+
+
+def test_nodes_that_scale_up_links_join_have_all_of_their_nics():
+    (box,) = read_pools({"cluster": "2x4xgb200", "kv_bytes": "1GB", "shapes": TWO, "nic": "3GB/s"}).boxes
+    assert box.nic == 2 * 3e9
+
+
+@pytest.mark.parametrize(("role", "rps"), [("prefill", 2.0), ("decode", 3.0)])
+def test_a_limit_of_a_role_counts_its_replicas(role, rps):
+    found = placed(cluster=cluster(4, 8), shapes=TWO, limits={role: 1})
+    assert found.goodput_rps == pytest.approx(rps)
+    assert sum(found.replicas(s) for s in found.question.problem.shapes if s.role == role) == 1
+
+
+def test_ties_go_to_what_stays_in_its_node_then_to_the_shapes_that_stand_first():
+    """Two of each on two nodes: side by side nothing crosses. And twins: the first of them."""
+    found = placed(cluster=cluster(2, 8), shapes=TWO)
+    assert (found.devices, found.crossing_rps) == (16, 0.0)
+    twins = [shape(name, role, 4, 2.0) for role in ("prefill", "decode") for name in (f"a-{role}", f"b-{role}")]
+    again = placed(cluster=cluster(2, 8), shapes=twins)
+    assert [again.replicas(s) for s in again.question.problem.shapes] == [2, 0, 2, 0]
+
+
 def test_a_faster_network_never_lowers_goodput():
     speeds = ("10MB/s", "500MB/s", "2GB/s", "9GB/s")
     found = [placed(cluster=cluster(3, 4), shapes=TWO, nic=nic).goodput_rps for nic in speeds]
