@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -69,8 +70,17 @@ def simulate(
     if timeline is not None:
         say(f"timeline: {report.write_timeline(timeline)}")
     if json is not None:
-        put_json(json, report.to_dict())
+        put_json(json, report.to_dict() | _table(json, requests_out))
     if json != "-":
         print_rich(Text(report.heading, style="bold"), Text(report.offered), report)
     for note in report.summary.confidence.notes:
         say(f"note: {note}")
+
+
+def _table(json: str, requests_out: Path | None) -> dict[str, str]:
+    """Where the requests of a result are, seen from its folder: what ``compare`` draws intervals from."""
+    from apexsim.report.side import TABLE
+
+    if requests_out is None or json == "-":
+        return {}
+    return {TABLE: os.path.relpath(requests_out, Path(json).parent)}

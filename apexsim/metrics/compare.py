@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from apexsim.metrics.metric import Direction, metrics
 from apexsim.metrics.summary import Summary
 
-Verdict = Literal["better", "worse", "same", "changed", "unknown"]
+Verdict = Literal["better", "worse", "same", "tied", "changed", "unknown"]
 
 
 SAME = 0.0005
@@ -20,7 +21,8 @@ class Change:
     """One metric of a base run and of another.
 
     ``relative`` is other / base − 1, None where either is undefined or the base is 0. The verdict is
-    ``same`` below ``SAME``, ``changed`` for a metric without a direction, ``unknown`` where a value is undefined.
+    ``same`` below ``SAME``, ``changed`` for a metric without a direction, ``unknown`` where a value is undefined,
+    ``tied`` where the difference may as well be nothing: ``interval``, that of other − base, holds 0.
     """
 
     tag: str
@@ -31,6 +33,7 @@ class Change:
     other: float | None
     relative: float | None
     verdict: Verdict
+    interval: tuple[float, float] | None = None  # None where none is known
 
 
 def compare(base: Summary, other: Summary) -> tuple[Change, ...]:
@@ -43,6 +46,20 @@ def compare(base: Summary, other: Summary) -> tuple[Change, ...]:
             title = metric.title + statistic
             changes.append(compare_values(tag, title, metric.unit, metric.better, value, after[tag]))
     return tuple(changes)
+
+
+def with_intervals(
+    changes: Iterable[Change], intervals: Mapping[str, tuple[float, float]]
+) -> tuple[Change, ...]:
+    """The changes with the intervals of their differences, by tag; who is better only by chance is tied."""
+    found = []
+    for change in changes:
+        interval = intervals.get(change.tag) if change.base is not None and change.other is not None else None
+        if interval is not None:
+            by_chance = interval[0] <= 0.0 <= interval[1] and change.verdict in ("better", "worse")
+            change = replace(change, interval=interval, verdict="tied" if by_chance else change.verdict)
+        found.append(change)
+    return tuple(found)
 
 
 def compare_values(

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from apexsim.errors import UsageError
-from apexsim.metrics.compare import Change, compare_values
+from apexsim.metrics.compare import Change, compare_values, with_intervals
 from apexsim.metrics.compare import compare as compare_summaries
+from apexsim.metrics.fleet import FleetUse
 from apexsim.metrics.metric import Direction
 from apexsim.report import plots
 from apexsim.report.answer import Answer
+from apexsim.report.pairing import Paired, paired, served
 from apexsim.report.side import PLAN, VALIDATION, Side, read_side
 from apexsim.report.simulation import (
     Conditions,
@@ -41,6 +43,16 @@ AT_GOODPUT = (("goodput_rps", "goodput"), ("goodput_rps_per_device", "goodput pe
 ERRORS = ("n", "median_abs_error", "p90_abs_error", "worst_abs_error", "bias")
 """Statistics of a validation's metric that are compared."""
 
+FLEET: dict[str, tuple[str, str, Direction]] = {
+    "serving_mean": ("replicas that serve, mean", "replicas", "none"),
+    "device_hours": ("device-hours", "h", "down"),
+    "failures": ("failures", "count", "down"),
+    "retries": ("requests offered again", "count", "down"),
+    "failed_requests": ("requests that failed", "count", "down"),
+    "slowed_s": ("busy time due to stragglers", "s", "down"),
+}
+"""Of the life of a fleet: key of ``fleet`` in the summary -> title, unit, direction."""
+
 RANKED = 10
 """Plans of each search that the table of ranks shows."""
 
@@ -60,7 +72,16 @@ class Comparison(Answer):
             return tuple(_error_changes(self.base.errors, self.other.errors))
         if self.base.summary is None or self.other.summary is None:
             return ()
-        return (*self._goodput_rows(), *compare_summaries(self.base.summary, self.other.summary))
+        changes = compare_summaries(self.base.summary, self.other.summary)
+        return (
+            *self._goodput_rows(), *with_intervals(changes, self.paired.intervals),
+            *_fleet_changes(self.base.summary.fleet, self.other.summary.fleet),
+        )  # fmt: skip
+
+    @cached_property
+    def paired(self) -> Paired:
+        """Intervals of the differences, where both ran the same requests."""
+        return paired(self.base.requests, self.other.requests)
 
     def _goodput_rows(self) -> Iterator[Change]:
         before, after = (next(iter(side.ranking.values()), None) for side in (self.base, self.other))
@@ -88,14 +109,21 @@ class Comparison(Answer):
         tables = [Table("The plans differ in", ("", "A", "B"), self.plan_rows)] if self.plan_rows else []
         if self.base.ranking and self.other.ranking:
             tables.append(_rank_table(self.base.ranking, self.other.ranking))
-        return (*tables, comparison_table(self.rows, "A", "B"))
+        note = "" if self.base.kind == VALIDATION else self.paired.note
+        return (*tables, comparison_table(self.rows, "A", "B", note))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of ``apexsim compare``."""
         plan = {key: {"a": before, "b": after} for key, before, after in self.plan_rows}
-        metrics = {row.tag: {"a": row.base, "b": row.other, "relative": row.relative, "verdict": row.verdict}
-                   for row in self.rows}  # fmt: skip
-        return {"a": self.base.name, "b": self.other.name, "plan": plan, "metrics": metrics}
+        metrics = {
+            row.tag: {
+                "a": row.base, "b": row.other, "relative": row.relative, "verdict": row.verdict,
+                "difference_ci": None if row.interval is None else list(row.interval),
+            }
+            for row in self.rows
+        }  # fmt: skip
+        drawn = {} if self.base.kind == VALIDATION else {"intervals": self.paired.to_dict()}
+        return {"a": self.base.name, "b": self.other.name, "plan": plan, "metrics": metrics} | drawn
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a metric: tag (the index), title, unit, better, base, other, relative, verdict."""
@@ -157,7 +185,16 @@ def _run(side: Side, plan: PlanLike, trace: Trace, conditions: Conditions) -> Si
     if side.kind != PLAN:
         return side
     report = simulate_under(prepared_plan(plan), trace, conditions)
-    return replace(side, summary=report.summary, plan=report.plan.model_dump(mode="json"))
+    declared, requests = report.plan.model_dump(mode="json"), served(report.to_pandas())
+    return replace(side, summary=report.summary, plan=declared, requests=requests)
+
+
+def _fleet_changes(base: FleetUse | None, other: FleetUse | None) -> Iterator[Change]:
+    """What happened to replicas, where some came or went in one of the runs."""
+    if base is not None or other is not None:
+        for key, (title, unit, better) in FLEET.items():
+            before, after = (None if use is None else float(getattr(use, key)) for use in (base, other))
+            yield compare_values(f"fleet_{key}", title, unit, better, before, after)
 
 
 def _flat(data: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,11 +10,19 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from apexsim.errors import InputError
+from apexsim.metrics.paired import Served
 from apexsim.metrics.summary import Summary
+from apexsim.report.pairing import served_of
 from apexsim.spec.base import load_yaml
 
 RESULT = "result.json"
 """The file that stands for the folder of a search."""
+
+REQUESTS = "requests.parquet"
+"""Beside it, the requests of its best plan."""
+
+TABLE = "requests_table"
+"""Key of a simulation's JSON: the file of ``--requests-out`` that was written with it."""
 
 PLAN, SIMULATION, SEARCH, VALIDATION = "a plan", "a simulation", "a search", "a validation"
 
@@ -33,6 +41,7 @@ class Side:
         plan: as nested keys; None where the file does not say it.
         ranking: plan id -> entry of the search's JSON, best first; empty but for a search.
         errors: metric -> statistics of a validation; empty for anything else.
+        requests: what became of each request of a simulation, or of the best plan of a search; why it is not known.
     """
 
     name: str
@@ -41,6 +50,7 @@ class Side:
     plan: Mapping[str, Any] | None = None
     ranking: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     errors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    requests: Served | str = "no simulation"
 
 
 def read_side(path: Path | str) -> Side:
@@ -61,15 +71,27 @@ def read_side(path: Path | str) -> Side:
             f"{', '.join(KINDS.values())})"
         )
     if kind == SEARCH:
-        return _search(name, data)
+        return _search(path, data)
     if kind == VALIDATION:
         return Side(name, kind, errors=_mapping(name, data, "summary"))
     if kind == PLAN:
         return Side(name, kind)
-    return Side(name, kind, summary_of(name, data), _mapping(name, data, "plan") if "plan" in data else None)
+    summary, plan = summary_of(name, data), _mapping(name, data, "plan") if "plan" in data else None
+    return Side(name, kind, summary, plan, requests=served_of(_table_of(path, data), summary))
 
 
-def _search(name: str, data: Mapping[str, Any]) -> Side:
+def _table_of(path: Path, data: Mapping[str, Any]) -> Path | None:
+    """The table of requests that was written with a result; its name counts from the result's folder."""
+    named = data.get(TABLE)
+    if named is None:
+        return None
+    if not isinstance(named, str):
+        raise InputError(f"{path}: {TABLE} = {named!r}: must be the name of a file")
+    return path.parent / named
+
+
+def _search(path: Path, data: Mapping[str, Any]) -> Side:
+    name = str(path)
     plans = data["plans"]
     if not isinstance(plans, list) or not all(isinstance(plan, dict) and "id" in plan for plan in plans):
         raise InputError(f"{name}: plans: must be the list that apexsim search writes")
@@ -77,10 +99,9 @@ def _search(name: str, data: Mapping[str, Any]) -> Side:
     best = plans[0] if plans else None
     if best is None:
         return Side(name, SEARCH, ranking=ranking)
-    return Side(
-        name, SEARCH, summary_of(f"{name}: plans[0]", _mapping(name, best, "summary")),
-        _mapping(name, best, "plan"), ranking,
-    )  # fmt: skip
+    summary = summary_of(f"{name}: plans[0]", _mapping(name, best, "summary"))
+    table = path.parent / REQUESTS if path.name == RESULT else None
+    return Side(name, SEARCH, summary, _mapping(name, best, "plan"), ranking, requests=served_of(table, summary))
 
 
 def _mapping(name: str, data: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from apexsim import scenario
 from apexsim.cost.memory import DoesNotFit
 from apexsim.engine.result import (
+    COMPLETED,
     FAILED_NOBODY,
     FAILED_REPLICA,
     REJECTED_CONTEXT,
@@ -26,6 +27,7 @@ from apexsim.engine.result import (
     Transfers,
 )
 from apexsim.errors import NoFeasiblePlan, UsageError
+from apexsim.metrics.attainment import keeps
 from apexsim.metrics.goodput import WARMUP
 from apexsim.metrics.latency import latencies
 from apexsim.metrics.summary import Prices, Summary
@@ -185,6 +187,11 @@ class SimulationReport:
             "itl_max_s": per_request.itl_max_s,
             "e2e_s": per_request.e2e_s,
         }
+        slo = self.conditions.slo
+        if slo is not None and slo.mode == "joint":
+            completed = requests.status == COMPLETED
+            kept = [keeps(limit, per_request, completed) for limit in slo.limits]
+            columns["within_slo"] = np.logical_and.reduce(kept)
         if requests.adapter is not None:
             columns["adapter"] = adapter_names(requests.adapter, self.trace)
         if requests.attempts is not None:

@@ -204,15 +204,28 @@ def adapters_table(use: AdapterUse) -> Table:
     return Table("LoRA adapters", ("", "value"), rows)
 
 
-def comparison_table(changes: Iterable[Change], before: str, after: str) -> Table:
-    """Every metric that is defined in one of the runs."""
+def comparison_table(changes: Iterable[Change], before: str, after: str, note: str = "") -> Table:
+    """Every metric that is defined in one of the runs; intervals of differences where there are any.
+
+    Args:
+        note: what the title says of the intervals.
+    """
+    shown = [change for change in changes if change.base is not None or change.other is not None]
+    drawn = any(change.interval is not None for change in shown)
     rows = tuple(
         (
             change.title, show(change.base, change.unit), show(change.other, change.unit),
-            UNDEFINED if change.relative is None else f"{100 * change.relative:+.1f} %", change.verdict,
+            UNDEFINED if change.relative is None else f"{100 * change.relative:+.1f} %",
+            *((_between(change),) if drawn else ()), change.verdict,
         )
-        for change in changes
-        if change.base is not None or change.other is not None
+        for change in shown
     )
-    return Table("What changes", ("", before, after, "change", "verdict"), rows, frozenset({"verdict"}))
+    header = ("", before, after, "change", *((f"95% of {after} − {before}",) if drawn else ()), "verdict")
+    return Table("What changes" + (f"\n{note}" if note else ""), header, rows, frozenset({"verdict"}))
+
+
+def _between(change: Change) -> str:
+    if change.interval is None:
+        return UNDEFINED
+    return " to ".join(show(end, change.unit) for end in change.interval)
 
