@@ -36,7 +36,7 @@ def plans(
     """Every combination that the cluster and the limits have room for, always in the same order.
 
     Args:
-        may_fit: False for a pool that is too large for its devices whatever it is combined with. Such a pool is in
+        may_fit: False for a pool that its devices cannot hold or run whatever it is combined with. Such a pool is in
             one plan of its kind, so that its reason is given, and in no other.
         usd_per_hour: of a plan's devices, for ``max_usd_per_hour``; a plan whose price nobody knows is within it.
     """
@@ -87,10 +87,8 @@ def _disaggregated(space: Space, cluster: Cluster, may_fit: Fits) -> Iterator[tu
     sources = _by_fit(_shapes(prefill, room, "prefill"), may_fit)
     sinks = _by_fit(_shapes(decode, room, "decode"), may_fit)
     for source, sink in _pairs(sources, sinks, lambda a, b: a.kv_cache == b.kv_cache):  # KV goes over as it is
-        for pools in _replicated(cluster, room, (source, sink), (prefill.replicas, decode.replicas)):
-            yield pools
-            if not (may_fit(source) and may_fit(sink)):
-                break
+        made = _replicated(cluster, room, (source, sink), (prefill.replicas, decode.replicas))
+        yield from made if may_fit(source) and may_fit(sink) else islice(made, 1)
 
 
 def _mixed(space: Space, cluster: Cluster, may_fit: Fits) -> Iterator[tuple[Pool, ...]]:
@@ -102,10 +100,8 @@ def _mixed(space: Space, cluster: Cluster, may_fit: Fits) -> Iterator[tuple[Pool
         here = _by_fit((shape for shape in shapes if shape.device == one), may_fit)
         there = _by_fit((shape for shape in shapes if shape.device == other), may_fit)
         for pair in _pairs(here, there, _scheduled_alike):
-            for pools in _replicated(cluster, room, pair, (own.replicas, own.replicas)):
-                yield pools
-                if not all(map(may_fit, pair)):
-                    break
+            made = _replicated(cluster, room, pair, (own.replicas, own.replicas))
+            yield from made if all(map(may_fit, pair)) else islice(made, 1)
 
 
 def _scheduled_alike(one: Pool, other: Pool) -> bool:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from apexsim.cost.precision import check_dtypes
 from apexsim.errors import UsageError, unknown_name
 from apexsim.search.combinations import plans
 from apexsim.search.figures import Figure, figure_named
@@ -85,10 +86,16 @@ class Problem:
         return off | {key for key in ("encode", "mixed") if getattr(space, key) is None}
 
     def may_fit(self, pool: Pool) -> bool:
-        """False where the weights alone are more than the memory of a replica's devices."""
-        own = weight_bytes(pool.weights) if pool.weights else min(map(weight_bytes, self.space.weights))
-        memory = self.profile_of(pool).memory_bytes * pool.devices_per_replica
-        return LEAST_WEIGHTS * own * self.model.parameters <= pool.gpu_memory_utilization * memory
+        """False where a replica's devices lack the units for its formats, or memory for the weights alone."""
+        own, profile = weight_bytes(pool.weights) if pool.weights else self._lightest, self.profile_of(pool)
+        memory = profile.memory_bytes * pool.devices_per_replica
+        if LEAST_WEIGHTS * own * self.model.parameters > pool.gpu_memory_utilization * memory:
+            return False
+        return check_dtypes(profile, self.model, pool) is None
+
+    @cached_property
+    def _lightest(self) -> float:
+        return min(map(weight_bytes, self.space.weights))
 
     @property
     def profiles(self) -> tuple[HardwareProfile, ...]:
