@@ -17,8 +17,11 @@ import pytest
 import apexsim as ax
 from apexsim.report.page import code, document, element, section, table
 from apexsim.report.search_results import SearchReport
+from apexsim.report.search_tables import defaults_line
 from apexsim.report.search_words import question, slo_words
 from apexsim.report.tables import Table, brief
+from apexsim.search.problem import make_problem
+from apexsim.spec import catalog
 from apexsim.spec.slo import parse_slo
 from apexsim.workload.synthetic import poisson
 from tests.house import ROOT
@@ -204,6 +207,16 @@ def test_a_picture_of_thousands_of_plans_stays_small(report):
 )
 def test_figures_are_written_without_exponents(value, text):
     assert brief(value) == text
+
+
+def test_the_space_is_said_as_it_was_searched():
+    space = {"engine": "sglang", "disaggregated": {}, "colocated": False}
+    asked = make_problem(
+        "Llama-3.1-8B", catalog.cluster("4xh100-sxm"), poisson(2.0, 20, 600, 150, seed=4), parse_slo("ttft=1s"),
+        space=space,
+    )  # fmt: skip
+    assert "engine=sglang" in defaults_line(asked)
+    assert defaults_line(asked).endswith("only pools of their own to prefill and to decode")
 
 
 def test_a_slo_is_said_in_words():

@@ -14,6 +14,7 @@ from apexsim.search.limits import in_force
 from apexsim.search.outcome import Cause, Evaluation
 from apexsim.search.problem import Problem
 from apexsim.search.run import SearchResult
+from apexsim.search.space import Space
 from apexsim.spec.plan import Plan
 
 CAUSES: dict[Cause, str] = {
@@ -112,11 +113,18 @@ def defaults_line(problem: Problem) -> str:
     limits = ", ".join(filter(None, (in_force(space), *problem.overridden)))
     lists = ", ".join(f"{name}={'|'.join(map(str, getattr(space, name)))}" for name in knobs)
     return (
-        f"defaults in force: router={space.router}, engine={some.engine}, preset={'|'.join(space.preset)}, "
+        f"defaults in force: router={space.router}, engine={space.engine}, preset={'|'.join(space.preset)}, "
         f"prefix_caching={space.prefix_caching}, gpu_memory_utilization={pool.gpu_memory_utilization:g}, "
-        f"block_size={pool.block_size}, price={price}; searched {lists}"
+        f"block_size={pool.block_size}, price={price}; searched {lists}{_phases(space)}"
         f"{'; ' + limits if limits else ''}"
     )
+
+
+def _phases(space: Space) -> str:
+    """What stands beside or in the place of replicas that serve whole requests."""
+    if space.disaggregated is None:
+        return ""
+    return f", {'and' if space.colocated else 'only'} pools of their own to prefill and to decode"
 
 
 def _milliseconds(seconds: float | None) -> str:
