@@ -124,8 +124,8 @@ def _figures(report: SearchReport, best: Evaluation) -> Iterator[tuple[str, Cont
     value = objective.value(best)
     if objective.name != "goodput" and value is not None:
         interval = verdict.objective_ci if verdict is not None else None
-        within = f"; {LEVEL:.0%}: {brief(interval[0])} to {brief(interval[1])}" if interval else ""
-        note = f"{objective.unit}{within}; the objective"
+        within = f"{LEVEL:.0%}: {brief(interval[0])} to {brief(interval[1])}" if interval else ""
+        note = "; ".join(filter(None, (objective.unit, within, "the objective")))
         yield objective.label, _value(f"{objective.scale * value:.4g}", note)
     within = "" if verdict is None else f"{LEVEL:.0%}: {brief(verdict.goodput_ci[0])} to {brief(verdict.goodput_ci[1])}"
     yield "Goodput", _value(f"{'≥ ' if best.censored else ''}{best.goodput_rps:.2f} req/s", within)

@@ -50,7 +50,8 @@ def how_it_went(result: SearchResult) -> str:
         return f"{simulated} The search ended early: what was finished is ranked."
     if result.strategy != "race":
         left = "no other is better" if result.ranked else "none of them is feasible"
-        return f"{simulated} Every plan that no proven bound excludes was replayed in full: {left}."
+        lost = f", but for {len(result.crashed):,} that crashed or timed out" if result.crashed else ""
+        return f"{simulated} Every plan that no proven bound excludes was replayed in full{lost}: {left}."
     cut = f", but for {result.cut:,} plans that had no place in the race" if result.cut else ""
     return (
         f"{simulated} {result.tried:,} plans were first replayed in short, and the best of them in full: no other is "
