@@ -175,7 +175,7 @@ def _padded(tokens: Floats, share: float, tile: int) -> Floats:
     return _padded_at(tokens.tobytes(), share, tile).reshape(tokens.shape)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=1 << 14)
 def _padded_at(token_bytes: bytes, share: float, tile: int) -> Floats:
     """The same at token counts as bytes: it is the same for all ranks, and so for most plans of a search."""
     tokens = np.frombuffer(token_bytes)

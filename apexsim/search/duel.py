@@ -11,7 +11,7 @@ from typing import Any
 
 from apexsim.search.confidence import Chances, Confidence, Verdict, judge
 from apexsim.search.executors import Executor, WorkersLost
-from apexsim.search.objectives import Objective, order
+from apexsim.search.figures import Figure, order
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem
 
@@ -47,7 +47,7 @@ class Standing:
 class Duel:
     """One plan against another. ``chances`` are those of the ``own`` plan."""
 
-    objective: Objective
+    objective: Figure
     own: Standing
     rival: Standing
     chances: Chances
@@ -97,7 +97,7 @@ def duel(problem: Problem, own: Evaluation, rival: Evaluation, executor: Executo
     return Duel(problem.objective, mine, other, chances)
 
 
-def _standing(evaluation: Evaluation, objective: Objective, judged: Confidence) -> Standing:
+def _standing(evaluation: Evaluation, objective: Figure, judged: Confidence) -> Standing:
     value = objective.value(evaluation)
     shown = None if value is None else objective.scale * value
     return Standing(evaluation.id, shown, judged.verdicts[evaluation.id])

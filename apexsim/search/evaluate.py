@@ -96,7 +96,7 @@ def prepare_candidate(plan: Plan) -> Prepared:
 
 def prepared_of(context: Context, plan: Plan) -> Prepared:
     """The plan made of its shapes, each compiled once."""
-    parts = tuple(_part(context, plan, pool) for pool in plan.pools if pool.role != "encode")
+    parts = tuple(part_of(context, plan, pool) for pool in plan.pools if pool.role != "encode")
     if len(plan.pools) == 1:
         return replace(parts[0], plan=on_its_group(plan))
     first = parts[0]
@@ -104,7 +104,8 @@ def prepared_of(context: Context, plan: Plan) -> Prepared:
     return Prepared(plan, first.model, first.profile, first.policy, first.compiled, parts, encode)
 
 
-def _part(context: Context, plan: Plan, pool: Pool) -> Prepared:
+def part_of(context: Context, plan: Plan, pool: Pool) -> Prepared:
+    """One pool of a plan by itself, as its share of the cluster holds it."""
     found = compiled(alone(context.problem, pool))
     assert not isinstance(found, DoesNotFit), f"{plan.id} passed the screening but does not fit"
     return replace(found, plan=_of_pool(plan, pool), policy=replace(found.policy, role=pool.role))

@@ -173,6 +173,11 @@ class Processes(Workers):
         self._parallel.__exit__(kind, error, trace)
 
 
+def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Of so many items each: what is one task for a worker, where an item alone does not outweigh the message."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def _numbered(function: Callable[[Item], Result], number: int, item: Item) -> tuple[int, Result]:
     return number, function(item)
 

@@ -19,38 +19,52 @@ behind the first, and the inside of the Pareto front, are those of the plans tha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from apexsim.search.apart import comes_apart
 from apexsim.search.figures import FIGURES, Figure
+from apexsim.search.ladder import LADDER, NEAR, near, rungs, sustained, worst
 from apexsim.search.outcome import Bounds, Candidate, Evaluation
 from apexsim.search.pareto import AXES, Axes
 from apexsim.search.strategies import Grid
-from apexsim.search.trial import STEP, WINDOWS, Floats, Measured, Request, Trial
-from apexsim.spec.plan import Plan
+from apexsim.search.trial import STEP, Measured, Request, Trial, less_than, surely_fails
+from apexsim.spec.plan import Plan, Pool, Scheduler
 
 TOLERANCE = 0.01
 """A plan that is better by less may be left out."""
 
-CONFIDENCE = 3.0
-"""Standard errors of a difference between two plans; of ten windows' means that is 99 %, one-sided, and some."""
-
 NOISE = 0.005
 """Of the difference in energy between two plans that are replayed on the same requests."""
 
-ROUNDS = (300, 1500)
-"""Requests of the trials of each round."""
 
-PLACES = (384, 48)
-"""Plans that go on from each round at most. Where trials leave more, the best by each goal go on, in turn."""
 
 AT_OWN_RATE = ("latency", "attainment", "devices")
 """Kinds of goals that are compared at the search's rate, the others under load."""
 
-SEEDS, AT_ONCE, FULL = 6, 4096, 8
-"""Seeds of each goal; trials, and full replays, between two looks at who is still in."""
+SMOOTH = 1.15
+"""A pool that prefills hands requests on more evenly than they come; so much more the other may then sustain."""
+
+
+class Round(NamedTuple):
+    """Trials of so many requests; so many plans go on at most. Where more are left, the best by each goal do, in turn.
+
+    ``apart``: pools are replayed each alone, once for all plans that they stand in.
+    """
+
+    requests: int
+    places: int
+    apart: bool = False
+
+
+ROUNDS = (Round(1500, 96, apart=True), Round(4000, 16))
+
+SEEDS, FULL = 2, 8
+"""Seeds of each goal; full replays between two looks at who is still in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +115,19 @@ class Race(Grid):
         self._goals = goals_of(objective, axes)
         self._all = {candidate.id: candidate for candidate in candidates}
         self._best: dict[str, Evaluation] = {}  # by goal
-        self._trials: dict[tuple[int, str], Trial] = {}
+        self._trials: dict[tuple[int, bool, str], Trial] = {}  # by requests, and whether of the pools apart
+        self._apart = False
         self._racing = False
         self._waiting: list[Candidate] = []  # those whose trials of a round are due
         self._stay: list[Candidate] = []
         self._round = 0
 
-    def at(self, rate_rps: float, target: float) -> Race:
-        """The rate of the search, at which latency is compared, and the attainment that the SLO asks for."""
-        self._rate_rps, self.target = rate_rps, target
+    def at(self, rate_rps: float, target: float, *, apart: bool = False) -> Race:
+        """The rate of the search, at which latency is compared, and the attainment that the SLO asks for.
+
+        ``apart``: trials of plans of two pools may be made of their pools'.
+        """
+        self._rate_rps, self.target, self._apart = rate_rps, target, apart
         return self
 
     # --- what to do next --------------------------------------------------------------------------------------------
@@ -136,7 +154,7 @@ class Race(Grid):
     def tried(self, made: Sequence[Trial]) -> None:
         """What the trials showed, in the order in which they were asked for."""
         for trial in made:
-            self._trials[(self._round, trial.id)] = trial
+            self._trials[(self._now.requests, trial.apart, trial.id)] = trial
             self.tried_plans.add(trial.id)
 
     def ask(self) -> Sequence[Candidate]:
@@ -178,26 +196,38 @@ class Race(Grid):
         """The best plans of every goal have to show first what they do on the short trace."""
         missing = {e.id: e for e in self._best.values() if self._calibrated(e) is None}
         return [
-            Request(self._all[name], ROUNDS[self._round], (self._rate_rps, STEP * e.goodput_rps))
+            Request(self._all[name], self._now.requests, (self._rate_rps, STEP * e.goodput_rps))
             for name, e in sorted(missing.items())
         ]
 
     def _calibrated(self, evaluation: Evaluation) -> Trial | None:
-        trial = self._trials.get((self._round, evaluation.id))
+        trial = self._trials.get((self._now.requests, False, evaluation.id))
         return trial if trial is not None and (self._rate_rps in trial.at or trial.failed) else None
+
+    @property
+    def _now(self) -> Round:
+        return ROUNDS[self._round]
+
+    def _parted(self, candidate: Candidate) -> bool:
+        """Whether its trials in this round are made of its pools'."""
+        return self._apart and self._now.apart and comes_apart(candidate.plan)
+
+    def _trial_of(self, candidate: Candidate) -> Trial | None:
+        """In this round, or in one before it with as many requests."""
+        return self._trials.get((self._now.requests, self._parted(candidate), candidate.id))
 
     def _next_trials(self) -> list[Request]:
         asked: list[Request] = []
-        while self._waiting and len(asked) < AT_ONCE:
-            candidate = self._waiting.pop(0)
-            rates = self._rates(candidate)
-            if rates is None:
+        waiting, self._waiting = self._waiting, []
+        for candidate in waiting:
+            request = self._request(candidate)
+            if request is None:
                 self._out(candidate, proven=True)
                 continue
             self._stay.append(candidate)
-            before = self._trials.get((self._round, candidate.id))
-            if before is None or not set(rates) <= before.at.keys():
-                asked.append(Request(candidate, ROUNDS[self._round], rates))
+            before = self._trial_of(candidate)
+            if before is None or not set(request.rates_rps) <= before.at.keys():
+                asked.append(request)
         return asked
 
     def _advance(self) -> bool:
@@ -205,19 +235,21 @@ class Race(Grid):
         stay, self._stay = self._stay, []
         left: dict[str, dict[str, float]] = {}
         for candidate in stay:
-            scores = self._scores(candidate, self._trials[(self._round, candidate.id)])
+            trial = self._trial_of(candidate)
+            assert trial is not None, f"{candidate.id} stays, but nobody tried it"
+            scores = self._scores(candidate, trial)
             if scores:
                 left[candidate.id] = scores
             else:
                 self._out(candidate, proven=False)
         places = self._in_turn(left)
-        for name in places[PLACES[self._round] :]:
+        for name in places[self._now.places :]:
             self.cut += 1
             self._dropped[name] = (
-                f"by trials of {ROUNDS[self._round]} requests not surely worse than the best plans, but there were "
-                f"{PLACES[self._round]} more promising ones"
+                f"by trials of {self._now.requests} requests not surely worse than the best plans, but there were "
+                f"{self._now.places} more promising ones"
             )
-        ranked = [self._all[name] for name in places[: PLACES[self._round]]]
+        ranked = [self._all[name] for name in places[: self._now.places]]
         if self._round + 1 < len(ROUNDS):
             self._round += 1
             self._waiting = ranked
@@ -226,16 +258,23 @@ class Race(Grid):
         return False
 
     def _in_turn(self, left: Mapping[str, Mapping[str, float]]) -> list[str]:
-        """The plans, the most promising by each goal in turn."""
-        lines = [
-            sorted((scores[goal.name], name) for name, scores in left.items() if goal.name in scores)
-            for goal in self._goals
-        ]
+        """The plans, the most promising by each goal in turn: first one of every make, then the second ones, and so
+        on. Plans of a make differ in the limits of their schedulers only, and often do the same."""
+        lines = []
+        for goal in self._goals:
+            seen: Counter[tuple[Pool, ...]] = Counter()
+            line = []
+            in_it = ((scores[goal.name], name) for name, scores in left.items() if goal.name in scores)
+            for score, name in sorted(in_it):
+                make = make_of(self._all[name].plan)
+                line.append((seen[make], score, name))
+                seen[make] += 1
+            lines.append([name for _, _, name in sorted(line)])
         places = max((len(line) for line in lines), default=0)
-        return list(dict.fromkeys(line[k][1] for k in range(places) for line in lines if k < len(line)))
+        return list(dict.fromkeys(line[k] for k in range(places) for line in lines if k < len(line)))
 
     def _out(self, candidate: Candidate, *, proven: bool) -> None:
-        how = "by its bounds" if proven else f"by trials of {ROUNDS[self._round]} requests"
+        how = "by its bounds" if proven else f"by trials of {self._now.requests} requests"
         self._dropped[candidate.id] = (
             f"{how} not better by {TOLERANCE:.0%} than the best plan of any goal "
             f"({', '.join(f'{name}: {e.id}' for name, e in self._best.items())})"
@@ -243,16 +282,27 @@ class Race(Grid):
 
     # --- comparisons ------------------------------------------------------------------------------------------------
 
-    def _rates(self, candidate: Candidate) -> tuple[float, ...] | None:
+    def _request(self, candidate: Candidate) -> Request | None:
         """Where a candidate has to be replayed; None where bounds prove that it is out for every goal."""
         open_goals = [goal for goal in self._goals if not self._proven_out(goal, candidate)]
         if not open_goals:
             return None
         light = any(goal.kind in AT_OWN_RATE for goal in open_goals)
-        bars = [rate for goal in self._goals if (rate := self._bar_rps(goal, candidate)) is not None]
-        heavy = any(goal.kind in ("goodput", "energy") for goal in open_goals)
-        rates = ([self._rate_rps] if light else []) + ([min(bars)] if heavy and bars else [])
-        return tuple(rates) or (self._rate_rps,)
+        bars = [rate for goal in open_goals if (rate := self._bar_rps(goal, candidate)) is not None]
+        rates = (self._rate_rps,) if light or not bars else ()
+        before = self._estimate(candidate)
+        lowest = min(bars, default=0.0) / (SMOOTH if self._parted(candidate) else 1.0)
+        climb = () if not bars else near(lowest, before) if before else rungs(lowest, LADDER * max(bars))
+        return Request(candidate, self._now.requests, rates, climb, self._parted(candidate))
+
+    def _estimate(self, candidate: Candidate) -> float | None:
+        """Requests/s that a plan sustains by its trial in the round before; 0 or None where nobody can tell."""
+        if self._round == 0:
+            return None
+        before = ROUNDS[self._round - 1]
+        apart = self._apart and before.apart and comes_apart(candidate.plan)
+        found = self._trials.get((before.requests, apart, candidate.id))
+        return None if found is None else sustained(found, self.target)
 
     def _proven_out(self, goal: Goal, candidate: Candidate) -> bool:
         best = self._best.get(goal.name)
@@ -298,44 +348,44 @@ class Race(Grid):
             if goal.kind == "devices":
                 return self._misses(own)
             if goal.kind == "attainment":
-                return _better(_worst(other.attainment) - _worst(own.attainment), 0.0)
+                return less_than(worst(other.attainment) - worst(own.attainment), 0.0)
             usual = float(other.e2e_s.mean())
-            return _better((own.e2e_s - other.e2e_s) / usual, -TOLERANCE)
+            return less_than((own.e2e_s - other.e2e_s) / usual, -TOLERANCE)
         return self._under_load(goal, candidate, trial, found)
 
     def _under_load(self, goal: Goal, candidate: Candidate, trial: Trial, found: Trial) -> float | None:
-        """At the lowest bar of its goals: who fails there fails at the others, and burns no less on each token."""
-        most = (self._bar_rps(goal, candidate) or 0.0) * (1 + 1e-9)
-        rate = max((rate for rate in trial.at if rate <= most), default=None)
-        if rate is None:
-            return 0.0
-        own = trial.at[rate]
-        fails = self._misses(own)
-        if goal.kind == "goodput" or fails is not None:
-            return fails
-        bar = found.at.get(STEP * self._best[goal.name].goodput_rps)
-        return 0.0 if bar is None else _less_energy(own, bar)
+        """Who surely fails below the bar of a goal fails at it. The rest by what it seems to sustain."""
+        bar_rps = self._bar_rps(goal, candidate) or 0.0
+        if goal.kind == "energy":
+            best = found.at.get(STEP * self._best[goal.name].goodput_rps)
+            return 0.0 if best is None else _less_energy(trial, best, bar_rps, self.target)
+        reach_rps = bar_rps / SMOOTH if trial.apart else bar_rps
+        below = max((rate for rate in trial.at if rate <= reach_rps * (1 + 1e-9)), default=None)
+        if below is not None and surely_fails(trial.at[below], self.target):
+            return None
+        return bar_rps / max(sustained(trial, self.target), 1e-9)
 
     def _misses(self, own: Measured) -> float | None:
         """How far a plan is from the SLO at most, smaller is better; None where it surely misses it."""
-        clauses = [_better(self.target - clause, 0.0) for clause in own.attainment]
+        clauses = [less_than(self.target - clause, 0.0) for clause in own.attainment]
         return None if None in clauses else max(clause for clause in clauses if clause is not None)
 
 
-def _worst(attainment: Floats) -> Floats:
-    """Of the clause that is kept least."""
-    return np.asarray(attainment[int(attainment.mean(axis=1).argmin())])
+def make_of(plan: Plan) -> tuple[Pool, ...]:
+    """Its pools, whatever the limits of their schedulers are."""
+    return tuple(pool.model_copy(update={"scheduler": Scheduler()}) for pool in plan.pools)
 
 
-def _better(difference: Floats, needed: float) -> float | None:
-    """The mean of a difference by windows, where it may be less than ``needed``; None where it surely is not."""
-    error = float(difference.std(ddof=1)) / WINDOWS**0.5
-    mean = float(difference.mean())
-    return mean if mean - CONFIDENCE * error < needed else None
-
-
-def _less_energy(own: Measured, best: Measured) -> float | None:
-    if own.j_per_output_token is None or best.j_per_output_token is None:
+def _less_energy(trial: Trial, best: Measured, bar_rps: float, target: float) -> float | None:
+    """None where it burns more on each token at the bar, though it sustains no more; else what it burns next to the
+    rate that it seems to sustain. At a higher rate idle power is shared by more, so at most that much less is burnt.
+    """
+    own = {rate: at.j_per_output_token for rate, at in trial.at.items() if at.j_per_output_token is not None}
+    if not own or best.j_per_output_token is None:
         return 0.0
-    ratio = own.j_per_output_token / best.j_per_output_token
-    return ratio - 1.0 if ratio < 1.0 - NOISE else None
+    at_bar = [joules * min(1.0, rate / bar_rps) for rate, joules in own.items() if rate * NEAR >= bar_rps]
+    sure = at_bar and surely_fails(trial.at[max(trial.at)], target)
+    if sure and min(at_bar) >= (1.0 - NOISE) * best.j_per_output_token:
+        return None
+    about_rps = sustained(trial, target)
+    return own[min(own, key=lambda rate: abs(rate - about_rps))] / best.j_per_output_token

@@ -19,9 +19,9 @@ from itertools import islice
 from typing import Any
 
 from apexsim.errors import UsageError
-from apexsim.search.combinations import Family, families, shape_of
+from apexsim.search.combinations import Family, families
 from apexsim.search.evaluate import evaluate_all
-from apexsim.search.executors import Executor, WorkersLost
+from apexsim.search.executors import Executor, WorkersLost, batches
 from apexsim.search.figures import order
 from apexsim.search.journal import Journal
 from apexsim.search.learn import Reached, Wanted, killers, learn
@@ -36,8 +36,9 @@ from apexsim.search.race import TOLERANCE, Race
 from apexsim.search.reach import Phase, Reach
 from apexsim.search.strategies import Strategy, strategy
 from apexsim.search.trade import Trade, compared, trades
-from apexsim.search.trial import Request, Trial, not_tried, try_all
+from apexsim.search.trials import Trials
 from apexsim.spec.units import format_seconds
+from apexsim.workload.visual import has_images
 
 KEEP = 30
 """So many of the best plans are exact, whatever else is dropped by its bound."""
@@ -50,8 +51,6 @@ SHAPES_AT_ONCE, PLANS_AT_ONCE = 8, 2
 
 Batch = Sequence[Candidate]
 Outcomes = list[Evaluation | Dropped]
-
-TRIALS_AT_ONCE = 16
 
 RACE_FROM = 1000
 """Candidates from which on ``auto`` races; fewer are all replayed in full, but for those that bounds exclude."""
@@ -172,7 +171,9 @@ def search(
             if strategy_name == "auto":
                 used = "race" if len(state.candidates) > RACE_FROM else "grid"
             asked = strategy(used)(state.candidates, problem.objective, keep, problem.axes)
-            state.evaluate(asked.at(problem.rate_rps, problem.slo.target) if isinstance(asked, Race) else asked)
+            if isinstance(asked, Race):
+                asked.at(problem.rate_rps, problem.slo.target, apart=not has_images(problem.trace))
+            state.evaluate(asked)
             state.replay_nearest()
         if journal is not None:
             journal.finish()
@@ -184,7 +185,7 @@ def search(
     wall_s = time.perf_counter() - began
     return SearchResult(
         problem, ranked, state.in_order(state.dropped), front(ranked, problem.axes), wall_s, interruption, used,
-        len(state.tried), state.trial_requests, state.cut,
+        len(state.trials.tried), state.trials.requests, state.cut,
     )  # fmt: skip
 
 
@@ -211,8 +212,7 @@ class _Search:
         self.candidates: list[Candidate] = []
         self.evaluations: list[Evaluation] = []
         self.dropped: list[Dropped] = []
-        self.tried: set[str] = set()
-        self.trial_requests = 0
+        self.trials = Trials(self._context, executor, self._report_trials)
         self.cut = 0
 
     def in_order(self, outcomes: Sequence[Dropped]) -> tuple[Dropped, ...]:
@@ -250,10 +250,10 @@ class _Search:
     def _reached(self, new: Sequence[Wanted]) -> Iterator[Reached]:
         """Of each phase, as it is known; one that kills its worker each time is refused."""
         suspects: list[Wanted] = []
-        batches = _batches(new, SHAPES_AT_ONCE)
-        for reached in self._executor.run(self._reach, batches, lost=partial(_set_aside, suspects)):
+        some = batches(new, SHAPES_AT_ONCE)
+        for reached in self._executor.run(self._reach, some, lost=partial(_set_aside, suspects)):
             yield from reached
-        for reached in self._executor.run(self._reach, _batches(suspects, 1), lost=killers):
+        for reached in self._executor.run(self._reach, batches(suspects, 1), lost=killers):
             yield from reached
 
     def evaluate(self, asked: Strategy) -> None:
@@ -271,27 +271,17 @@ class _Search:
             asked.tell({candidate.id: reached[candidate.id] for candidate in wave})
         self.cut = asked.cut if isinstance(asked, Race) else 0
         for name, reason in asked.dropped.items():
-            self._drop(Dropped(candidates[name].plan, "race" if name in self.tried else "bound", reason))
+            self._drop(Dropped(candidates[name].plan, "race" if name in self.trials.tried else "bound", reason))
+
+    def _report_trials(self, stage: str, done: int) -> None:
+        self._report(Progress(stage, done, len(self.candidates), self._best))
 
     def _next_wave(self, asked: Strategy) -> Sequence[Candidate]:
         """What to replay in full next, after the trials that a race makes first."""
         if isinstance(asked, Race):
             while wanted := asked.trials():
-                asked.tried(self._try(wanted))
+                asked.tried(self.trials.make(wanted))
         return asked.ask()
-
-    def _try(self, wanted: Sequence[Request]) -> list[Trial]:
-        """Trials, in the order in which they were asked for; a worker gets those that share their pools' shapes."""
-        alike = sorted(wanted, key=_shapes)
-        made: dict[str, Trial] = {}
-        batches, attempt = _batches(alike, TRIALS_AT_ONCE), partial(try_all, self._context)
-        for trials in self._executor.run(attempt, batches, lost=not_tried):
-            for trial in trials:
-                made[trial.id] = trial
-                self.tried.add(trial.id)
-                self.trial_requests += trial.requests_simulated
-            self._report(Progress("tried in short", len(self.tried), len(self.candidates), self._best))
-        return [made[request.candidate.id] for request in wanted]
 
     def _outcomes(self, wave: Sequence[Candidate]) -> Iterator[Evaluation | Dropped]:
         """Of each plan, as it is done and written down."""
@@ -300,9 +290,9 @@ class _Search:
                 yield self._keep(self._earlier[candidate.id])
         new = [candidate for candidate in wave if candidate.id not in self._earlier]
         suspects: list[Candidate] = []
-        for outcome in self._replays(_batches(new, PLANS_AT_ONCE), partial(_set_aside, suspects)):
+        for outcome in self._replays(batches(new, PLANS_AT_ONCE), partial(_set_aside, suspects)):
             yield self._keep(outcome)
-        for outcome in self._replays(_batches(suspects, 1), _killers):
+        for outcome in self._replays(batches(suspects, 1), _killers):
             yield self._keep(outcome)
 
     def _replays(self, batches: Sequence[Batch], lost: Callable[[Batch], Outcomes]) -> Iterator[Evaluation | Dropped]:
@@ -358,15 +348,9 @@ def _killers(batch: Batch) -> Outcomes:
     return [Dropped(candidate.plan, "failed", KILLS) for candidate in batch]
 
 
-def _shapes(request: Request) -> list[str]:
-    return [shape_of(pool).model_dump_json() for pool in request.candidate.plan.pools]
-
-
 def _longest_first(candidate: Candidate) -> tuple[int, int, str]:
     """Several pools, and long pipelines, take longest to replay."""
     pools = candidate.plan.pools
     return (-len(pools), -max(pool.pp for pool in pools), candidate.id)
 
 
-def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
