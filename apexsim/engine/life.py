@@ -33,12 +33,12 @@ from apexsim.engine.berths import (
     most_replicas,
     stand_of,
 )
-from apexsim.engine.course import CALL, CALLS, DRAINED, FIRST_CALL, KNOWN, NEXT, TO_DECODE, TO_LOOK, lobby_with
+from apexsim.engine.course import CALL, CALLS, DRAINED, FIRST_CALL, TO_LOOK, lobby_with
 from apexsim.engine.course import DRAINING as UNITS_DRAINING
 from apexsim.engine.disaggregated import CoupledRun, Handover, Links, PoolSetup, simulate_pools
 from apexsim.engine.encoders import ImageSetup
 from apexsim.engine.eviction import clear_replica
-from apexsim.engine.rest import Rest
+from apexsim.engine.rest import Rest, nobody_serves
 from apexsim.engine.result import FAILED, FAILED_NOBODY, FleetEvent, FleetLife, SimulationResult
 from apexsim.engine.retry import Call, Retries
 from apexsim.engine.state import NONE, rows
@@ -160,19 +160,8 @@ class FleetRun:
         # Who fails with a replica that is there may be offered again, and in a closed loop makes room for others.
         if self.calls or any(f.at >= now and self.berth_of(f.pool, f.replica).state != GONE for f in stated):
             return False
-        return self._is_hopeless() or self.rest.is_final(self.run, self.berths, len(self.events), now)
-
-    def _is_hopeless(self) -> bool:
-        """Nobody will ever serve those who are left: a replica that never comes back was the last of its kind."""
-        cursor = self.run.cursor
-        ended = sum(int(state.replicas.ended.sum()) for state in self.run.states)
-        waiting = self.run.course.lobby[cursor[FIRST_CALL] : cursor[CALLS]]
-        if cursor[NEXT] != cursor[KNOWN] or len(waiting) != cursor[KNOWN] - ended:
-            return False
-        scaled = {rule.pool for rule in self.lives.fleet.autoscale}
-        coming = [b for b in self.berths if b.state != GONE and (b.state != ABSENT or b.pool in scaled)]
-        kinds = {bool(kind == TO_DECODE) for kind in waiting.kind.tolist()}
-        return bool(kinds) and not any(self.roles[berth.pool][decode] for berth in coming for decode in kinds)
+        hopeless = nobody_serves(self.run, self.berths, self.roles, self.lives.fleet)
+        return hopeless or self.rest.is_final(self.run, self.berths, len(self.events), now)
 
     def _see_drained(self, now: float) -> None:
         """The compiled loop has stopped because a unit has ended what it had."""

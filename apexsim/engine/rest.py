@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from apexsim.engine.berths import ABSENT, DRAINING, GONE, SERVING, Berth
-from apexsim.engine.course import CALLS, FIRST_CALL, KNOWN, NEXT
+from apexsim.engine.course import CALLS, FIRST_CALL, KNOWN, NEXT, TO_DECODE
 from apexsim.engine.disaggregated import CoupledRun
 from apexsim.spec.fleet import Fleet
 
@@ -46,3 +46,21 @@ def is_at_rest(run: CoupledRun, berths: Sequence[Berth]) -> bool:
     ends.append(course.lobby.at_s[cursor[FIRST_CALL] : cursor[CALLS]])
     ends.append(traffic.flows.end_s[: traffic.moved[0].flows])
     return not any(np.isfinite(each).any() for each in ends)
+
+
+def nobody_serves(
+    run: CoupledRun, berths: Sequence[Berth], roles: Sequence[tuple[bool, bool]], fleet: Fleet
+) -> bool:
+    """Whether nobody will ever serve those who are left: a replica that never comes back was the last of its kind.
+
+    ``roles``: of each pool, whether requests enter there, and whether they decode there.
+    """
+    cursor = run.cursor
+    ended = sum(int(state.replicas.ended.sum()) for state in run.states)
+    waiting = run.course.lobby[cursor[FIRST_CALL] : cursor[CALLS]]
+    if cursor[NEXT] != cursor[KNOWN] or len(waiting) != cursor[KNOWN] - ended:
+        return False
+    scaled = {rule.pool for rule in fleet.autoscale}
+    coming = [b for b in berths if b.state != GONE and (b.state != ABSENT or b.pool in scaled)]
+    kinds = {bool(kind == TO_DECODE) for kind in waiting.kind.tolist()}
+    return bool(kinds) and not any(roles[berth.pool][decode] for berth in coming for decode in kinds)
