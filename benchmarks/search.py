@@ -49,6 +49,11 @@ def measure(name: str, question: Problem, workers: int) -> SearchResult:
     return result
 
 
+def large(trace: Trace) -> Problem:
+    """DeepSeek-V3 on four nodes of H200: the default space, colocated and disaggregated."""
+    return make_problem("DeepSeek-V3", catalog.cluster("4x8xh200-sxm"), trace, catalog.slo(SLO))
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--workers", type=int, default=2)
@@ -67,6 +72,7 @@ def main() -> None:
         measure(f"{copies} x the requests", problem(repeat(trace, copies)), given.workers)
     if given.workers > 1:
         measure("main job, 1 worker", problem(trace), 1)
+    measure("DeepSeek-V3 on 32 H200", large(trace), given.workers)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
 """Racing: short replays first, and full ones only for plans that may still win by more than the tolerance.
 
-    1. *Seeds*: the most promising plan of each make of pool, by each goal, is replayed in full.
+    1. *Seeds*: the most promising plans of unlike makes, by each goal, are replayed in full.
     2. *Proof*: a plan whose bounds are worse than the best so far for every goal is out (as in the grid).
-    3. *Trials*: every other plan is replayed on some hundred requests at the rate that it must serve to be better than
-       the best plan of a goal. A short run begins with empty queues, so it flatters: a plan that surely fails the SLO
-       in it fails in a full one. (The other way round is not true: a plan that does better than another in a short run
-       need not do so in a full one. So no plan is out for being worse than the best one there.) Latencies are compared
-       at the search's rate on the same requests, window by window. The trials of those that stay are longer.
-    4. Who stays is replayed in full, the best of the trials first; a new best plan raises the bar for the others.
-       Where very many stay, only so many go on (``PLACES``); the rest is *cut*, and the result says how many.
+    3. *Trials*: every other plan is replayed on a short trace at rates around that which it must serve to be better
+       than the best plan of a goal; plans of two pools by their pools apart. A short run begins with empty queues, so
+       it flatters: a plan that surely fails the SLO in it fails in a full one. (The other way round is not true: a
+       plan that does better than another in a short run need not do so in a full one. So no plan is out for being
+       worse than the best one there.) Latencies are compared at the search's rate on the same requests.
+    4. Who stays has a longer trial, as a whole, and then a full replay, those that seem to sustain most first; a new
+       best plan raises the bar for the others. Where very many stay, only so many go on (``Round.places``), first one
+       of each make; the rest is *cut*, and the result says how many.
 
 Goals: the objective, what is always shown beside it (goodput per device, energy, cost and latency), and the axes of the
-Pareto front that were chosen. So the best by
-each of them is within ``TOLERANCE`` of that of an exhaustive search, as sure as the confidence of the trials, unless
-plans were cut, which trials could not tell from the best. Places
-behind the first, and the inside of the Pareto front, are those of the plans that were replayed in full.
+Pareto front that were chosen. So the best by each of them is within ``TOLERANCE`` of that of an exhaustive search, as
+sure as the confidence of the trials, unless plans were cut, which trials could not tell from the best. Places behind
+the first, and the inside of the Pareto front, are those of the plans that were replayed in full.
 """
 
 from __future__ import annotations
