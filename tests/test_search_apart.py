@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from apexsim.search import apart
+from apexsim.search import trial as trial_of_whole_plans
 from apexsim.search.apart import comes_apart, parts_of
 from apexsim.search.executors import Serial
 from apexsim.search.ladder import rungs, sustained
 from apexsim.search.outcome import Candidate
+from apexsim.search.patience import Patience
 from apexsim.search.prune import Context
 from apexsim.search.trial import Measured, Request, Trial, surely_fails
 from apexsim.search.trials import Trials
@@ -82,6 +85,16 @@ def test_a_plan_with_a_pool_that_crashes_is_not_compared(monkeypatch):
     trials = made(context, candidates, (1.0,), apart=True)
     failed = {trial.id for trial in trials if trial.failed}
     assert failed == {candidate.id for candidate in candidates if bad in candidate.plan.pools}
+
+
+@pytest.mark.parametrize("how", [{}, {"apart": True}])
+def test_a_trial_that_takes_too_long_is_ended_and_its_plan_not_compared(monkeypatch, how):
+    context, candidates = question()
+    monkeypatch.setattr(trial_of_whole_plans, "run", lambda *_, **__: time.sleep(60))
+    monkeypatch.setattr(apart, "run", lambda *_, **__: time.sleep(60))
+    trials = Trials(context, Serial(), Patience(0.05))
+    made = trials.make([Request(candidate, REQUESTS, (1.0,), **how) for candidate in candidates[:2]])
+    assert all("too long" in trial.failed for trial in made)
 
 
 def test_what_a_trial_sustains_lies_on_the_line_between_two_rungs():

@@ -23,6 +23,7 @@ from apexsim.metrics.latency import Latencies, latencies
 from apexsim.metrics.summary import Prices
 from apexsim.scenario import Prepared, run
 from apexsim.search.evaluate import part_of
+from apexsim.search.patience import FOREVER, Patience, TookTooLong
 from apexsim.search.prune import Context
 from apexsim.search.trial import Floats, Measured, Request, Trial, measured, short, surely_fails
 from apexsim.spec.plan import Plan, Pool
@@ -88,9 +89,11 @@ def parts_of(wanted: Sequence[Request]) -> list[Part]:
     return [Part(*first[pool], tuple(sorted(rates[pool])), tuple(sorted(climb[pool]))) for pool in first]
 
 
-def try_parts(context: Context, parts: Sequence[Part]) -> list[tuple[Part, dict[float, Alone]]]:
-    """Replay each at every rate; one that crashes is at none, and its plans are not compared."""
-    return [(part, _try_part(context, part)) for part in parts]
+def try_parts(
+    context: Context, parts: Sequence[Part], patience: Patience = FOREVER
+) -> list[tuple[Part, dict[float, Alone]]]:
+    """Replay each at every rate; one that crashes or takes too long is at none, and its plans are not compared."""
+    return [(part, _try_part(context, part, patience)) for part in parts]
 
 
 def nothing_of(parts: Sequence[Part]) -> list[tuple[Part, dict[float, Alone]]]:
@@ -98,17 +101,20 @@ def nothing_of(parts: Sequence[Part]) -> list[tuple[Part, dict[float, Alone]]]:
     return [(part, {}) for part in parts]
 
 
-def _try_part(context: Context, part: Part) -> dict[float, Alone]:
+def _try_part(context: Context, part: Part, patience: Patience) -> dict[float, Alone]:
+    """By rate. The limit is for each rate: there are more of them than in the trial of a plan."""
     try:
         prepared = part_of(context, part.plan, part.pool)
         trace = short(context.problem.trace, part.requests)
-        at = {rate: _replay_alone(context, prepared, at_rate(trace, rate)) for rate in part.rates_rps}
-        for rate in part.climb_rps:
-            at[rate] = _replay_alone(context, prepared, at_rate(trace, rate))
-            if surely_fails(_beside_nothing(context, part.pool, at[rate], trace), context.problem.slo.target):
+        at: dict[float, Alone] = {}
+        for rate in (*part.rates_rps, *part.climb_rps):
+            with patience.limit():
+                at[rate] = _replay_alone(context, prepared, at_rate(trace, rate))
+            by_itself = _beside_nothing(context, part.pool, at[rate], trace)
+            if rate not in part.rates_rps and surely_fails(by_itself, context.problem.slo.target):
                 break
         return at
-    except Exception:  # its full replay says why
+    except (Exception, TookTooLong):  # its plans' full replays say why
         return {}
 
 
@@ -156,7 +162,7 @@ def _joined(slo: SLO, request: Request, parts: Parts, output_tokens: NDArray[np.
     name = request.candidate.id
     source, sink = (parts[pool] for pool in request.candidate.plan.pools)
     if not (source and sink):
-        return Trial(name, {}, failed="a pool crashes", apart=True)
+        return Trial(name, {}, failed="a pool crashes or takes too long", apart=True)
     at = {rate: _together(slo, source[rate], sink[rate], output_tokens) for rate in request.rates_rps}
     for rate in request.climb_rps:
         at[rate] = _together(slo, _climbed(source, rate), _climbed(sink, rate), output_tokens)

@@ -212,7 +212,7 @@ class _Search:
         self.candidates: list[Candidate] = []
         self.evaluations: list[Evaluation] = []
         self.dropped: list[Dropped] = []
-        self.trials = Trials(self._context, executor, self._report_trials)
+        self.trials = Trials(self._context, executor, patience, self._report_trials)
         self.cut = 0
 
     def in_order(self, outcomes: Sequence[Dropped]) -> tuple[Dropped, ...]:

@@ -22,6 +22,7 @@ from apexsim.metrics.summary import Prices
 from apexsim.scenario import Prepared, run
 from apexsim.search.evaluate import prepared_of
 from apexsim.search.outcome import Candidate
+from apexsim.search.patience import FOREVER, Patience, TookTooLong
 from apexsim.search.prune import Context, thinned
 from apexsim.spec.slo import SLO
 from apexsim.workload.trace import Trace
@@ -80,12 +81,15 @@ CONFIDENCE = 3.0
 """Standard errors of a difference between two plans; of ten windows' means that is 99 %, one-sided, and some."""
 
 
-def try_all(context: Context, asked: Sequence[Request]) -> list[Trial]:
-    """Each of the trials; a plan that crashes is not compared, and its full replay says why."""
+def try_all(context: Context, asked: Sequence[Request], patience: Patience = FOREVER) -> list[Trial]:
+    """Each of the trials; a plan that crashes or takes too long is not compared, and its full replay says why."""
     done = []
     for request in asked:
         try:
-            done.append(try_one(context, request))
+            with patience.limit():
+                done.append(try_one(context, request))
+        except TookTooLong:
+            done.append(Trial(request.candidate.id, {}, failed="takes too long"))
         except Exception as error:
             done.append(Trial(request.candidate.id, {}, failed=traceback.format_exception_only(error)[-1].strip()))
     return done

@@ -8,6 +8,7 @@ from functools import partial
 from apexsim.search.apart import Alone, joined, nothing_of, parts_of, try_parts
 from apexsim.search.combinations import shape_of
 from apexsim.search.executors import Executor, batches
+from apexsim.search.patience import FOREVER, Patience
 from apexsim.search.prune import Context
 from apexsim.search.trial import Request, Trial, not_tried, try_all
 from apexsim.spec.plan import Pool
@@ -25,9 +26,15 @@ class Trials:
     """
 
     def __init__(
-        self, context: Context, executor: Executor, report: Callable[[str, int], None] = lambda stage, done: None
+        self,
+        context: Context,
+        executor: Executor,
+        patience: Patience = FOREVER,
+        report: Callable[[str, int], None] = lambda stage, done: None,
     ) -> None:
-        self._context, self._executor, self._report = context, executor, report
+        self._executor, self._report, self._context = executor, report, context
+        self._try = partial(try_all, context, patience=patience)
+        self._try_parts = partial(try_parts, context, patience=patience)
         self.tried: set[str] = set()
         self.requests = 0
 
@@ -35,7 +42,7 @@ class Trials:
         """In the order in which they are asked for."""
         made = {trial.id: trial for trial in self._put_together([request for request in wanted if request.apart])}
         alike = sorted((request for request in wanted if not request.apart), key=_shapes)
-        for trials in self._executor.run(partial(try_all, self._context), batches(alike, AT_ONCE), lost=not_tried):
+        for trials in self._executor.run(self._try, batches(alike, AT_ONCE), lost=not_tried):
             made.update({trial.id: trial for trial in trials})
             self.requests += sum(trial.requests_simulated for trial in trials)
             self._report("tried in short", len(self.tried | made.keys()))
@@ -45,7 +52,7 @@ class Trials:
     def _put_together(self, wanted: Sequence[Request]) -> Iterator[Trial]:
         alone: dict[Pool, dict[float, Alone]] = {}
         of_parts = batches(parts_of(wanted), AT_ONCE)
-        for parts in self._executor.run(partial(try_parts, self._context), of_parts, lost=nothing_of):
+        for parts in self._executor.run(self._try_parts, of_parts, lost=nothing_of):
             alone.update({part.pool: at for part, at in parts})
             self.requests += sum(len(at) * part.requests for part, at in parts)
             self._report("pools tried alone", len(alone))
