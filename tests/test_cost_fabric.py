@@ -211,8 +211,8 @@ def test_the_shares_of_a_way_cross_every_cut_once(routing: str) -> None:
     [
         ({"topology": "torus"}, "topology"),
         ({"topology": "leaf-spine", "nodes_per_leaf": 3}, "does not divide the 4 nodes"),
-        ({"spines": 4}, "spines has an effect with topology"),
-        ({"topology": "rails", "routing": "spray", "queue_pairs": 4}, "queue_pairs has an effect under routing: ecmp"),
+        ({"spines": 4}, "spines = 4: has an effect with topology"),
+        ({"topology": "rails", "routing": "spray", "queue_pairs": 4}, "queue_pairs = 4: has an effect under routing"),
         ({"topology": "leaf-spine", "oversubscription": 0.0}, "oversubscription"),
         ({"topologie": "rails"}, "topologie"),
     ],

@@ -109,7 +109,7 @@ def test_measured_counts_replace_the_law(tmp_path: Path) -> None:
 
 def test_counts_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "counts.csv"
-    for text, reason in (("1,2,3\n", "3 counts a layer: the model has 256"), ("a b\n", "expected equally many"),
+    for text, reason in (("1,2,3\n", "3 counts a layer: the model has 256"), ("a b\n", "equally many for each layer"),
                          (",".join(["0"] * 256), "some of each layer more")):  # fmt: skip
         path.write_text(text)
         with pytest.raises(InputError, match=reason):

@@ -74,7 +74,7 @@ def test_a_wrong_network_is_one_line(tmp_path: Path) -> None:
         ("{topology: leafspine}", "cluster.network.topology = 'leafspine'"),
         ("{topology: rails, nodes_per_leaf: 3}", "nodes_per_leaf = 3 does not divide the 4 nodes"),
         ("{topology: rails, spine: 3}", "spine"),
-        ("{routing: spray}", "routing has an effect with topology"),
+        ("{routing: spray}", "cluster.network.routing = spray: has an effect with topology"),
         ("{topology: rails, hop_latency: 5}", "hop_latency"),
     ):
         path.write_text(
