@@ -73,7 +73,8 @@ def test_a_race_is_within_its_tolerance_of_an_exhaustive_search(seed, requests, 
     question, candidates, truth, _ = exhaustive(seed)
     feasible = [e for e in truth.values() if e is not None]
     context, known = Context.of(question), {}
-    for objective in FIGURES.values():
+    another = list(FIGURES.values())[seed % len(FIGURES)]
+    for objective in (FIGURES["goodput"], FIGURES["energy"], another):
         found = [truth[name] for name in run_race(Race(candidates, objective, keep=1), context, truth, known)]
         found = [e for e in found if e is not None]
         for goal in (objective, FIGURES["energy"], FIGURES["latency"]):
