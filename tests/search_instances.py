@@ -8,8 +8,10 @@ from unittest.mock import patch
 
 import numpy as np
 
+from apexsim.metrics.attainment import attainment
+from apexsim.scenario import replay
 from apexsim.search.combinations import families
-from apexsim.search.evaluate import evaluate
+from apexsim.search.evaluate import evaluate, prepare_candidate
 from apexsim.search.figures import FIGURES, Figure
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.problem import Problem, make_problem
@@ -149,3 +151,17 @@ def exhaustive(
         done = {c.id: evaluate(context, c) for c in candidates}
     truth = {name: e if isinstance(e, Evaluation) else None for name, e in done.items()}
     return question, candidates, truth, tuple(o for o in screened if not isinstance(o, Candidate))
+
+
+def hold_bounds(question: Problem, candidates: list[Candidate], truth: dict[str, Evaluation | None],
+                dropped: list[Dropped]) -> None:  # fmt: skip
+    """No plan is better than its bounds, and who is dropped by them misses the SLO."""
+    for candidate in candidates:
+        reached = truth[candidate.id]
+        if reached is not None:
+            for objective in FIGURES.values():
+                best, value = objective.bound(candidate.bounds, candidate.plan.devices), objective.value(reached)
+                assert objective.loss(best) <= objective.loss(value), (objective.name, candidate.id)
+    for outcome in dropped:
+        if outcome.cause == "slo":
+            assert not attainment(replay(prepare_candidate(outcome.plan), question.trace), question.slo).met
