@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from apexsim.search.combinations import families, plans
 from apexsim.search.evaluate import evaluate, prepare_candidate
 from apexsim.search.executors import executor
 from apexsim.search.figures import FIGURES
-from apexsim.search.journal import read
+from apexsim.search.journal import Journal, read
 from apexsim.search.miss import nearest_miss
 from apexsim.search.outcome import Bounds, Candidate, Evaluation
 from apexsim.search.pareto import front, rank
@@ -162,6 +165,39 @@ def test_ctrl_c_ranks_what_is_done():
     result = search(question, executor("process", 1), on_progress=stop)
     assert result.interrupted
     assert 1 <= len(result.ranked) <= 2
+
+
+def test_ctrl_c_while_an_entry_is_written_is_one_too(tmp_path, monkeypatch):
+    """Pydantic wraps an interrupt that comes while it writes a plan; what is ranked is in the journal all the same."""
+
+    def written(entry, **how):
+        signal.raise_signal(signal.SIGINT)
+        lines.append(entry)
+
+    lines = []
+    journal = Journal(tmp_path / "journal.jsonl", {})
+    monkeypatch.setattr(journal, "write", written)
+    monkeypatch.setattr(sys.modules[search.__module__], "screen", partial(without_drops, screen))
+    result = search(small_problem(), executor("process", 1), journal=journal)
+    assert result.interruption == "interrupted"
+    assert [plan.id for plan in result.ranked] == [line["evaluated"]["id"] for line in lines]
+    assert len(lines) == 1
+
+
+def without_drops(screen, *given):
+    return [outcome for outcome in screen(*given) if isinstance(outcome, Candidate)]
+
+
+def test_ctrl_c_that_a_library_wraps_is_one_too(monkeypatch):
+    monkeypatch.setattr(sys.modules[search.__module__], "evaluate_all", wrapped_interrupt)
+    assert search(small_problem(), executor("process", 1)).interruption == "interrupted"
+
+
+def wrapped_interrupt(*_, **__):
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        raise ValueError("Error calling function") from error
 
 
 def test_every_plan_is_in_the_journal_as_soon_as_it_is_done(tmp_path):

@@ -72,7 +72,7 @@ def test_profiles_are_values() -> None:
     [
         ({"memory_bandwith": "1TB/s"}, "memory_bandwith: unknown key; did you mean 'memory_bandwidth'?"),
         ({"memory_bandwidth": 3350}, "memory_bandwidth = 3350: 3350 has no unit"),
-        ({"peak_flops": {"bf15": "1TFLOP/s"}}, "'bf15': unknown value; did you mean 'bf16'?"),
+        ({"peak_flops": {"bf15": "1TFLOP/s"}}, "peak_flops.bf15: unknown key; did you mean 'bf16'?"),
         ({"peak_flops": {}}, "peak_flops = {}"),
         ({"idle_w": 900}, "idle_w = 900"),
         ({"tdp_w": -1}, "tdp_w = -1"),

@@ -30,6 +30,7 @@ from apexsim.cli import (
     validate,
 )
 from apexsim.errors import ApexsimError
+from apexsim.interrupts import is_interrupt
 
 INTERRUPTED = 130
 
@@ -62,13 +63,15 @@ class _Edge(TyperGroup):
         except ApexsimError as error:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             # the reader has seen enough (`| head`); Python would complain when it flushes stdout at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except (KeyboardInterrupt, Exception) as error:
+            if not is_interrupt(error):
+                raise
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def _show(error: Any) -> None:

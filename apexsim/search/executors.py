@@ -144,7 +144,8 @@ class Processes(Workers):
         results = None
         try:  # workers may die while they are still being handed their first items
             results = self._parallel(joblib.delayed(task)(*item) for item in items)
-            yield from results
+            for result in results:  # noqa: UP028 - whoever leaves a `yield from` early closes them, with a warning
+                yield result
         except TerminatedWorkerError:  # all of them are gone
             self._begin_anew(max(1, self._workers // 2))
         except BaseException:  # results that nobody took would turn up in the next run

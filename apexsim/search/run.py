@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Any
 
 from apexsim.errors import UsageError
+from apexsim.interrupts import held, is_interrupt
 from apexsim.search.combinations import Family, families
 from apexsim.search.evaluate import evaluate_all
 from apexsim.search.executors import Executor, WorkersLost, batches
@@ -177,10 +178,12 @@ def search(
             state.replay_nearest()
         if journal is not None:
             journal.finish()
-    except KeyboardInterrupt:
-        interruption = "interrupted"
     except WorkersLost as error:
         interruption = f"interrupted: {error}"
+    except (KeyboardInterrupt, Exception) as error:
+        if not is_interrupt(error):
+            raise
+        interruption = "interrupted"
     ranked = rank(state.evaluations, problem.objective)
     wall_s = time.perf_counter() - began
     return SearchResult(
@@ -310,15 +313,16 @@ class _Search:
             self.dropped = [dropped for dropped in self.dropped if dropped.id != outcome.id or dropped is outcome]
 
     def _keep(self, outcome: Evaluation | Dropped) -> Evaluation | Dropped:
-        if isinstance(outcome, Dropped):
-            self._drop(outcome)
+        with held():  # what is ranked is in the journal too
+            if isinstance(outcome, Dropped):
+                self._drop(outcome)
+                return outcome
+            objective = self._context.problem.objective
+            self.evaluations.append(outcome)
+            if self._best is None or order(outcome, objective) < order(self._best, objective):
+                self._best = outcome
+            self._note(outcome)
             return outcome
-        objective = self._context.problem.objective
-        self.evaluations.append(outcome)
-        if self._best is None or order(outcome, objective) < order(self._best, objective):
-            self._best = outcome
-        self._note(outcome)
-        return outcome
 
     def _drop(self, outcome: Dropped) -> None:
         self.dropped.append(outcome)
