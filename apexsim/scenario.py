@@ -3,7 +3,6 @@
     prepare(plan)         names → model, device, policy; legality; compiled once → Prepared | DoesNotFit
     replay(prepared, …)   the engine alone: what a search calls often
     run(prepared, …)      replay and summary
-    measure_goodput(…)    many replays at different rates
 """
 
 from __future__ import annotations
@@ -31,10 +30,8 @@ from apexsim.engine.result import SimulationResult
 from apexsim.engine.schedulers import Policy, preset_names, resolve
 from apexsim.engine.simulate import MIXED_PAGES, ReplicaLimits, simulate_pool
 from apexsim.errors import InputError, UsageError
-from apexsim.metrics.attainment import attainment
 from apexsim.metrics.energy import Surroundings
 from apexsim.metrics.fleet import Holding, account_held, replicas_held
-from apexsim.metrics.goodput import WARMUP, Goodput, goodput, goodput_trace
 from apexsim.metrics.pools import PoolShape, joined
 from apexsim.metrics.summary import Deployment, Prices, Summary, summarise
 from apexsim.spec import catalog
@@ -312,6 +309,7 @@ def run(
     warmup: float = 0.0,
     with_itl: bool = True,
     timeline: bool = False,
+    result: SimulationResult | None = None,
 ) -> Run:
     """Replay ``trace`` and say what happened.
 
@@ -320,10 +318,11 @@ def run(
         warmup: share of the time of arrivals that is simulated but not counted for latencies and the SLO.
         with_itl: False saves the time of the ITL percentiles.
         timeline: also keep every iteration, in ``result.timeline``.
+        result: of this replay, where it was made before.
     """
     trace = as_prefilled(prepared.plan, prepared.model, trace)
     began = time.perf_counter()
-    result = replay(prepared, trace, seed=seed, concurrency=concurrency, timeline=timeline)
+    result = result or replay(prepared, trace, seed=seed, concurrency=concurrency, timeline=timeline)
     wall_s = time.perf_counter() - began
     parts = prepared.parts or (prepared,)
     held = replicas_held(result)
@@ -350,24 +349,6 @@ def holdings(parts: Sequence[Prepared]) -> tuple[Holding, ...]:
         Holding(part.pool.devices_per_replica, cluster.devices_per_node, cluster.node_overhead_w)
         for part, cluster in zip(parts, clusters, strict=True)
     )
-
-
-def measure_goodput(
-    prepared: Prepared,
-    trace: Trace,
-    slo: SLO,
-    upper_bound_rps: float,
-    *,
-    guess_rps: float | None = None,
-    seed: int = 0,
-) -> Goodput:
-    """The largest rate at which the plan keeps ``slo``; every rate is tested on the same requests."""
-
-    def attainment_at(rate_rps: float) -> float:
-        result = replay(prepared, goodput_trace(trace, rate_rps), seed=seed)
-        return attainment(result, slo, WARMUP).attainment or 0.0
-
-    return goodput(attainment_at, slo.target, upper_bound_rps, guess_rps)
 
 
 def where_it_fits(plan: Plan) -> Plan | None:

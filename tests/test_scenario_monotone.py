@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from apexsim.cost.memory import DoesNotFit
-from apexsim.scenario import measure_goodput, prepare
+from apexsim.scenario import prepare
+from apexsim.search.measure import measure_goodput
 from apexsim.spec import catalog
 from apexsim.spec.cluster import Cluster
 from apexsim.spec.hardware import HardwareProfile
@@ -30,7 +31,7 @@ def goodput_of(profile: HardwareProfile, pool: Pool) -> float:
     prepared = prepare(plan, profile=profile)
     assert not isinstance(prepared, DoesNotFit)
     trace = poisson(8.0, 2000, 1500, 200, seed=1)
-    found = measure_goodput(prepared, trace, parse_slo("ttft=1s,tpot=60ms@0.9"), 500.0)
+    found, _ = measure_goodput(prepared, trace, parse_slo("ttft=1s,tpot=60ms@0.9"), 500.0)
     assert found.rps is not None
     return found.rps
 

@@ -12,9 +12,11 @@ from apexsim.cost.memory import DoesNotFit
 from apexsim.engine.prefixes import DECLARED_PREFIXES, NO_PREFIXES
 from apexsim.engine.result import COMPLETED
 from apexsim.errors import InputError, UsageError
+from apexsim.metrics.goodput import goodput_trace
 from apexsim.metrics.itl import total_gaps
 from apexsim.metrics.summary import Prices
 from apexsim.scenario import Prepared
+from apexsim.search.measure import measure_goodput
 from apexsim.spec.slo import parse_slo
 from apexsim.workload.load import Load
 from tests.scenario_worlds import LARGE, SMALL, plan, trace
@@ -163,16 +165,19 @@ def test_a_closed_loop_keeps_its_requests_in_flight():
 
 def test_goodput_is_a_rate_that_meets_the_slo_and_one_percent_more_does_not():
     slo = parse_slo("ttft=1s,tpot=30ms@0.9")
-    found = scenario.measure_goodput(prepared(SMALL, tp=1), trace(inputs=1000, outputs=200), slo, 200.0)
+    ready, load = prepared(SMALL, tp=1), trace(inputs=1000, outputs=200)
+    found, last = measure_goodput(ready, load, slo, 200.0)
     assert not found.censored
     tested = dict(found.tested)
     assert tested[found.rps] >= 0.9
     above = min(rate for rate in tested if rate > found.rps)
     assert above <= found.rps * 1.01 * (1 + 1e-9)
     assert tested[above] < 0.9
+    again = scenario.replay(ready, goodput_trace(load, found.rps))
+    assert np.array_equal(last.requests.finish_s, again.requests.finish_s)
 
 
 def test_goodput_repeats_itself():
     slo = parse_slo("ttft=1s")
-    found = [scenario.measure_goodput(prepared(), trace(), slo, 50.0, guess_rps=20.0) for _ in range(2)]
+    found = [measure_goodput(prepared(), trace(), slo, 50.0, guess_rps=20.0)[0] for _ in range(2)]
     assert found[0] == found[1]

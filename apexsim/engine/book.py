@@ -8,7 +8,7 @@ loaded where it is used. Whoever makes a book keeps its pools alive, and arrays 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 import numba
@@ -41,45 +41,39 @@ def book_of(pools: Sequence[Pool]) -> Book:
     """
     if numba.config.DISABLE_JIT:
         return list(pools)
-    for pool in pools:
-        _check(pool)
-    return np.array([list(_words(pool)) for pool in pools], np.int64)
+    return np.array([_row(pool) for pool in pools], np.int64)
 
 
-def _check(pool: Pool) -> None:
-    """Raise TypeError for a pool of other types than kernels read; Numba is asked once for each make of pool."""
-    make = tuple(_make(pool))
-    if make not in _RIGHT:
+def _row(pool: Pool) -> list[int]:
+    """The words of a pool of the types that kernels read; Numba is asked for them once for each make of pool."""
+    words: list[int] = []
+    make: list[object] = []
+    _read(pool, words, make)
+    if tuple(make) not in _RIGHT:
         if (found := numba.typeof(pool)) != KIND:
             raise TypeError(f"a pool of {found}, where kernels are compiled for {KIND}")
-        _RIGHT.add(make)
+        _RIGHT.add(tuple(make))
+    return words
 
 
 _RIGHT: set[tuple[object, ...]] = set()
 """Makes of pools that are of the type ``KIND``. Asking Numba takes as long as a replay of 1,000 requests."""
 
 
-def _make(value: Any) -> Iterator[object]:
-    """What ``numba.typeof`` looks at: classes, and of each array its type, dimensions and layout."""
-    yield type(value)
+def _read(value: Any, words: list[int], make: list[object]) -> None:
+    """Append the words of a value, and what ``numba.typeof`` looks at: classes, and of arrays type and layout."""
+    make.append(type(value))
     if isinstance(value, np.ndarray):
-        flags = value.flags
-        yield from (value.dtype, value.ndim, flags.c_contiguous, flags.f_contiguous, flags.writeable, flags.aligned)
+        array = np.asarray(value)  # attributes of record arrays take their time
+        words += (array.ctypes.data, *array.shape, *array.strides)
+        make += (array.dtype, array.ndim, array.flags.num)
     elif isinstance(value, tuple):
         for item in value:
-            yield from _make(item)
-
-
-def _words(value: Any) -> Iterator[int]:
-    if isinstance(value, np.ndarray):
-        yield from (value.__array_interface__["data"][0], *value.shape, *value.strides)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _words(item)
+            _read(item, words, make)
     elif isinstance(value, float):
-        yield int(np.float64(value).view(np.int64))
+        words.append(int(np.float64(value).view(np.int64)))
     else:
-        yield int(value)
+        words.append(int(value))
 
 
 class Row(types.Type):

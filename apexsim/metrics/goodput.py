@@ -2,11 +2,15 @@
 
 Attainment falls with the rate, but not at every step: a batch that happens to form differently can turn it a
 little. The convention: rates are tested on a fixed ladder whose rungs are 1 % apart, the same for every plan;
-bracket from a first guess by growing steps, then halve the bracket down to two neighbouring rungs. The answer is
+bracket from a first guess by growing steps, then narrow the bracket down to two neighbouring rungs. The answer is
 the lower one, a rate that was tested and met the target, while one 1 % higher was tested and did not. So where
 attainment falls steadily the guess changes nothing, and plans that serve alike have equal goodput. All rates of
 a search are tested on the same requests in the same order (one common draw), so two plans differ by themselves,
 not by luck.
+
+Near the target the share of misses grows about exponentially with the rate, so both the steps and the rungs inside
+the bracket are chosen where its logarithm, drawn straight, comes to that of the target. Every third time the bracket
+is halved, whatever the curve looks like.
 """
 
 from __future__ import annotations
@@ -25,8 +29,11 @@ WARMUP = 0.1
 """The first share of the time of arrivals, simulated but not counted."""
 
 TOLERANCE = 0.01
-FIRST_STEP, LARGEST_STEP = 16, 64
-"""Rungs between the rates that are tried around the guess, doubling: a factor of 1.17 first, 1.9 at most."""
+STEEPNESS = 12.0
+"""By so many per cent does the share of misses grow with each per cent of the rate, as a first guess."""
+
+LARGEST_STEP = 64
+"""Rungs between two rates on the way to a bracket, at most: a factor of 1.9."""
 
 LOWEST_SHARE = 1e-4
 """The search for a rate that meets the SLO ends at this share of the upper bound."""
@@ -71,8 +78,10 @@ def goodput(
     lowest = search.rung(upper_bound_rps * LOWEST_SHARE)
     first = min(max(search.rung(guess_rps or upper_bound_rps / 2), lowest), search.top)
     passed, failed = _bracket(search, first, lowest)
+    turn = 0
     while passed is not None and failed is not None and failed > passed + 1:
-        middle = (passed + failed) // 2
+        turn += 1
+        middle = search.between(passed, failed) if turn % 3 else (passed + failed) // 2
         if search.meets(middle):
             passed = middle
         else:
@@ -109,25 +118,34 @@ class _Ladder:
             self.tested[rate_rps] = self._attainment_at(rate_rps)
         return reaches(self.tested[rate_rps], self._target)
 
+    def steps_to_target(self, rung: int, steepness: float) -> int:
+        """How far from a tested rung the target may be, in rungs."""
+        return min(max(1, round(abs(self._misses(rung)) / (steepness * self._log_step))), LARGEST_STEP)
+
+    def between(self, passed: int, failed: int) -> int:
+        """An untested rung between two, where the target is expected."""
+        below, above = self._misses(passed), self._misses(failed)
+        share = -below / (above - below) if above > below else 0.5
+        return min(max(round(passed + share * (failed - passed)), passed + 1), failed - 1)
+
+    def _misses(self, rung: int) -> float:
+        """Logarithm of the share of misses at a tested rung, over that of the target."""
+        allowed = 1 - self._target
+        least = 0.1 * allowed + 1e-4  # no misses at all have no logarithm
+        return math.log((1 - self.tested[self.rate_rps(rung)] + least) / (allowed + least))
+
 
 def _bracket(search: _Ladder, first: int, lowest: int) -> tuple[int | None, int | None]:
     """A rung that meets the target (None: not even the lowest), and a higher one that fails (None: none)."""
-    step = FIRST_STEP
-    if search.meets(first):
-        passed = first
-        while passed < search.top:
-            higher = min(passed + step, search.top)
-            if not search.meets(higher):
-                return passed, higher
-            passed, step = higher, min(2 * step, LARGEST_STEP)
-        return passed, None
-    failed = first
-    while failed > lowest:
-        lower = max(failed - step, lowest)
-        if search.meets(lower):
-            return lower, failed
-        failed, step = lower, min(2 * step, LARGEST_STEP)
-    return None, failed
+    meets = search.meets(first)
+    at, end, steepness = first, search.top if meets else lowest, STEEPNESS
+    while at != end:
+        step = search.steps_to_target(at, steepness)
+        beyond = min(at + step, end) if meets else max(at - step, end)
+        if search.meets(beyond) != meets:
+            return (at, beyond) if meets else (beyond, at)
+        at, steepness = beyond, steepness / 2
+    return (at, None) if meets else (None, at)
 
 
 def goodput_requests(rate_rps: float) -> int:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from apexsim.cost.memory import DoesNotFit
-from apexsim.engine.result import ItlRuns
+from apexsim.engine.result import ItlRuns, SimulationResult
 from apexsim.metrics.attainment import attainment
 from apexsim.metrics.goodput import TOLERANCE, WARMUP, Goodput, goodput, goodput_requests, goodput_trace
 from apexsim.metrics.itl import itl_distribution
 from apexsim.metrics.summary import Prices, Summary
-from apexsim.scenario import Prepared, measure_goodput, on_its_group, prepare, replay, run
+from apexsim.scenario import Prepared, on_its_group, prepare, replay, run
 from apexsim.search.ceiling import ceiling
+from apexsim.search.measure import measure_goodput
 from apexsim.search.mishaps import crashed, timed_out
 from apexsim.search.outcome import Candidate, Dropped, Evaluation
 from apexsim.search.part import alone, compiled, compiled_encoders
@@ -61,13 +62,15 @@ def evaluate(context: Context, candidate: Candidate) -> Evaluation | Dropped:
     own = replace(own, itl_s=itl_distribution(itl))
     top = ceiling(context, prepared, candidate.bounds.goodput_rps)
     pilot = _pilot(context, prepared, top.rps)
-    found = measure_goodput(prepared, problem.trace, problem.slo, top.rps, guess_rps=pilot.rps, seed=problem.seed)
+    found, there = measure_goodput(
+        prepared, problem.trace, problem.slo, top.rps, guess_rps=pilot.rps, seed=problem.seed
+    )
     replayed += top.requests + pilot.evaluations * len(context.pilot)
     replayed += sum(context.loads.requests_at(rate) for rate, _ in found.tested)
     if found.rps is None:
         return _without_goodput(context, plan, own, found, replayed)
     best_trace = goodput_trace(problem.trace, found.rps)
-    best, _ = _run(context, prepared, best_trace, warmup=WARMUP)
+    best, _ = _run(context, prepared, best_trace, warmup=WARMUP, result=there)
     binding = what_binds(best, problem.slo)
     return Evaluation(
         plan=plan,
@@ -82,7 +85,7 @@ def evaluate(context: Context, candidate: Candidate) -> Evaluation | Dropped:
         binds=binding.resource,
         why=binding.line,
         tested=found.tested,
-        requests_simulated=replayed + len(best_trace),
+        requests_simulated=replayed,
         notes=_notes(problem.trace, found.rps, top.note if found.censored else ""),
     )
 
@@ -135,11 +138,15 @@ def _pilot(context: Context, prepared: Prepared, highest_rps: float) -> Goodput:
     return goodput(attainment_at, problem.slo.target, highest_rps, tolerance=PILOT_TOLERANCE)
 
 
-def _run(context: Context, prepared: Prepared, trace: Trace, warmup: float = 0.0) -> tuple[Summary, ItlRuns]:
+def _run(
+    context: Context, prepared: Prepared, trace: Trace, warmup: float = 0.0, result: SimulationResult | None = None
+) -> tuple[Summary, ItlRuns]:
     """The summary without its ITL percentiles, which only a feasible plan needs, and what they are made of."""
     problem = context.problem
     prices = Prices(problem.usd_per_device_hour(prepared.plan), problem.carbon_g_per_kwh)
-    done = run(prepared, trace, slo=problem.slo, prices=prices, seed=problem.seed, warmup=warmup, with_itl=False)
+    done = run(
+        prepared, trace, slo=problem.slo, prices=prices, seed=problem.seed, warmup=warmup, with_itl=False, result=result
+    )
     return done.summary, done.result.itl
 
 

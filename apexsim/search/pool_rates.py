@@ -7,7 +7,8 @@ import numpy as np
 from apexsim.cost.memory import DoesNotFit
 from apexsim.engine.result import COMPLETED
 from apexsim.errors import NoFeasiblePlan
-from apexsim.scenario import measure_goodput, prepare, replay
+from apexsim.scenario import prepare, replay
+from apexsim.search.measure import measure_goodput
 from apexsim.spec.plan import Plan
 from apexsim.spec.slo import SLO
 from apexsim.workload.trace import Trace
@@ -32,7 +33,7 @@ def phase_rate(plan: Plan, trace: Trace, slo: SLO, source: str) -> float:
     completed = int(np.count_nonzero(done.requests.status == COMPLETED))
     if not completed:
         raise NoFeasiblePlan(f"{source}: no request of {trace.name} can be served")
-    found = measure_goodput(prepared, trace, slo, HIGHEST * completed / done.duration_s)
+    found, _ = measure_goodput(prepared, trace, slo, HIGHEST * completed / done.duration_s)
     if found.rps is None:
         raise NoFeasiblePlan(f"{source}: keeps the SLO {slo} at no rate (attainment {found.attainment:.3f} at best)")
     return found.rps

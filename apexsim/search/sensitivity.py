@@ -18,12 +18,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from apexsim.engine.result import SimulationResult
 from apexsim.metrics.by_window import shortened
 from apexsim.metrics.goodput import WARMUP, goodput_trace
 from apexsim.metrics.summary import Prices, Summary
-from apexsim.scenario import Prepared, measure_goodput, run
+from apexsim.scenario import Prepared, run
 from apexsim.search.evaluate import prepare_candidate
 from apexsim.search.executors import Executor
+from apexsim.search.measure import measure_goodput
 from apexsim.search.outcome import Evaluation
 from apexsim.search.problem import Problem
 from apexsim.spec.slo import SLO
@@ -187,10 +189,10 @@ def changed_case(problem: Problem, evaluation: Evaluation, change: Change) -> Ca
         trace = trace.with_columns(output_tokens=longer)
     own = _summary(problem, prepared, at_rate(trace, c * problem.rate_rps), slo)
     highest = evaluation.goodput_rps * (1.0 if evaluation.censored else HIGHEST)
-    found = measure_goodput(prepared, trace, slo, highest, guess_rps=evaluation.goodput_rps, seed=problem.seed)
+    found, last = measure_goodput(prepared, trace, slo, highest, guess_rps=evaluation.goodput_rps, seed=problem.seed)
     there = None
     if found.rps is not None:
-        there = _summary(problem, prepared, goodput_trace(trace, found.rps), slo, WARMUP)
+        there = _summary(problem, prepared, goodput_trace(trace, found.rps), slo, WARMUP, last)
     goodput_rps = None if found.rps is None else found.rps / c
     changed = _evaluation(evaluation, goodput_rps or 0.0, own, there, c)
     return Case(
@@ -225,10 +227,13 @@ def _evaluation(
     return replace(evaluation, goodput_rps=goodput_rps, summary=summary, at_goodput=at_goodput)
 
 
-def _summary(problem: Problem, prepared: Prepared, trace: Trace, slo: SLO, warmup: float = 0.0) -> Summary:
+def _summary(
+    problem: Problem, prepared: Prepared, trace: Trace, slo: SLO, warmup: float = 0.0,
+    result: SimulationResult | None = None,
+) -> Summary:  # fmt: skip
     prices = Prices(problem.usd_per_device_hour(prepared.plan), problem.carbon_g_per_kwh)
     return run(
-        prepared, trace, slo=slo, prices=prices, seed=problem.seed, warmup=warmup, with_itl=False
+        prepared, trace, slo=slo, prices=prices, seed=problem.seed, warmup=warmup, with_itl=False, result=result
     ).summary
 
 
