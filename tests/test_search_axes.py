@@ -216,6 +216,37 @@ def test_axes_are_labelled(names, labels, colour):
     plt.close(ax.figure)
 
 
+@pytest.mark.parametrize("names", [None, "goodput,energy,latency,cost"])
+def test_the_best_plan_is_named_below_the_picture_however_long_its_name_is(names):
+    long = "prefill-1xtp1-fp8-kvfp8-t8192-s128 + decode-1xtp1-fp8-kvfp8-t8192-s256 via early"
+    feasible = [Named(e, long) if k == 0 else e for k, e in enumerate(toy(7).feasible)]
+    axes = axes_named(names, 400.0) if names else ()
+    figure = pareto(feasible, [long], axes).figure
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= legend.x0 <= legend.x1 <= figure.bbox.x1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "Pareto front (1)", long.replace(" + ", "\n+ ")
+    ]  # fmt: skip
+    plt.close(figure)
+
+
+def test_a_colour_that_all_plans_share_is_left_out():
+    alike = [e for e in toy(7).feasible if e.plan.devices == toy(7).feasible[0].plan.devices]
+    assert not bars(pareto(alike, [alike[0].id]))
+    plt.close("all")
+
+
+class Named:
+    """An evaluation under another name."""
+
+    def __init__(self, evaluation, name):
+        self._evaluation, self.id = evaluation, name
+
+    def __getattr__(self, key):
+        return getattr(self._evaluation, key)
+
+
 def test_more_axes_have_a_panel_each():
     ax = drawn("goodput,energy,latency,devices,attainment")
     panels = [panel for panel in ax.figure.axes if panel.axison]

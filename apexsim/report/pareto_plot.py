@@ -26,11 +26,8 @@ PLAIN = "#1f78b4"
 WIDE = 5
 """Figures to make small that differ by more than this factor are drawn on a logarithmic axis."""
 
-SIZE, PANEL = (7.0, 4.2), (5.0, 4.2)
+SIZE, PANEL = (7.0, 4.4), (5.0, 4.7)
 """Inches: of one picture, and of each of several panels."""
-
-LOW = 0.12
-"""Below this share of the height a name would run into the axis."""
 
 MOST_DOTS = 1000
 """More dots than this are pixels also in a drawing of lines, whose file would be many times as large."""
@@ -56,6 +53,7 @@ def pareto(
     left_out = [axis.label for axis in others[2:]]
     beside = f"; the front is also over {', '.join(left_out)}" if left_out else ""
     panel.set_title(f"{plans} feasible plans: {_corner(x, others[0])} is best{beside}")
+    _legend(panel, own=ax is None)
     return panel
 
 
@@ -69,12 +67,11 @@ def _panels(ranked: Sequence[Evaluation], front: Sequence[str], x: Figure, other
     for panel, y in zip(panels, others, strict=False):
         _panel(panel, ranked, front, x, y, None)
         panel.set_title(f"{_corner(x, y)} is best", fontsize=10)
-        if legend := panel.get_legend():
-            legend.remove()  # the title says it once
     for panel in panels[len(others) :]:
         panel.set_axis_off()
     figure.suptitle(f"{len(ranked)} feasible plans; ringed: no plan beats them on all {len(others) + 1} axes")
     first: Axes = panels[0]
+    _legend(first, own=True)
     return first
 
 
@@ -89,30 +86,31 @@ def _panel(
     if best:
         ax.scatter([a for a, _, _ in best], [b for _, b, _ in best], s=90, facecolors="none", edgecolors=RING,
                    linewidths=1.6, label=f"Pareto front ({len(best)})", rasterized=len(best) > MOST_DOTS)  # fmt: skip
-        ax.legend(frameon=False, loc="best")
+        ax.scatter(*best[0][:2], s=26, c=RING, linewidths=0, label=best[0][2].id.replace(" + ", "\n+ "))
     ax.set_xlabel(_in_words(x))
     ax.set_ylabel(_in_words(y))
     _stretch(ax, "x", x, [a for a, _, _ in known])
     _stretch(ax, "y", y, [b for _, b, _ in known])
-    if best:
-        _name(ax, *best[0])
     ax.grid(alpha=0.3, which="both")
     return len(known)
 
 
-def _name(ax: Axes, x: float, y: float, plan: Evaluation) -> None:
-    """The plan's name beside its dot: on the side where there is more room, above it where it stands at the bottom."""
-    across, up = ax.transAxes.inverted().transform(ax.transData.transform((x, y)))
-    left, low = across < 0.5, up < LOW
-    ax.annotate(plan.id, (x, y), xytext=(8 if left else -8, 6 if low else -4), textcoords="offset points", fontsize=8,
-                ha="left" if left else "right", va="bottom" if low else "top",
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5})  # fmt: skip
+def _legend(ax: Axes, *, own: bool) -> None:
+    """Below the picture, where names of plans have room; inside ``ax`` where the picture is somebody else's."""
+    handles, labels = ax.get_legend_handles_labels()
+    if not handles:
+        return
+    if own:
+        ax.figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=len(handles))
+    else:
+        ax.legend(handles, labels, frameon=False, fontsize=8, loc="best")
 
 
 def _dots(ax: Axes, known: Sequence[tuple[float, float, Evaluation]], colour: Figure | None) -> None:
     x, y, many = [a for a, _, _ in known], [b for _, b, _ in known], len(known) > MOST_DOTS
     values = [] if colour is None else [value for _, _, e in known if (value := scaled(colour, e)) is not None]
-    if colour is None or len(values) < len(known):  # a colour that some plans have no value of would hide them
+    # a colour that some plans have no value of would hide them, and one that all share says nothing
+    if colour is None or len(values) < len(known) or len(set(values)) == 1:
         ax.scatter(x, y, c=PLAIN, s=26, alpha=0.8, linewidths=0, rasterized=many)
         return
     best_is_dark = "viridis" if not colour.highest_wins and colour.name != "devices" else "viridis_r"

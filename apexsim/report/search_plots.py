@@ -25,7 +25,7 @@ DEPTH, LEAST_ROOM = 4.0, 0.025
 
 
 def attainment(ranked: Sequence[Evaluation], target: float, ax: Axes | None = None) -> Axes:
-    """SLO attainment at each rate that was tested, a curve for the best plan of each (replicas, tp, pp).
+    """SLO attainment at each rate that was tested, a curve for the best plan of each (replicas, tp, pp) of its pools.
 
     It shows the rates around the goodputs and the shares around the target; what was tested far from them is outside.
     """
@@ -65,10 +65,10 @@ def _look_at_the_goodputs(ax: Axes, shown: Sequence[Evaluation], target: float) 
 
 
 def _best_of_each_shape(ranked: Sequence[Evaluation]) -> list[Evaluation]:
-    best: dict[tuple[int, int, int], Evaluation] = {}
+    best: dict[tuple[tuple[int, int, int], ...], Evaluation] = {}
     for evaluation in ranked:
-        pool = evaluation.plan.pools[0]
-        best.setdefault((pool.replicas, pool.tp, pool.pp), evaluation)
+        shape = tuple((pool.replicas, pool.tp, pool.pp) for pool in evaluation.plan.pools)
+        best.setdefault(shape, evaluation)
     return list(best.values())
 
 

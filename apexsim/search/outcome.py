@@ -65,8 +65,8 @@ class Dropped:
         return (self.requests_simulated == 0, self.miss, self.id)
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry of ``pruned`` in the search's JSON."""
-        return {"plan": self.plan.model_dump(mode="json"), "reason": self.reason}
+        """The entry of ``pruned`` in the search's JSON; there are thousands, so plans are without their defaults."""
+        return {"plan": self.plan.model_dump(mode="json", exclude_defaults=True), "reason": self.reason}
 
     def to_entry(self) -> dict[str, Any]:
         """The entry of the journal; ``outcome_of`` reads it."""
