@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from apexsim.metrics.goodput import MIN_REQUESTS
 from apexsim.search import apart
 from apexsim.search import trial as trial_of_whole_plans
 from apexsim.search.apart import comes_apart, parts_of
@@ -16,9 +17,10 @@ from apexsim.search.ladder import rungs, sustained
 from apexsim.search.outcome import Candidate
 from apexsim.search.patience import Patience
 from apexsim.search.prune import Context
-from apexsim.search.trial import Measured, Request, Trial, surely_fails
+from apexsim.search.trial import Measured, Request, Trial, short, surely_fails
 from apexsim.search.trials import Trials
-from tests.search_instances import exhaustive
+from apexsim.workload.transform import repeat
+from tests.search_instances import SHORTER, ShortGoodput, exhaustive
 
 REQUESTS = 100
 
@@ -46,6 +48,18 @@ def test_where_requests_never_meet_only_the_transfer_is_missing():
         np.testing.assert_allclose(here.e2e_s, there.e2e_s, rtol=0.02)
         np.testing.assert_allclose(here.attainment, there.attainment, atol=0.05)
         assert here.j_per_output_token == pytest.approx(there.j_per_output_token, rel=0.02)
+
+
+def test_a_trial_is_no_longer_than_a_goodput_run():
+    """It has to flatter: where the queue grows a longer run fails sooner."""
+    context, _ = question()
+    trace = context.problem.trace
+    assert len(short(trace, 50)) == 50
+    assert len(short(trace, 4000)) == MIN_REQUESTS
+    with ShortGoodput(SHORTER):
+        assert len(short(trace, 4000)) == max(len(trace), SHORTER[0])
+    long = repeat(trace, min_requests=5000)
+    assert len(short(long, 4000)) == pytest.approx(4000, rel=0.05)
 
 
 def test_every_pool_is_replayed_once_for_all_plans_that_it_stands_in():

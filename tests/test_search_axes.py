@@ -15,11 +15,11 @@ from apexsim.report.trade_tables import front_table, quick_or_frugal, trade_tabl
 from apexsim.search.confidence import draw
 from apexsim.search.executors import Serial
 from apexsim.search.figures import FIGURES, figure_named
+from apexsim.search.goals import goals_of, where_prices_differ
 from apexsim.search.intervals import window_draws
 from apexsim.search.outcome import Evaluation
 from apexsim.search.pareto import AXES, axes_named, front, rank
 from apexsim.search.problem import make_problem
-from apexsim.search.race import goals_of
 from apexsim.search.run import SearchResult, search
 from apexsim.search.strategies import Grid
 from apexsim.search.trade import compared, trades
@@ -124,6 +124,19 @@ def test_a_race_looks_for_every_plan_that_its_table_shows():
     for objective in FIGURES.values():
         goals = {goal.name for goal in goals_of(objective, AXES)}
         assert {figure.name for figure in compared(objective, AXES)} - {"cost", "carbon"} <= goals
+
+
+def test_cost_is_a_goal_where_devices_differ_in_price():
+    plans = [e.plan for e in toy(7).feasible]
+    assert where_prices_differ(plans, lambda plan: 2.5 * plan.devices) is None
+    assert where_prices_differ(plans, lambda plan: None) is None
+    unlike = where_prices_differ(plans, lambda plan: (2.0 if plan is plans[0] else 3.0) * plan.devices)
+    assert unlike is not None
+    assert unlike(plans[0]) == 2.0 * plans[0].devices
+    goals = {goal.name: goal for goal in goals_of(FIGURES["goodput"], usd_per_hour=unlike)}
+    assert goals["cost"].kind == "goodput"
+    assert goals["cost"].weight is unlike
+    assert "cost" not in {goal.name for goal in goals_of(FIGURES["cost"])}
 
 
 # --- what is given up for what ---------------------------------------------------------------------------------------

@@ -6,16 +6,13 @@ import sys
 
 import pytest
 
-from apexsim.search.executors import Serial
 from apexsim.search.figures import FIGURES
 from apexsim.search.pareto import front, rank
 from apexsim.search.prune import Context
-from apexsim.search.race import TOLERANCE, Race, Round
+from apexsim.search.race import Race, Round
 from apexsim.search.strategies import Grid
-from apexsim.search.trials import Trials
 from apexsim.testing.strategy import Toy, play
-from apexsim.workload.visual import has_images
-from tests.search_instances import drawn_axes, exhaustive, hold_bounds
+from tests.search_instances import drawn_axes, exhaustive, hold_bounds, hold_tolerance, run_race
 
 INSTANCES = range(50)
 
@@ -65,10 +62,7 @@ def test_a_race_is_within_its_tolerance_of_an_exhaustive_search(seed, requests, 
     for objective in (FIGURES["goodput"], FIGURES["energy"], another):
         found = [truth[name] for name in run_race(Race(candidates, objective, keep=1), context, truth, known)]
         found = [e for e in found if e is not None]
-        for goal in (objective, FIGURES["energy"], FIGURES["latency"]):
-            values = [[goal.loss(goal.value(e)) for e in some] for some in (found, feasible)]
-            best, true = (min(each, default=float("inf")) for each in values)
-            assert best <= true + TOLERANCE * abs(true) or best == true, (objective.name, goal.name)
+        hold_tolerance(found, feasible, (objective, *(FIGURES[name] for name in ("energy", "latency", "cost"))))
 
 
 def test_races_leave_plans_out_and_account_for_every_one(monkeypatch):
@@ -84,19 +78,3 @@ def test_races_leave_plans_out_and_account_for_every_one(monkeypatch):
         out, cut = out + len(race.dropped) - race.cut, cut + race.cut
     assert out > 0
     assert cut > 0
-
-
-def run_race(race, context, truth, known):
-    """Ids of the plans that a race replays in full, in order; trials are kept in ``known``."""
-    apart = not has_images(context.problem.trace)
-    race.at(context.problem.rate_rps, context.problem.slo.target, apart=apart).seeds = 1
-    trials, order = Trials(context, Serial()), []
-    while True:
-        while wanted := race.trials():
-            new = [request for request in wanted if request not in known]
-            known.update(zip(new, trials.make(new), strict=True))
-            race.tried([known[request] for request in wanted])
-        if not (wave := race.ask()):
-            return order
-        race.tell({c.id: truth[c.id] for c in wave})
-        order += [c.id for c in wave]

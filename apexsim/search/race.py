@@ -11,8 +11,7 @@
        best plan raises the bar for the others. Where very many stay, only so many go on (``Round.places``), first one
        of each make; the rest is *cut*, and the result says how many.
 
-Goals: the objective, what is always shown beside it (goodput per device, energy, cost and latency), and the axes of the
-Pareto front that were chosen. So the best by each of them is within ``TOLERANCE`` of that of an exhaustive search, as
+So the best by each goal (``goals.py``) is within ``TOLERANCE`` of that of an exhaustive search, as
 sure as the confidence of the trials, unless plans were cut, which trials could not tell from the best. Places behind
 the first, and the inside of the Pareto front, are those of the plans that were replayed in full.
 """
@@ -21,15 +20,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from apexsim.search.apart import comes_apart
-from apexsim.search.figures import FIGURES, Figure
+from apexsim.search.figures import Figure
+from apexsim.search.goals import AT_OWN_RATE, Goal, goals_of, where_prices_differ
 from apexsim.search.ladder import LADDER, NEAR, near, rungs, sustained, worst
-from apexsim.search.outcome import Bounds, Candidate, Evaluation
+from apexsim.search.outcome import Candidate, Evaluation
 from apexsim.search.pareto import AXES, Axes
 from apexsim.search.strategies import Grid
 from apexsim.search.trial import STEP, Measured, Request, Trial, less_than, surely_fails
@@ -41,10 +40,6 @@ TOLERANCE = 0.01
 NOISE = 0.005
 """Of the difference in energy between two plans that are replayed on the same requests."""
 
-
-
-AT_OWN_RATE = ("latency", "attainment", "devices")
-"""Kinds of goals that are compared at the search's rate, the others under load."""
 
 SMOOTH = 1.15
 """A pool that prefills hands requests on more evenly than they come; so much more the other may then sustain."""
@@ -67,41 +62,6 @@ SEEDS, FULL = 2, 8
 """Seeds of each goal; full replays between two looks at who is still in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What a plan may be best at.
-
-    Attributes:
-        value, bound: of a replayed plan, and the best that one can reach; smaller is better.
-        weight: of a goal that is a goodput over something: that something of a plan. None for others.
-        kind: what a trial compares: "goodput", "energy", "latency" or "attainment"; of "devices" whether a plan meets
-            the SLO at all.
-    """
-
-    name: str
-    kind: str
-    value: Callable[[Evaluation], float]
-    bound: Callable[[Bounds, Plan], float]
-    weight: Callable[[Plan], float] | None = None
-
-
-def goals_of(objective: Figure, axes: Axes = AXES) -> tuple[Goal, ...]:
-    """The objective, what is always shown beside it, and the ends of the front: the best plan by each axis."""
-    names = ("goodput-per-device", "energy", "latency", objective.name, *(axis.name for axis in axes))
-    return tuple(_goal(FIGURES[name]) for name in dict.fromkeys(names) if name not in ("cost", "carbon"))
-
-
-def _goal(figure: Figure) -> Goal:
-    kinds = {"goodput-per-device": "goodput"}
-    weights: dict[str, Callable[[Plan], float]] = {
-        "goodput-per-device": lambda plan: float(plan.devices), "goodput": lambda plan: 1.0
-    }  # fmt: skip
-    return Goal(
-        figure.name, kinds.get(figure.name, figure.name), lambda e: figure.loss(figure.value(e)),
-        lambda b, plan: figure.loss(figure.bound(b, plan.devices)), weights.get(figure.name),
-    )  # fmt: skip
-
-
 class Race(Grid):
     """A grid that asks for trials first; where nobody makes them it is the grid itself."""
 
@@ -122,12 +82,17 @@ class Race(Grid):
         self._stay: list[Candidate] = []
         self._round = 0
 
-    def at(self, rate_rps: float, target: float, *, apart: bool = False) -> Race:
+    def at(
+        self, rate_rps: float, target: float, *, apart: bool = False,
+        usd_per_hour: Callable[[Plan], float | None] = lambda plan: None,
+    ) -> Race:  # fmt: skip
         """The rate of the search, at which latency is compared, and the attainment that the SLO asks for.
 
-        ``apart``: trials of plans of two pools may be made of their pools'.
+        ``apart``: trials of plans of two pools may be made of their pools'. ``usd_per_hour``: of a plan, where known.
         """
         self._rate_rps, self.target, self._apart = rate_rps, target, apart
+        price = where_prices_differ((candidate.plan for candidate in self._all.values()), usd_per_hour)
+        self._goals = goals_of(self._objective, self._axes, price)
         return self
 
     # --- what to do next --------------------------------------------------------------------------------------------

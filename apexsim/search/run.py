@@ -173,7 +173,10 @@ def search(
                 used = "race" if len(state.candidates) > RACE_FROM else "grid"
             asked = strategy(used)(state.candidates, problem.objective, keep, problem.axes)
             if isinstance(asked, Race):
-                asked.at(problem.rate_rps, problem.slo.target, apart=not has_images(problem.trace))
+                asked.at(
+                    problem.rate_rps, problem.slo.target, apart=not has_images(problem.trace),
+                    usd_per_hour=problem.usd_per_hour,
+                )  # fmt: skip
             state.evaluate(asked)
             state.replay_nearest()
         if journal is not None:

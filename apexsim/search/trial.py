@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from apexsim.engine.result import COMPLETED
 from apexsim.metrics.attainment import keeps
+from apexsim.metrics.goodput import goodput_requests
 from apexsim.metrics.latency import Latencies, latencies
 from apexsim.metrics.summary import Prices
 from apexsim.scenario import Prepared, run
@@ -126,7 +127,11 @@ def less_than(difference: Floats, limit: float) -> float | None:
 
 
 def short(trace: Trace, requests: int) -> Trace:
-    """About so many requests of a trace, or copies of a shorter one."""
+    """About so many requests of a trace, or copies of a shorter one; no more than every goodput run has.
+
+    Queues go on growing under overload: who fails in a longer run than that need not fail in it.
+    """
+    requests = min(requests, max(len(trace), goodput_requests(0.0)))
     return thinned(trace, requests) if len(trace) >= requests else repeat(trace, min_requests=requests)
 
 

@@ -10,7 +10,7 @@ from apexsim.search.combinations import shape_of
 from apexsim.search.executors import Executor, batches
 from apexsim.search.patience import FOREVER, Patience
 from apexsim.search.prune import Context
-from apexsim.search.trial import Request, Trial, not_tried, try_all
+from apexsim.search.trial import Request, Trial, not_tried, short, try_all
 from apexsim.spec.plan import Pool
 
 AT_ONCE = 16
@@ -54,9 +54,12 @@ class Trials:
         of_parts = batches(parts_of(wanted), AT_ONCE)
         for parts in self._executor.run(self._try_parts, of_parts, lost=nothing_of):
             alone.update({part.pool: at for part, at in parts})
-            self.requests += sum(len(at) * part.requests for part, at in parts)
+            self.requests += sum(len(at) * self._replayed(part.requests) for part, at in parts)
             self._report("pools tried alone", len(alone))
         return joined(self._context, wanted, alone)
+
+    def _replayed(self, asked: int) -> int:
+        return len(short(self._context.problem.trace, asked))
 
 
 def _shapes(request: Request) -> list[str]:
