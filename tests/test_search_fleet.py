@@ -265,7 +265,7 @@ def test_what_stands_in_the_way_is_said_with_how_much_is_missing(limits, said):
 
 
 def test_of_hours_apart_the_worst_one_is_told():
-    with pytest.raises(NoFeasiblePlan, match=r"in hour 1, 2: .* limits\.devices 10 devices instead of 6"):
+    with pytest.raises(NoFeasiblePlan, match=r"in hours 1, 2: .* limits\.devices 10 devices instead of 6"):
         fleet(demand={"chat": [2.0, 7.0, 9.0]}, candidates=[kind()], limits={"devices": 6.0}, scaling="hourly")
 
 

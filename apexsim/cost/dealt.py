@@ -106,8 +106,15 @@ def _limited(counts: Integers, tokens: int, per_token: int, dealing: Dealing) ->
     np.put_along_axis(allowed, best, 2, axis=1)
     value = hot + np.repeat(allowed, experts // groups, axis=1)
     found = np.argsort(-value, axis=1, kind="stable")[:, :per_token]
-    seen_counts = np.bincount(found.ravel(), minlength=experts)
-    return np.asarray(np.rint(seen_counts * (tokens / seen)), dtype=np.int64)
+    return _scaled(np.bincount(found.ravel(), minlength=experts), tokens, seen)
+
+
+def _scaled(counts: Integers, tokens: int, seen: int) -> Integers:
+    """``counts`` of so many tokens that were seen, for all of them: no row is lost or made up, the largest remainders
+    are rounded up."""
+    whole, rest = np.divmod(counts * tokens, seen)
+    whole[np.argsort(-rest, kind="stable")[: int(rest.sum()) // seen]] += 1
+    return np.asarray(whole)
 
 
 def _heaped(counts: Integers, total: int) -> Integers:

@@ -35,9 +35,6 @@ NONE = -1
 LONGEST = 1 << 29
 """Tokens beyond which all prompts and outputs are alike: too long."""
 
-MOST_AHEAD = 1 << 22
-"""Rows for gaps that a state has at most, beyond the five a request that all have, before it asks for more."""
-
 MIXED, DECODE, SAMPLED, SCHEDULED = 0, 1, 2, 3
 """Rows of ``State.histograms``; see ``result.Counters``."""
 
@@ -369,7 +366,7 @@ def new_state(
     if not limits.chunked:
         longest = max(longest, min(limits.max_model_len, int((prompt + output).max())))
     sizes = (13 if len(drafts) > 1 else 10) if lockstep else 4
-    room = min(16 * n, 5 * n + MOST_AHEAD) + 4 * seqs + 1024  # untouched rows cost nothing
+    room = min(16 * n, 5 * n + (1 << 22)) + 4 * seqs + 1024  # untouched rows cost nothing; more are made when asked
     return State(
         requests=requests, replicas=fleet, groups=batches, stage_free_s=np.full((replicas, stages), -np.inf),
         begun=rows(CHUNK, groups, seqs + 1), finishes=rows(DUE, groups, 2 * seqs + 64),

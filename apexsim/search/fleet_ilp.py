@@ -321,7 +321,7 @@ def _why(problem: FleetProblem, models: Sequence[_Model], time_limit_s: float) -
             if (name in common or not common) and (name not in worst or shortfall.by > worst[name].by):
                 worst[name] = replace(shortfall, alone=name in common)
     hours = [model.hours[0] for model in models if len(model.hours) < problem.hours]
-    when = f" in hour {', '.join(map(str, hours))}" if hours else ""
+    when = f" in hour{'s' if len(hours) > 1 else ''} {', '.join(map(str, hours))}" if hours else ""
     return f"no fleet serves the demand within the limits{when}: {told(tuple(worst.values()))}"
 
 
