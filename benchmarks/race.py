@@ -2,15 +2,17 @@
 together from trials of its pools apart, against a trial of the whole plan on the same requests. Figures are printed,
 never asserted:
 
-    python benchmarks/race.py [--plans 12] [--requests 1500 4000] [--seed 1] [--trace FILE]
+    python benchmarks/race.py [--plans 12] [--match REGEX] [--requests 1500 4000] [--seed 1] [--trace FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 from search import AZURE, large
 
@@ -26,9 +28,9 @@ from apexsim.workload.read import read_trace
 LOWEST_RPS, HIGHEST_RPS = 3.0, 200.0
 
 
-def drawn(question: Problem, seed: int) -> Iterator[Candidate]:
-    """Plans of two pools that fit, in a drawn order."""
-    plans = [plan for plan in question.plans() if comes_apart(plan)]
+def drawn(question: Problem, match: str, seed: int) -> Iterator[Candidate]:
+    """Plans of two pools that fit, in a drawn order; ``match``: of what is in their names."""
+    plans = [plan for plan in question.plans() if comes_apart(plan) and re.search(match, plan.id)]
     random.Random(seed).shuffle(plans)
     return (Candidate(plan, Bounds()) for plan in plans if isinstance(prepare(plan), Prepared))
 
@@ -60,13 +62,13 @@ def compare(context: Context, candidates: list[Candidate], requests: int) -> Non
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--plans", type=int, default=12)
+    arguments.add_argument("--match", default="")
     arguments.add_argument("--requests", type=int, nargs="+", default=[1500, 4000])
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--trace", default=str(AZURE) if AZURE.exists() else "burstgpt-day")
     given = arguments.parse_args()
     question = large(read_trace(given.trace))
-    plans = drawn(question, given.seed)
-    candidates = [next(plans) for _ in range(given.plans)]
+    candidates = list(islice(drawn(question, given.match, given.seed), given.plans))
     print("| requests | plan | req/s by its pools | by the whole | apart |\n|---|---|---|---|---|")
     for requests in given.requests:
         compare(Context.of(question), candidates, requests)
