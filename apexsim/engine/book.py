@@ -39,25 +39,34 @@ def book_of(pools: Sequence[Pool]) -> Book:
     Raises:
         TypeError: an array is of another type, or not contiguous: kernels would read something else.
     """
+    return written(pools, KIND)
+
+
+def written(values: Sequence[tuple[Any, ...]], kind: Any) -> Book:
+    """A book of tuples of namedtuples, a row each, of the types in ``kind``.
+
+    Raises:
+        TypeError: one is of other types.
+    """
     if numba.config.DISABLE_JIT:
-        return list(pools)
-    return np.array([_row(pool) for pool in pools], np.int64)
+        return list(values)
+    return np.array([_row(value, kind) for value in values], np.int64)
 
 
-def _row(pool: Pool) -> list[int]:
-    """The words of a pool of the types that kernels read; Numba is asked for them once for each make of pool."""
+def _row(value: tuple[Any, ...], kind: Any) -> list[int]:
+    """The words of a value of the types that kernels read; Numba is asked for them once for each make of value."""
     words: list[int] = []
     make: list[object] = []
-    _read(pool, words, make)
+    _read(value, words, make)
     if tuple(make) not in _RIGHT:
-        if (found := numba.typeof(pool)) != KIND:
-            raise TypeError(f"a pool of {found}, where kernels are compiled for {KIND}")
+        if (found := numba.typeof(value)) != kind:
+            raise TypeError(f"a row of {found}, where kernels are compiled for {kind}")
         _RIGHT.add(tuple(make))
     return words
 
 
 _RIGHT: set[tuple[object, ...]] = set()
-"""Makes of pools that are of the type ``KIND``. Asking Numba takes as long as a replay of 1,000 requests."""
+"""Makes of values that are of the right types. Asking Numba takes as long as a replay of 1,000 requests."""
 
 
 def _read(value: Any, words: list[int], make: list[object]) -> None:
@@ -169,13 +178,14 @@ KIND: Any = numba.typeof(_smallest())
 """The one type of pools that kernels are compiled for."""
 
 
-def _reader() -> Any:
+def reader_of(whole_kind: Any) -> Any:
+    """``at(book, p)``, inside a kernel: row p of a book of such tuples, a pointer to each of its namedtuples."""
     if numba.config.DISABLE_JIT:
         return lambda book, p: book[p]
-    parts = [Row(part) for part in KIND.types]
+    parts = [Row(part) for part in whole_kind.types]
     widths = [_width(part.kind) for part in parts]
 
-    def pool_at(typingctx: Any, book: Any, p: Any) -> Any:
+    def row_at(typingctx: Any, book: Any, p: Any) -> Any:
         kind = types.Tuple(parts)
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -186,8 +196,8 @@ def _reader() -> Any:
 
         return kind(book, types.int64), codegen
 
-    return intrinsic(pool_at)
+    return intrinsic(row_at)
 
 
-pool_at: Any = _reader()
+pool_at: Any = reader_of(KIND)
 """``pool_at(book, p)``: (state, tables, limits) of pool p, inside a kernel."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
+from apexsim.engine.between import between_at
 from apexsim.engine.book import Book, pool_at
 from apexsim.engine.course import (
     TO_DECODE,
@@ -317,14 +318,15 @@ def run_errands(
 
 @entry_kernel
 def run_coupled(
-    book: Book, traffic: Traffic, course: Course, rules: Rules, encoding: Encoding, cursor: NDArray[np.int64],
-    concurrency: int, delay_s: float, until: float,
-) -> int:  # fmt: skip
-    """All pools up to ``until`` (inf: until the last request ends); returns as ``advance``, the pool in ``cursor[2]``.
+    book: Book, between: Book, cursor: NDArray[np.int64], concurrency: int, delay_s: float, until: float
+) -> int:
+    """All pools, and what is ``between`` them, up to ``until`` (inf: until the last request ends); returns as
+    ``advance``, the pool in ``cursor[2]``.
 
     ``cursor[0]`` is the next request to arrive, ``cursor[1]`` how many arrivals are known: all in an open loop; its
     other places are said in ``course.py``. Where units come and go it also stops when one has drained.
     """
+    traffic, course, rules, encoding = between_at(between, 0)
     now, begins = -np.inf, False
     while True:
         errands = 0

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from apexsim.cost.tables import StepTables
 from apexsim.engine import recorder
+from apexsim.engine.between import book_between
 from apexsim.engine.book import Book, book_of
 from apexsim.engine.coupled import run_coupled
 from apexsim.engine.course import CALL, ERRAND, FULL, JOURNEY, UNIT, Course, Rules
@@ -190,11 +191,9 @@ class CoupledRun:
         """Call the compiled loop until it is through, with longer record arrays each time it asks for them."""
         concurrency = len(self.trace) if self.concurrency is None else self.concurrency
         delay_s = float(self.entry_s + self.exit_s)
+        between = book_between((self.traffic, self.course, self.rules, self.encoding))
         while True:
-            full = run_coupled(
-                self.book, self.traffic, self.course, self.rules, self.encoding, self.cursor, concurrency, delay_s,
-                float(until),
-            )
+            full = run_coupled(self.book, between, self.cursor, concurrency, delay_s, float(until))
             if full == THROUGH:
                 return
             self.lengthen(int(self.cursor[FULL]), full)

@@ -30,6 +30,7 @@ KERNEL_FILES = (
     "engine/admission.py",
     "engine/balance.py",
     "engine/batch.py",
+    "engine/between.py",
     "engine/book.py",
     "engine/coupled.py",
     "engine/course.py",
