@@ -1,4 +1,4 @@
-"""Goodput by bisection: what it converges to, what it says when it cannot, and the trace it is tested on."""
+"""Goodput by interpolation: what it converges to, what it says when it cannot, and the trace it is tested on."""
 
 from __future__ import annotations
 
@@ -48,6 +48,21 @@ def test_a_guess_saves_evaluations():
     near = goodput(step_at(100.0), 0.9, upper_bound_rps=5000.0, guess_rps=101.0)
     far = goodput(step_at(100.0), 0.9, upper_bound_rps=5000.0)
     assert near.evaluations < far.evaluations
+
+
+@pytest.mark.parametrize("target", [0.5, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize("steepness", [3.0, 12.0, 30.0])
+@pytest.mark.parametrize("off", [0.8, 0.95, 1.0, 1.3])
+def test_a_smooth_curve_takes_few_evaluations_however_steep_it_is(target, steepness, off):
+    """Misses that grow with a power of the rate: a bracket of 64 rungs alone would take six halvings."""
+    allowed = max(1 - target, 1e-3)
+
+    def share(rate):
+        return 1 - min(1.0, 0.999 * allowed * (rate / 40.0) ** steepness)
+
+    found = goodput(share, 1 - allowed, 500.0, 40 * off)
+    assert found.rps == pytest.approx(40, rel=0.011)
+    assert found.evaluations <= (6 if abs(off - 1) < 0.1 else 9)
 
 
 def test_a_dip_below_the_answer_is_not_looked_for():
