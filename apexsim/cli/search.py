@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 WIDTH_OF_A_FILE = 140
-"""Columns of the ranking in a file or a pipe: names of ``NAME`` letters fit beside all figures."""
-
-NAME = 32
+"""Columns of the answer in a file or a pipe, where nothing is as narrow as a screen: more where a table needs them."""
 
 
 def search(
@@ -109,9 +107,9 @@ def _answer(report: SearchReport, json: str | None) -> None:
 
 
 def _width(report: SearchReport) -> int:
-    """Columns in a file or a pipe: wider where names are longer, as those of plans of two pools are."""
-    longest = max(len(evaluation.id) for evaluation in report.result.ranked[: report.top])
-    return WIDTH_OF_A_FILE + max(0, longest - NAME)
+    from apexsim.report.console import least_width
+
+    return max(WIDTH_OF_A_FILE, *(least_width(table) for table in report.tables))
 
 
 @contextmanager

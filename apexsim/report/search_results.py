@@ -27,6 +27,7 @@ from apexsim.report.search_pictures import search_pictures
 from apexsim.report.search_tables import search_tables
 from apexsim.report.sensitivity_plots import tornado
 from apexsim.report.simulation import Conditions, SimulationReport, as_trace, simulate_under
+from apexsim.report.tables import Table
 from apexsim.search.evaluate import prepare_candidate
 from apexsim.search.executors import executor
 from apexsim.search.figures import grams_per_million_tokens
@@ -194,11 +195,16 @@ class SearchReport:
         write_atomically(folder / "plan.yaml", self.plan_yaml)
         return (folder / "plan.yaml", *(self.deployment.save(folder) if self.deployment is not None else ()))
 
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The ranking, what is given up for what, and the plans that are not ranked."""
+        return search_tables(self.result, self.top, self.doubt)
+
     def __rich__(self) -> Group:
-        return render(search_tables(self.result, self.top, self.doubt))
+        return render(self.tables)
 
     def _repr_html_(self) -> str:
-        return tables_html(self.heading, search_tables(self.result, self.top, self.doubt))
+        return tables_html(self.heading, self.tables)
 
 
 def search(

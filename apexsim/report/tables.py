@@ -26,7 +26,7 @@ _SCALES = {1e9: "G", 1e6: "M", 1e3: "k"}
 class Table:
     """Rows of text. The first column is the row's name; the others hold numbers, but for those of ``prose``.
 
-    What stands in a column of ``whole`` is never broken over lines: a name to copy.
+    What stands in a column of ``whole`` is a name to copy: broken over lines only where a screen is hardly wider.
     """
 
     title: str
