@@ -127,6 +127,19 @@ def test_what_if_tells_better_from_worse(report):
     ]
 
 
+def test_what_if_says_what_may_be_chance(report):
+    """Intervals over the same windows of the same requests, as ``apexsim compare`` draws them."""
+    faster = ax.what_if(report, tp=4)
+    low, high = faster.to_pandas().loc["tpot_p50", "interval"]
+    assert low < faster.other.summary.tpot_s.p50 - report.summary.tpot_s.p50 < high < 0
+    same = ax.what_if(report, max_num_seqs=300)
+    assert {row.interval for row in same.rows if row.tag == "ttft_p50"} == {(0.0, 0.0)}
+    fewer = ax.what_if(report, requests=20)
+    assert "the requests are not the same" in fewer.paired.note
+    assert fewer.paired.note in fewer._repr_html_()
+    assert {row.interval for row in fewer.rows} == {None}
+
+
 def test_what_if_changes_device_load_and_conditions(report):
     answer = ax.what_if(report, device="h200-sxm", rate=20.0, price=9.0)
     assert answer.other.plan.cluster.device == "h200-sxm"

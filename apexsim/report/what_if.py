@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from apexsim.errors import UsageError, unknown_name
-from apexsim.metrics.compare import Change, compare
+from apexsim.metrics.compare import Change, compare, with_intervals
 from apexsim.report import plots
 from apexsim.report.console import render
 from apexsim.report.markup import tables_html
+from apexsim.report.pairing import Paired, paired, served
 from apexsim.report.simulation import (
     Conditions,
     PlanLike,
@@ -24,7 +25,7 @@ from apexsim.report.simulation import (
     prepared_plan,
     simulate_under,
 )
-from apexsim.report.tables import comparison_table
+from apexsim.report.tables import Table, comparison_table
 from apexsim.spec.base import parse
 from apexsim.spec.plan import Plan, Pool, Scheduler
 from apexsim.spec.slo import SLO
@@ -60,7 +61,12 @@ class WhatIf:
 
     @cached_property
     def rows(self) -> tuple[Change, ...]:
-        return compare(self.base.summary, self.other.summary)
+        return with_intervals(compare(self.base.summary, self.other.summary), self.paired.intervals)
+
+    @cached_property
+    def paired(self) -> Paired:
+        """Intervals of the differences, where both served the same requests."""
+        return paired(served(self.base.to_pandas()), served(self.other.to_pandas()))
 
     @property
     def heading(self) -> str:
@@ -68,7 +74,7 @@ class WhatIf:
         return f"What if {changed}? {self.base.heading}"
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a metric: tag (the index), title, unit, better, base, other, relative, verdict."""
+        """One row a metric: tag (the index), title, unit, better, base, other, relative, verdict, interval."""
         return pd.DataFrame([asdict(row) for row in self.rows]).set_index("tag")
 
     def plot_changes(self, tags: Iterable[str] = HEADLINE, ax: Axes | None = None) -> Axes:
@@ -83,10 +89,13 @@ class WhatIf:
         return plots.overlaid_latency(runs, metric, ax)
 
     def __rich__(self) -> Group:
-        return render((comparison_table(self.rows, "base", "changed"),))
+        return render((self._table(),))
 
     def _repr_html_(self) -> str:
-        return tables_html(self.heading, (comparison_table(self.rows, "base", "changed"),))
+        return tables_html(self.heading, (self._table(),))
+
+    def _table(self) -> Table:
+        return comparison_table(self.rows, "base", "changed", self.paired.note)
 
 
 def what_if(
