@@ -85,6 +85,13 @@ def test_trials_climb_until_they_surely_fail():
             assert not any(surely_fails(trial.at[rate], context.problem.slo.target) for rate in kept)
 
 
+@pytest.mark.parametrize(("kept", "target", "fails"), [(1.0, 1.0, False), (0.9, 0.9, False), (0.99, 1.0, True)])
+def test_who_just_reaches_the_target_in_every_window_does_not_fail(kept, target, fails):
+    """An SLO that all requests must keep has no room above it, and nothing scatters where all of them do."""
+    shown = Measured(np.full((1, 10), kept), np.ones(10), None)
+    assert surely_fails(shown, target) is fails
+
+
 def test_a_plan_with_a_pool_that_crashes_is_not_compared(monkeypatch):
     context, candidates = question()
     bad = candidates[0].plan.pools[1]

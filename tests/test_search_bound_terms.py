@@ -15,7 +15,7 @@ from apexsim.cost.tables import StepTables, token_knots
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits
 from apexsim.search import part
-from apexsim.search.bounds import Counted, attainment_bound, due_to_meet
+from apexsim.search.bounds import Counted, attainment_bound, due_to_meet, goodput_bound
 from apexsim.search.copies import GoodputBound, GoodputLoads
 from apexsim.search.part import Least, Part, part_of
 from apexsim.search.problem import Problem, make_problem
@@ -23,7 +23,9 @@ from apexsim.search.reach import Reach, reach_of
 from apexsim.search.work import Lengths, Work, least_work
 from apexsim.spec import catalog
 from apexsim.spec.plan import Pool, Scheduler
+from apexsim.spec.slo import parse_slo
 from apexsim.workload.synthetic import poisson
+from apexsim.workload.trace import Trace
 
 TOKEN_S, ITERATION_S, HOST_S = 1e-4, 2e-3, 3e-5
 DRAFTED = [
@@ -131,3 +133,25 @@ def test_every_rank_of_every_replica_is_a_server(dp):
         assert (reach.best[(replicas,)].goodput_rps, reach.best[(replicas,)].binds) == bound.of(replicas * dp)
         assert tight.best[(replicas,)].attainment == attainment_bound(dues, load, replicas * dp) < 1
     assert reach.best[(2,)].goodput_rps >= 2 * reach.best[(1,)].goodput_rps
+
+
+# --- copies ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [(10, 10, 10, 10, 1000), (10, 400), (7, 300, 20), (5, 5, 5, 5, 5, 5, 900, 800)])
+@pytest.mark.parametrize("target", [0.7, 0.9, 0.99])
+def test_of_many_copies_of_a_few_requests_some_keep_the_long_one_and_others_not(tokens, target):
+    """The bound is that of the copies that allow most, whichever they are: none is ruled out by a rounded share."""
+    n = len(tokens)
+    trace = Trace("few", np.arange(n, dtype=float), np.array(tokens), np.full(n, 1))
+    loads = GoodputLoads(trace)
+    busy_s = loads.lengths.input_tokens * 1e-3
+    work = Work(("device",), busy_s[None], busy_s[None], busy_s, np.ones(len(busy_s), np.bool_))
+    dues = due_to_meet(work, loads.lengths, parse_slo(f"ttft=1s@{target}"))
+    for replicas in (1, 3):
+        found = GoodputBound(loads, dues, work.servers).of(replicas)[0]
+        for copies in range(loads.fewest, 4 * loads.fewest, 7):
+            load = loads.of(copies)
+            highest = goodput_bound([due.busiest(load.number) for due in dues], load, replicas)[0]
+            if highest > loads.most_rps(copies - 1):
+                assert found >= min(highest, loads.most_rps(copies)), copies

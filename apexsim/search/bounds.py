@@ -79,10 +79,13 @@ class Due:
         with np.errstate(invalid="ignore"):
             return np.asarray(np.where(number > 0, self.seconds * number, 0.0).sum(axis=1))
 
-    def busiest(self, number: Ints, share: float | None = None) -> Busy:
-        """The server that the cheapest ``share`` of the requests (the deadlines' own) keeps busy longest."""
-        wanted = self.deadlines.share if share is None else share
-        keep = int(np.ceil(wanted * number.sum() - 1e-9))
+    def busiest(self, number: Ints, keep: float | None = None) -> Busy:
+        """The server that the cheapest ``keep`` of the requests keep busy longest; a part of one counts by that part.
+
+        ``keep`` is the deadlines' share, rounded up, where left out.
+        """
+        if keep is None:
+            keep = float(np.ceil(self.deadlines.share * number.sum() - 1e-9))
         all_s = self.all_s(number)
         best_s, best = 0.0, 0
         for server in np.argsort(-all_s).tolist():
@@ -107,7 +110,7 @@ class Due:
             served += np.floor((capacity_s - before_s) / each[full])
         return min(1.0, served / float(number.sum()))
 
-    def _cheapest(self, server: int, number: Ints, keep: int) -> float:
+    def _cheapest(self, server: int, number: Ints, keep: float) -> float:
         order = self._ordered(server)
         alike = number[order]
         taken = np.clip(keep - (np.cumsum(alike) - alike), 0, alike)

@@ -96,10 +96,16 @@ class GoodputBound:
         return tuple(due.busiest(number) for due in self._dues)
 
     def _busy_at_least(self, whole: int) -> tuple[Busy, ...]:
-        """By one copy, where ``whole`` of them are counted and one more in part."""
-        shares = (max(0.0, due.deadlines.share - (1 - due.deadlines.share) / whole) for due in self._dues)
+        """By one copy, where ``whole`` of them are counted and one more in part.
+
+        A part of a request may be kept of one copy: of many copies some keep it whole, and others not at all.
+        """
         number = self._loads.one_copy
-        return tuple(due.busiest(number, share) for due, share in zip(self._dues, shares, strict=True))
+        shares = (max(0.0, due.deadlines.share - (1 - due.deadlines.share) / whole) for due in self._dues)
+        return tuple(
+            due.busiest(number, max(0.0, share * self._loads.requests - 1e-9))
+            for due, share in zip(self._dues, shares, strict=True)
+        )
 
     def _most_copies(self, replicas: float) -> int:
         """A number of copies beyond which no rate meets the SLO, or none is tested."""

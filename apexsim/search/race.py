@@ -31,7 +31,7 @@ from apexsim.search.ladder import LADDER, NEAR, near, rungs, sustained, worst
 from apexsim.search.outcome import Candidate, Evaluation
 from apexsim.search.pareto import AXES, Axes
 from apexsim.search.strategies import Grid
-from apexsim.search.trial import STEP, Measured, Request, Trial, less_than, surely_fails
+from apexsim.search.trial import STEP, Measured, Request, Trial, less_than, misses, surely_fails
 from apexsim.spec.plan import Plan, Pool, Scheduler
 
 TOLERANCE = 0.01
@@ -332,7 +332,7 @@ class Race(Grid):
 
     def _misses(self, own: Measured) -> float | None:
         """How far a plan is from the SLO at most, smaller is better; None where it surely misses it."""
-        clauses = [less_than(self.target - clause, 0.0) for clause in own.attainment]
+        clauses = misses(own, self.target)
         return None if None in clauses else max(clause for clause in clauses if clause is not None)
 
 

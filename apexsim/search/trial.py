@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexsim.engine.result import COMPLETED
-from apexsim.metrics.attainment import keeps
+from apexsim.metrics.attainment import ROUNDING, keeps
 from apexsim.metrics.goodput import goodput_requests
 from apexsim.metrics.latency import Latencies, latencies
 from apexsim.metrics.summary import Prices
@@ -116,7 +116,15 @@ def try_one(context: Context, asked: Request) -> Trial:
 
 def surely_fails(measured: Measured, target: float) -> bool:
     """Whether some clause of the SLO is missed by more than the windows' scatter explains."""
-    return any(less_than(target - clause, 0.0) is None for clause in measured.attainment)
+    return None in misses(measured, target)
+
+
+def misses(measured: Measured, target: float) -> list[float | None]:
+    """How far each clause is from the target, less than 0 where it is kept; None where it is surely missed.
+
+    Who reaches the target exactly keeps it, also where no window scatters: all requests of an SLO of 100 %.
+    """
+    return [less_than(target - clause, ROUNDING) for clause in measured.attainment]
 
 
 def less_than(difference: Floats, limit: float) -> float | None:
