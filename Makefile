@@ -24,7 +24,7 @@ demo: $(VENV)/.installed ## install apexsim and search for the best plan on the 
 		--slo ttft=2s,tpot=100ms@0.9 --out results/demo
 
 test: $(VENV)/.installed-dev ## install apexsim and run every test
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-lowest: ## run every test on the lowest versions that pyproject.toml allows (Python 3.11)
 	$(MAKE) test VENV=.venv-lowest PYTHON=python3.11 CONSTRAINTS=.ci/lowest.txt
