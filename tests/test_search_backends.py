@@ -201,3 +201,19 @@ def test_a_limit_interrupts_python_on_the_main_thread_and_on_others():
         with limit():
             spin(0.001)
     spin(0.1)  # nothing is left behind
+
+
+def test_a_limit_that_is_passed_at_the_very_end_leaves_no_alarm_behind(monkeypatch):
+    """The signal comes between the last line of what is limited and the call that stops the clock."""
+    stop, calls = signal.setitimer, []
+
+    def interrupted(which, seconds, *more):
+        calls.append(seconds)
+        if calls.count(0.0) == 1:
+            raise TookTooLong
+        return stop(which, seconds, *more)
+
+    monkeypatch.setattr(signal, "setitimer", interrupted)
+    with pytest.raises(TookTooLong), Patience(30.0).limit():
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0

@@ -351,6 +351,30 @@ def test_the_plans_of_searches_are_candidates(tmp_path):
     assert found.replicas == ((2,), (1,))
 
 
+def searched_on_two_kinds(*pools: dict) -> dict:
+    data = result_of_a_search({"4": 6.0})
+    data["plans"][0]["plan"] |= {"cluster": "8xh100-sxm+8xa100-sxm-80gb", "pools": list(pools)}
+    return data
+
+
+def test_a_plan_of_a_mixed_cluster_is_of_the_devices_that_it_stands_on(tmp_path):
+    """Their stock and their idle power, not those of the cluster's first group."""
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(searched_on_two_kinds({"tp": 4, "device": "a100-sxm-80gb"})))
+    (found,) = read_fleet({"demand": {"chat": 1}, "searches": {"chat": str(file)}}).candidates
+    assert found.device == "a100-sxm-80gb"
+    assert found.name.startswith("a100-sxm-80gb ")
+    assert found.idle_w == 4 * ax.device("a100-sxm-80gb").idle_w
+
+
+def test_a_plan_on_two_kinds_of_devices_is_no_replica_of_a_fleet(tmp_path):
+    file = tmp_path / "result.json"
+    both = {"tp": 4, "device": "a100-sxm-80gb"}, {"tp": 4, "device": "h100-sxm"}
+    file.write_text(json.dumps(searched_on_two_kinds(*both)))
+    with pytest.raises(InputError, match="stands on a100-sxm-80gb and h100-sxm, and a replica of a fleet on one kind"):
+        read_fleet({"demand": {"chat": 1}, "searches": {"chat": str(file)}})
+
+
 def test_a_file_that_is_no_search_is_said(tmp_path):
     (tmp_path / "result.json").write_text('{"plans": [{"id": "x"}]}')
     with pytest.raises(InputError, match="is not the result of apexsim search"):

@@ -87,7 +87,7 @@ def test_the_chain_has_the_optimum_of_brute_force(devices, nodes, by_node):
         assert found.value == found.bound == pytest.approx(best)
 
 
-@pytest.mark.parametrize(("devices", "nodes", "layers"), [(3, 1, 5), (4, 2, 3), (4, 1, 3)])
+@pytest.mark.parametrize(("devices", "nodes", "layers"), [(1, 1, 3), (3, 1, 5), (4, 2, 3), (4, 1, 3)])
 def test_the_integer_program_and_the_chain_agree(devices, nodes, layers):
     """The check of the notes on MoETuner, on few layers: solvers do not close more."""
     flows, links = random_flows(11, layers - 1, devices), seconds(devices, nodes)

@@ -198,7 +198,7 @@ def _searched(problem: FleetProblem, folder: Path) -> list[FleetCandidate]:
         file = file / RESULT if file.is_dir() else file
         for entry in _ranked(file):
             plan = parse(Plan, entry["plan"], source=f"{file}: plans")
-            word = f"{plan.cluster.device} {plan.id}"
+            word = f"{_device(plan, file)} {plan.id}"
             plans.setdefault(word, plan)
             goodput.setdefault(word, {})[name] = float(entry["goodput_rps"])
             usd.setdefault(word, entry["summary"]["cost"]["usd_per_hour"])
@@ -207,7 +207,7 @@ def _searched(problem: FleetProblem, folder: Path) -> list[FleetCandidate]:
                 busy.setdefault(word, {})[name] = watts
     return [
         FleetCandidate(
-            name=word, device=plan.cluster.device, devices=plan.devices, goodput=goodput[word],
+            name=word, device=_device(plan, word), devices=plan.devices, goodput=goodput[word],
             usd_per_hour=usd[word], idle_w=_idle(plan),
             busy_w=busy[word] if set(busy.get(word, ())) == set(goodput[word]) else None,
         )
@@ -234,9 +234,19 @@ def _watts(entry: Mapping[str, Any]) -> float | None:
     return float(joules * flow["output_tokens_per_s"] / flow["requests_per_s"] * entry["goodput_rps"])
 
 
+def _device(plan: Plan, source: object) -> str:
+    """The one kind of devices that a plan stands on, of the kinds that its cluster holds."""
+    kinds = list(dict.fromkeys(pool.device or plan.cluster.device for pool in plan.pools))
+    if len(kinds) > 1:
+        told = f"stands on {' and '.join(kinds)}, and a replica of a fleet on one kind of devices"
+        raise InputError(f"{source}: plans: {plan.id} {told} (search with device: [{kinds[0]}] in the space)")
+    return kinds[0]
+
+
 def _idle(plan: Plan) -> float | None:
     """Watts of a plan's devices that serve nobody, with the nodes around them and the site's share."""
-    profile, cluster = _profile(plan.cluster.device), plan.cluster
+    cluster = plan.cluster.only(_device(plan, "idle_w"))
+    profile = _profile(cluster.device)
     if profile is None or profile.idle_w is None:
         return None
     nodes = -(-plan.devices // cluster.devices_per_node)

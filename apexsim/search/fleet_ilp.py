@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from apexsim.errors import NoFeasiblePlan
+from apexsim.metrics.cost import SECONDS_PER_HOUR
+from apexsim.metrics.energy import JOULES_PER_KWH
 from apexsim.search.fleet import FleetCandidate, FleetProblem
 from apexsim.search.ilp import TIME_LIMIT_S, TOLERANCE, Limit, Outcome, Program, Shortfall, Terms, gap_of
 from apexsim.search.shortfall import told
@@ -32,8 +34,6 @@ from apexsim.search.shortfall import told
 RESERVE = 0.3
 """Share of the time that is kept for planning hours one by one, where all together are not done by then."""
 
-HOUR_S = 3600.0
-JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Fleet:
         """Dollars of an hour, those of starting included; None where a price is not known."""
         if any(kind.usd_per_hour is None for kind in self.kinds):
             return None
-        paid = self.problem.start / HOUR_S
+        paid = self.problem.start / SECONDS_PER_HOUR
         return sum(
             (kind.usd_per_hour or 0.0) * (self.replicas[c][hour] + paid * self.starts(c, hour))
             for c, kind in enumerate(self.kinds)
@@ -102,7 +102,7 @@ class Fleet:
         """Joules of an hour, those of starting included."""
         power = self.power_w(hour)
         started = sum((kind.idle_w or 0.0) * self.starts(c, hour) for c, kind in enumerate(self.kinds))
-        return None if power is None else power * HOUR_S + started * self.problem.start
+        return None if power is None else power * SECONDS_PER_HOUR + started * self.problem.start
 
 
 def best_fleet(problem: FleetProblem, time_limit_s: float = TIME_LIMIT_S) -> Fleet:
@@ -284,7 +284,7 @@ class _Model:
         return [(float(place), v) for place, v in enumerate(self.count[h])]
 
     def _usd(self, h: int) -> list[tuple[float, int]]:
-        paid = self._problem.start / HOUR_S
+        paid = self._problem.start / SECONDS_PER_HOUR
         starting = zip(self._kinds, self._start.get(h, ()), strict=False)
         return [
             *((kind.usd_per_hour or 0.0, v) for kind, v in self._each(h)),
@@ -300,7 +300,7 @@ class _Model:
     def _energy(self, h: int) -> list[tuple[float, int]]:
         starting = zip(self._kinds, self._start.get(h, ()), strict=False)
         return [
-            *((HOUR_S * watts, v) for watts, v in self._power(h)),
+            *((SECONDS_PER_HOUR * watts, v) for watts, v in self._power(h)),
             *((self._problem.start * (kind.idle_w or 0.0), v) for kind, v in starting),
         ]
 

@@ -87,8 +87,8 @@ class FormatsQuestion:
     """A problem with its table read and its formats priced.
 
     Attributes:
-        base: cost with every item at its leanest format. added: (item, format) → what it adds to that.
-        closed: formats that cannot be had: (kind, format) → why.
+        base: cost with every item at its leanest format. added: (index of the item, format) → what it adds to that.
+        closed: formats that some layers cannot have → why, of the last kind of layers that it was asked for.
         weights_most: bytes of one device that the weights may have.
     """
 

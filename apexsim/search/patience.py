@@ -68,6 +68,8 @@ def _by_signal(seconds: float) -> Iterator[None]:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
     finally:
+        # again: a signal may have come just before that call, and the next one without a handler ends the process
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
 
 

@@ -43,7 +43,7 @@ class Context:
 
     problem: Problem
     loads: GoodputLoads
-    pilot: Trace  # the problem's, thinned out or repeated: a first look for the goodput
+    pilot: Trace  # the problem's, thinned out: a first look for the goodput
 
     @classmethod
     def of(cls, problem: Problem) -> Context:

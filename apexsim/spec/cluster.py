@@ -1,8 +1,8 @@
 """A cluster: how many devices of which kind, and the links between them.
 
 Written as a mapping, as a list of mappings (a heterogeneous cluster) or short: ``8xh100-sxm`` is one node of
-eight devices, ``4x8xh100-sxm`` four such nodes, and ``+`` joins groups. The plan language knows groups of
-different devices; this release simulates one group (``apexsim.spec.legality``).
+eight devices, ``4x8xh100-sxm`` four such nodes, and ``+`` joins groups. Where these are
+of different devices, each pool of a plan says on which it stands.
 """
 
 from __future__ import annotations
