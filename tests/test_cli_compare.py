@@ -162,6 +162,7 @@ def entry(plan_id: str, goodput: float, summary: dict) -> dict:
 
 def test_searches_compare_their_best_plans_and_their_ranks(files, tmp_path):
     summary = json.loads(Path(files["plan.json"]).read_text())
+    summary["simulation"]["wall_s"] = None  # as a search writes it
     plans = {"a": [entry("x", 4.0, summary), entry("yy", 3.0, summary)], "b": [entry("yy", 5.0, summary)]}
     for name, ranked in plans.items():
         (tmp_path / name).mkdir()

@@ -77,9 +77,9 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class SimulationInfo:
-    """How the run was made. ``wall_s`` is the one figure that differs between two equal runs."""
+    """How the run was made. ``wall_s`` is the one figure that differs between two equal runs: a search leaves it out."""
 
-    wall_s: float
+    wall_s: float | None
     iterations: int
     seed: int
     version: str
