@@ -26,6 +26,7 @@ from apexsim.search.problem import make_problem
 from apexsim.search.space import Space, default_space, load_space
 from apexsim.search.why import what_binds
 from apexsim.spec import catalog
+from apexsim.spec.base import load_yaml
 from apexsim.spec.plan import Plan, Pool, Scheduler
 from apexsim.spec.slo import parse_slo
 from apexsim.workload.synthetic import poisson
@@ -111,6 +112,30 @@ def test_a_space_may_be_a_mapping_and_is_as_strict():
     assert (space.tp, space.weights, space.pp) == ((1, 2), ("fp8",), (1, 2, 4, 8))
     with pytest.raises(UsageError, match=r"space: .*tpp"):
         load_space({"tpp": [1]}, usual_space())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("router: lest-loaded", "router: unknown router 'lest-loaded'; did you mean 'least-loaded'"),
+        ("preset: [vllm, vlm]", "preset: unknown preset 'vlm'; did you mean 'vllm'"),
+        ("disaggregated: {decode: {preset: [vlm]}}", "preset: unknown preset 'vlm'"),
+        ("device: [h200]", "device: unknown device 'h200'; did you mean 'h100-sxm'"),
+        ("mixed: {}", "mixed: the cluster 8xh100-sxm has one kind of devices"),
+        ("encode: {}", "encode: no request of few brings an image"),
+        ("colocated: false", "colocated = false leaves no plan"),
+    ],
+)
+def test_what_no_plan_could_use_is_an_error_of_the_space_file(tmp_path, text, words):
+    """Not an answer, "no feasible plan", and not half of the plans dropped as illegal."""
+    file, trace = tmp_path / "space.yaml", poisson(2.0, 40, 300, 50).with_columns(name="few")
+    file.write_text(text)
+    cluster, slo = catalog.cluster("8xh100-sxm"), parse_slo("ttft=1s@0.9")
+    with pytest.raises(InputError, match=words) as error:
+        make_problem("Llama-3.1-8B", cluster, trace, slo, space=file)
+    assert str(error.value).startswith(f"{file}: ")
+    with pytest.raises(UsageError, match=words):
+        make_problem("Llama-3.1-8B", cluster, trace, slo, space=load_yaml(file))
 
 
 def test_goodput_ranks_by_rate_then_per_device_then_id():

@@ -80,7 +80,8 @@ def search(
 def _end(report: SearchReport, folder: Path, json: str | None) -> None:
     """Write the files, print the answer, and end as it says."""
     files = report.save(folder)
-    say(f"written: {', '.join(path.name for path in files)} in {folder}; {report.result.wall_s:.1f} s")
+    written = ", ".join(path.relative_to(folder).as_posix() for path in files)
+    say(f"written: {written} in {folder}; {report.result.wall_s:.1f} s")
     _answer(report, json)  # after what goes to stderr: the last lines are the launch command of the best plan
     for warning in report.warnings:
         say(warning)

@@ -77,7 +77,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class SimulationInfo:
-    """How the run was made. ``wall_s`` is the one figure that differs between two equal runs: a search leaves it out."""
+    """How the run was made. ``wall_s`` is the one figure that differs between two equal runs; None in a search's."""
 
     wall_s: float | None
     iterations: int

@@ -11,8 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from apexsim import registry
 from apexsim.cost.precision import check_dtypes
-from apexsim.errors import UsageError, unknown_name
+from apexsim.engine.schedulers import preset_names
+from apexsim.errors import InputError, UsageError, unknown_name
 from apexsim.search.combinations import plans
 from apexsim.search.figures import Figure, figure_named
 from apexsim.search.limits import UNLIMITED, Limits, check_limits, limited, overridden
@@ -204,10 +206,11 @@ def make_problem(
         for each, known in zip(profiles, prices, strict=True):
             _check_figures(f"{what} {figure.name}", figure, each, known, carbon_g_per_kwh)
     check_limits(limits, cluster, [each.name for each, known in zip(profiles, prices, strict=True) if known is None])
+    file = space if isinstance(space, Path | str) else None
     if not isinstance(space, Space):
         usual = default_space(spec, profile, cluster).model_copy(update={"vision": has_images(trace)})
         space = usual if space is None else load_space(space, usual)
-    _check_space(space, cluster, trace)
+    _check_space(space, cluster, trace, file)
     return Problem(
         model_name=model,
         model=spec,
@@ -235,18 +238,31 @@ def _profiles(cluster: Cluster) -> list[HardwareProfile]:
     return profiles
 
 
-def _check_space(space: Space, cluster: Cluster, trace: Trace) -> None:
-    """Raise UsageError for devices that the cluster has not, and kinds of plans that it or the load has no use for."""
-    names = [group.device for group in cluster.groups]
+def _check_space(space: Space, cluster: Cluster, trace: Trace, file: Path | str | None) -> None:
+    """Refuse names that nobody knows, devices that the cluster has not, and kinds of plans that there is no use for.
+
+    A wrong name would make each plan illegal, or half of them without a word.
+
+    Args:
+        file: where the space stands.
+    """
+    source = "space" if file is None else str(file)
+    error = UsageError if file is None else InputError
+    devices = [group.device for group in cluster.groups]
     phases = () if space.disaggregated is None else (space.disaggregated.prefill, space.disaggregated.decode)
     for each in (space, *phases, space.encode, space.mixed):
-        for name in (each.device if each is not None else None) or ():
-            if name not in names:
-                raise UsageError(f"space: device: {unknown_name('device', name, names)}")
+        asked = {"device": getattr(each, "device", None), "preset": getattr(each, "preset", None)}
+        for key, known in (("device", devices), ("preset", preset_names())):
+            for name in set(asked[key] or ()) - set(known):
+                raise error(f"{source}: {key}: {unknown_name(key, name, known)}")
+    if space.router not in registry.names("routers"):
+        raise error(f"{source}: router: {unknown_name('router', space.router, registry.names('routers'))}")
     if space.encode is not None and not has_images(trace):
-        raise UsageError(f"space: encode: no request of {trace.name} brings an image (leave the key out)")
-    if space.mixed is not None and len(set(names)) == 1:
-        raise UsageError(f"space: mixed: the cluster {cluster} has one kind of devices, {names[0]} (leave the key out)")
+        raise error(f"{source}: encode: no request of {trace.name} brings an image (leave the key out)")
+    if space.mixed is not None and len(set(devices)) == 1:
+        raise error(f"{source}: mixed: the cluster {cluster} has one kind of devices, {devices[0]} (leave the key out)")
+    if not space.colocated and space.disaggregated is None and space.mixed is None:
+        raise error(f"{source}: colocated = false leaves no plan (write disaggregated: {{}} beside it)")
 
 
 def _offered(trace: Trace, rate_rps: float | None, model: ModelSpec) -> Trace:
