@@ -195,8 +195,8 @@ def make_problem(
     """
     _check_not_negative("--price", price_usd_per_hour)
     _check_not_negative("--carbon", carbon_g_per_kwh)
-    spec, profiles = catalog.model(model), _profiles(cluster)
-    profile, price = profiles[0], price_usd_per_hour
+    spec, profiles, price = catalog.model(model), _profiles(cluster), price_usd_per_hour
+    profile = profiles[0]
     if price is None and not cluster.other_groups:
         price = profile.price_usd_per_hour
     prices = [each.price_usd_per_hour if price is None else price for each in profiles]
@@ -206,11 +206,7 @@ def make_problem(
         for each, known in zip(profiles, prices, strict=True):
             _check_figures(f"{what} {figure.name}", figure, each, known, carbon_g_per_kwh)
     check_limits(limits, cluster, [each.name for each, known in zip(profiles, prices, strict=True) if known is None])
-    file = space if isinstance(space, Path | str) else None
-    if not isinstance(space, Space):
-        usual = default_space(spec, profile, cluster).model_copy(update={"vision": has_images(trace)})
-        space = usual if space is None else load_space(space, usual)
-    _check_space(space, cluster, trace, file)
+    space = _the_space(space, default_space(spec, profile, cluster), cluster, trace)
     return Problem(
         model_name=model,
         model=spec,
@@ -238,16 +234,28 @@ def _profiles(cluster: Cluster) -> list[HardwareProfile]:
     return profiles
 
 
-def _check_space(space: Space, cluster: Cluster, trace: Trace, file: Path | str | None) -> None:
+def _the_space(
+    asked: Space | Mapping[str, Any] | Path | str | None, usual: Space, cluster: Cluster, trace: Trace
+) -> Space:
+    """The space that is asked for, checked, over the usual one."""
+    if isinstance(asked, Space):
+        space = asked
+    else:
+        usual = usual.model_copy(update={"vision": has_images(trace)})
+        space = usual if asked is None else load_space(asked, usual)
+    _check_space(space, cluster, trace, str(asked) if isinstance(asked, Path | str) else "space")
+    return space
+
+
+def _check_space(space: Space, cluster: Cluster, trace: Trace, source: str) -> None:
     """Refuse names that nobody knows, devices that the cluster has not, and kinds of plans that there is no use for.
 
     A wrong name would make each plan illegal, or half of them without a word.
 
     Args:
-        file: where the space stands.
+        source: the file where the space stands, or "space".
     """
-    source = "space" if file is None else str(file)
-    error = UsageError if file is None else InputError
+    error = UsageError if source == "space" else InputError
     devices = [group.device for group in cluster.groups]
     phases = () if space.disaggregated is None else (space.disaggregated.prefill, space.disaggregated.decode)
     for each in (space, *phases, space.encode, space.mixed):
