@@ -29,7 +29,7 @@ def test_deepseek_on_32_devices_has_ten_thousand_candidates_of_both_kinds():
 @pytest.mark.parametrize(
     ("where", "space"),
     [
-        ("4x8xh200-sxm", {}),
+        ("2x8xh200-sxm", {}),
         ("8xh100-sxm", {"disaggregated": {}, "max_devices": 6, "min_devices": 2}),
         ("8xh100-sxm+8xl40s", {"disaggregated": {}, "max_usd_per_hour": 12.0}),
         ("2x8xh100-sxm", {"disaggregated": {"prefill": {"replicas": [1]}}, "colocated": False}),
