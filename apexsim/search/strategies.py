@@ -16,6 +16,7 @@ from apexsim import registry
 from apexsim.search.figures import Figure
 from apexsim.search.outcome import Candidate, Evaluation
 from apexsim.search.pareto import AXES, Axes, losses, may_join_front
+from apexsim.search.trade import ALWAYS
 
 WAVE = 64
 """Plans that are asked for at once: enough for the workers of a large machine, few enough to prune soon."""
@@ -47,8 +48,9 @@ class Grid:
     """Every plan, the most promising bound first, but for those that provably cannot matter.
 
     A plan is dropped where its bound on the objective is worse than the value of ``keep`` plans that were
-    replayed, and one replayed plan beats its bounds on the axes of the Pareto comparison. So the first ``keep``
-    ranks and the Pareto front are those of an exhaustive search.
+    replayed, one replayed plan beats its bounds on the axes of the Pareto comparison, and by each of the other figures
+    that are shown beside the ranking some replayed plan is better than it can be. So the first ``keep`` ranks, the
+    Pareto front and the best plan by each figure are those of an exhaustive search.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Grid:
     ) -> None:
         self._objective = objective
         self._axes = axes
+        self._beside = [figure for figure in ALWAYS if figure not in (objective, *axes)]
         self._keep = keep
         self._wave = wave
         self._open = sorted(candidates, key=lambda c: (self._best_loss(c), -c.bounds.goodput_rps, c.id))
@@ -83,14 +86,22 @@ class Grid:
         values = sorted(self._objective.loss(self._objective.value(e)) for e in self._reached)
         worst_kept = values[self._keep - 1]
         points = np.array([losses(evaluation, self._axes) for evaluation in self._reached])
+        best = [min(figure.loss(figure.value(e)) for e in self._reached) for figure in self._beside]
         still_open = []
         for candidate in self._open:
             hopeless = self._best_loss(candidate) > worst_kept
+            hopeless = hopeless and not self._may_be_best(candidate, best)
             if hopeless and not may_join_front(candidate.bounds, candidate.plan.devices, points, self._axes):
                 self._dropped[candidate.id] = self._reason(candidate, worst_kept)
             else:
                 still_open.append(candidate)
         self._open = still_open
+
+    def _may_be_best(self, candidate: Candidate, best: Sequence[float]) -> bool:
+        """Whether it may be as good as the ``best`` so far by a figure that is neither the objective nor an axis."""
+        bounds, devices = candidate.bounds, candidate.plan.devices
+        each = (figure.loss(figure.bound(bounds, devices)) for figure in self._beside)
+        return any(bound < np.inf and bound <= so_far for bound, so_far in zip(each, best, strict=True))
 
     def _reason(self, candidate: Candidate, worst_kept: float) -> str:
         objective = self._objective
