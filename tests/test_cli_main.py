@@ -95,6 +95,25 @@ def test_a_space_that_is_not_there_names_its_flag():
     assert (result.exit_code, result.stderr) == (5, "error: --space nope.yaml: no such file\n")
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [
+        ("--seed", "-1", "greater than or equal to 0"),
+        ("--max-usd-per-hour", "5USD", "valid number"),
+        ("--strategy", "grd", "did you mean 'grid'? (known: auto, grid, race)"),
+    ],
+)
+def test_a_wrong_value_of_a_flag_is_shown_with_what_is_allowed(tmp_path, flag, value, allowed):
+    question = ("--model", "Llama-3.1-8B", "--cluster", "1xh100-sxm", "--trace", "burstgpt-peak", "--slo", "ttft=1s")
+    result = CliRunner().invoke(app, ["search", *question, "--out", str(tmp_path), flag, value])
+    said = result.stderr.splitlines()[-1]
+    assert result.exit_code == 2
+    assert said.startswith("error: ")
+    assert flag in said or "strategy" in said
+    assert value in said
+    assert allowed in said
+
+
 def test_schema_prints_one_or_all():
     every = json.loads(run("schema").stdout)
     assert {"plan", "cluster", "slo", "hardware-profile", "model"} <= set(every)

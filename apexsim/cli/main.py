@@ -80,10 +80,20 @@ def _show(error: Any) -> None:
         # with rich the help stands on stdout by now, and the message is empty
         typer.echo(error.format_message(), err=True, nl=bool(error.format_message()))
         return
-    message = " ".join(error.format_message().split()).removesuffix(".")
+    message = _of_a_value(error) or " ".join(error.format_message().split()).removesuffix(".")
     context = getattr(error, "ctx", None)
     more = f" (`{context.command_path} --help` says more)" if context else ""
     typer.echo(f"error: {message[:1].lower()}{message[1:]}{more}", err=True)
+
+
+def _of_a_value(error: Any) -> str | None:
+    """Of a value that is no number, or not allowed: the flag, the value, what is allowed. None: another mistake."""
+    checked = getattr(error.__cause__, "errors", None)
+    flags = getattr(getattr(error, "param", None), "opts", None)
+    if checked is None or not flags:
+        return None
+    first = checked()[0]
+    return f"{flags[0]} {first['input']}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
 app = typer.Typer(

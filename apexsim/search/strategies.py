@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from apexsim import registry
+from apexsim.errors import UsageError, unknown_name
 from apexsim.search.figures import Figure
 from apexsim.search.outcome import Candidate, Evaluation
 from apexsim.search.pareto import AXES, Axes, losses, may_join_front
@@ -122,5 +123,8 @@ def strategy(name: str) -> type[Strategy]:
     Raises:
         UsageError: nobody registered the name.
     """
+    known = ("auto", *registry.names("strategies"))
+    if name not in known:
+        raise UsageError(unknown_name("search strategy", name, known))
     chosen: type[Strategy] = registry.load("strategies", "grid" if name == "auto" else name)
     return chosen

@@ -140,5 +140,5 @@ def release_for(engine: str, version: str | None) -> Release:
     fitting = [release for release in series or known if numbers(release.version) <= asked] or series[:1]
     if not fitting:
         listed = ", ".join(release.version for release in known)
-        raise UsageError(f"{engine} {version}: its flags are not known (known: {listed})")
+        raise UsageError(f"{engine} {version}: its flags are not known (known: {listed}; --engine-version picks one)")
     return fitting[-1]
