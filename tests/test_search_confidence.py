@@ -80,6 +80,17 @@ def test_the_crossing_lies_between_the_rates_around_it():
     assert np.exp(crossing(log_rates, np.array([-1.0, -1.0, -2.0]))) == pytest.approx(1.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_draw_that_holds_no_request_that_counts_says_nothing():
+    """All but the last window come within the warm-up: a third of the draws is without it."""
+    counted, kept, shares = np.zeros((5, 20)), np.zeros((5, 1, 20, 1)), (0.99, 0.95, 0.92, 0.85, 0.7)
+    counted[:, -1], kept[:, 0, -1, 0] = 45.0, 45.0 * np.array(shares)
+    late = Sample({}, np.zeros(1), 10.0 * np.exp(np.linspace(-0.16, 0.16, 5)), counted, kept)
+    weights = window_draws(20, 0)
+    assert 0.3 < (weights[:, -1] == 0).mean() < 0.4
+    assert goodput_draws(late, np.array([0.9]), weights, np.zeros(len(weights))) == pytest.approx(1.0)
+
+
 def test_a_share_that_is_just_enough_is_enough():
     assert spare_share(np.array([0.9]), np.array([0.9]))[0] == 0.0
     assert spare_share(np.array([0.8999]), np.array([0.9]))[0] < 0
