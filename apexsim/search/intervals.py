@@ -106,8 +106,8 @@ def goodput_draws(sample: Sample, needed: Floats, weights: Floats, log_c: Floats
 def _log_goodput(sample: Sample, needed: Floats, weights: Floats, log_c: Floats) -> Floats:
     """[draws] ln goodput: the plan c times as slow reaches R where the plan as it is reaches c · R with limits / c."""
     # where all that count come late, a draw may hold none of them: it says nothing, and stands for what is known
-    says_nothing = (weights @ sample.counted.T <= 0).any(axis=1)
-    weights = np.where(says_nothing[:, None], 1.0, weights)
+    says_nothing = np.any(weights @ sample.counted.T <= 0, axis=1, keepdims=True)
+    weights = np.where(says_nothing, 1.0, weights)
     counted = weights @ sample.counted.T  # [D, J]
     kept = np.einsum("dw,jmwl->djml", weights, sample.kept)
     spare = np.min(spare_share(kept / counted[:, :, None, None], needed), axis=-1)  # [D, J, M]
