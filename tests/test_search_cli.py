@@ -199,6 +199,27 @@ def test_a_search_without_a_winner_is_an_answer_and_its_best_an_error(folder):
         _ = found.best
 
 
+def test_no_command_of_an_earlier_answer_stays_beside_another_one(folder):
+    here = folder / "here"
+
+    def answer(slo: str) -> None:
+        found = ax.search(
+            "Llama-3.1-70B", "4xh100-sxm", folder / "trace.csv", slo, space=folder / "space.yaml", workers=1
+        )
+        found.save(here)
+
+    here.mkdir()
+    (here / "goodput.png").write_text("of somebody else: there is no result.json yet")
+    answer("ttft=1ms")
+    assert (here / "goodput.png").exists()
+    answer("ttft=60s@0.5")
+    assert (here / "launch" / "launch.sh").exists()
+    (here / "notes.txt").write_text("mine")
+    answer("ttft=1ms")
+    kept = sorted(path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file())
+    assert kept == ["notes.txt", "report.html", "result.json"]
+
+
 def test_nothing_paid_and_nothing_emitted_are_figures(folder):
     result = search(folder, "--price", "0", "--carbon", "0", "--json", "-")
     assert result.exit_code == 0, result.stderr

@@ -60,6 +60,15 @@ PAGE = "report.html"
 LAUNCH = "launch"
 """Folder of what starts the best plan."""
 
+OF_ITS_ANSWER = (
+    "plans.parquet", "requests.parquet", "pareto.png", "goodput.png", "sensitivity.png",
+    *(f"{LAUNCH}/{name}" for name in (
+        "plan.yaml", "launch.sh", "router.conf", "disaggregated.yaml", "kubernetes.yaml", "dynamo.yaml", "llm-d.yaml",
+        "*-options.yaml", "*-hosts",
+    )),
+)  # fmt: skip
+"""Files that a search may write beside ``result.json``: not all of them for each answer."""
+
 
 @dataclass(frozen=True)
 class SearchReport:
@@ -170,11 +179,15 @@ class SearchReport:
     def save(self, folder: Path | str) -> tuple[Path, ...]:
         """Write result.json, plans.parquet, the pictures, requests.parquet and launch/ of the best plan, report.html.
 
+        What an earlier search left in its folder and this one has no use for goes: commands beside another answer would
+        start the wrong plan.
+
         Raises:
             UsageError: the folder cannot be written.
         """
         folder = Path(folder)
         written = [folder / "result.json"]
+        old = [path for name in OF_ITS_ANSWER for path in folder.glob(name)] if written[0].exists() else []
         write_json(written[0], self.to_dict())
         if self.result.ranked:
             written += [folder / "plans.parquet", folder / "requests.parquet"]
@@ -188,6 +201,8 @@ class SearchReport:
             beside = [path.relative_to(folder).as_posix() for path in written]
             written.append(folder / PAGE)
             write_atomically(written[-1], search_page(self, pictures, beside))
+        for path in set(old) - set(written):
+            path.unlink(missing_ok=True)
         return tuple(written)
 
     def _save_launch(self, folder: Path) -> tuple[Path, ...]:
