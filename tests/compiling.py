@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 
 import apexsim
+from apexsim.cost.tables import StepTables
 from apexsim.engine.jit import CACHE_FOLDER
 from apexsim.engine.routers import Offered, ReplicaView, RequestView
 from apexsim.engine.schedulers import Policy
 from apexsim.engine.simulate import ReplicaLimits, simulate_pool
 from apexsim.workload.trace import Trace
 from tests.house import ROOT
+from tests.test_engine_lockstep import together
 from tests.test_engine_tiny import SEQS, tables
 
 WAIT_S = 300.0
@@ -41,9 +43,9 @@ def _example(name: str, concurrency: int | None = None) -> None:
     apexsim.simulate(examples / f"{name}.yaml", examples / "requests.csv", concurrency=concurrency)
 
 
-def _asked_in_python() -> None:
+def _asked_in_python(law: Callable[[], StepTables]) -> None:
     trace = Trace("tiny", np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64))
-    simulate_pool(trace, tables(), ReplicaLimits(100, 1, 60), Policy("t", 8, SEQS), router=First())
+    simulate_pool(trace, law(), ReplicaLimits(100, 1, 60), Policy("t", 8, SEQS), router=First())
 
 
 RUNS: dict[str, Callable[[], None]] = {
@@ -52,7 +54,8 @@ RUNS: dict[str, Callable[[], None]] = {
     "run_closed": partial(_example, "plan", 1),
     "run_open_in_lockstep": partial(_example, "attention-dp"),
     "run_closed_in_lockstep": partial(_example, "attention-dp", 1),
-    "advance_all": _asked_in_python,
+    "advance_all": partial(_asked_in_python, tables),
+    "advance_all_in_lockstep": partial(_asked_in_python, together),
 }
 """A run that compiles each of the large kernels."""
 

@@ -18,12 +18,11 @@ from apexsim.search import evaluate as evaluation
 from apexsim.search import part as compiling
 from apexsim.search import run as running
 from apexsim.search.executors import BACKENDS, executor
-from apexsim.search.learn import learn
 from apexsim.search.mishaps import KILLS
-from apexsim.search.outcome import Dropped
 from apexsim.search.patience import Patience, TookTooLong, _by_thread
 from apexsim.search.run import search
 from tests.house import ROOT
+from tests.killing import KILLER, one_kills, one_shape_kills
 from tests.test_search_executors import made
 from tests.test_search_run import same_but_for_the_wall_time, small_problem
 
@@ -35,8 +34,6 @@ from tests.test_search_run import small_problem
 if __name__ == "__main__":
     search_for(small_problem(), workers=2, backend=sys.argv[1], out=sys.argv[2])
 """
-
-KILLER = "2xtp2-fp8-kvbf16-t2048-s256"
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +78,6 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-def one_kills(context, candidates, **more):
-    """In the place of ``evaluate_all``: a plan that ends its process, others that are done at once."""
-    if any(candidate.id == KILLER for candidate in candidates):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return [Dropped(candidate.plan, "slo", "looked at", 0.1, 1) for candidate in candidates]
-
-
 class InTurn:
     """An executor that says of a batch with the killer what one with worker processes says, without their deaths."""
 
@@ -112,13 +102,6 @@ def test_a_plan_that_kills_its_worker_is_reported_and_the_others_are_looked_at(b
     assert "kills its worker process each time" in result.crashed[0].reason
     assert {plan.id for plan in result.dropped} == {plan["id"] for plan in whole["plans"]}
     assert {plan.reason for plan in result.dropped if plan.id != KILLER} == {"looked at"}
-
-
-def one_shape_kills(context, wanted, **more):
-    """In the place of ``learn``: a shape that ends its process when it is compiled."""
-    if any(pool.tp == 2 and pool.scheduler.max_num_seqs == 16 for phase, _ in wanted for pool in phase):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return learn(context, wanted, **more)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
