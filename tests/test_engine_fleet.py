@@ -69,6 +69,20 @@ def test_fleets_agree_with_the_oracle(world: FleetWorld) -> None:
 
 @given(fleet_worlds())
 @drawn
+def test_a_straggler_that_is_no_slower_changes_no_request(world: FleetWorld) -> None:
+    """What happens to a replica's speed is no reason for those who wait there to try again."""
+    assume(world.fleet.stragglers)
+    alike = tuple(straggler.model_copy(update={"factor": 1.0}) for straggler in world.fleet.stragglers)
+    without, with_them = (
+        run(world, world.fleet.model_copy(update={"stragglers": some}), timeline=False) for some in ((), alike)
+    )
+    for column in ("start_s", "first_token_s", "finish_s", "preemptions"):
+        np.testing.assert_allclose(getattr(with_them.requests, column), getattr(without.requests, column), **EXACT)
+    assert [pool.iterations for pool in with_them.pools] == [pool.iterations for pool in without.pools]
+
+
+@given(fleet_worlds())
+@drawn
 def test_a_fleet_in_which_nothing_happens_changes_no_byte(world: FleetWorld) -> None:
     pools = world.pools
     plain = simulate_pools(

@@ -18,12 +18,12 @@ from apexsim.cost.tables import StepTables
 from apexsim.engine.between import between_at
 from apexsim.engine.book import Book, pool_at
 from apexsim.engine.course import (
+    TO_CUT,
     TO_DECODE,
     TO_DELIVER,
     TO_EMBED,
     TO_ENTER,
     TO_FREE,
-    TO_LOOK,
     Course,
     Rules,
     need,
@@ -103,23 +103,30 @@ def deliver(book: Book, p: int, r: int, i: int, token_s: float, now: float) -> N
 
 
 @rare_kernel
-def look_at(book: Book, p: int, r: int, now: float) -> None:
-    """``look_again`` at replica r of pool p."""
+def cut_at(book: Book, p: int, r: int, now: float) -> None:
+    """A series in flight at replica r of pool p ends with its iteration; who waits does not look again."""
     state, tables, _ = pool_at(book, p)
-    look_again(state, tables, r, now)
+    cut_flight(state, tables, r, now)
 
 
 @kernel
 def look_again(state: State, tables: StepTables, r: int, now: float) -> None:
     """Something has changed at replica r: somebody may begin at its next boundary."""
     if tables.group.ranks > 1:
+        wake_ranks(state, tables, first_rank(tables, r), now)
+    else:
+        wake_groups(state, r, now)
+    cut_flight(state, tables, r, now)
+
+
+@kernel
+def cut_flight(state: State, tables: StepTables, r: int, now: float) -> None:
+    """The next boundary of replica r is that of the iteration in flight at ``now``."""
+    if tables.group.ranks > 1:
         first = first_rank(tables, r)
-        wake_ranks(state, tables, first, now)
         if state.groups[first].phase == RUNNING and state.groups[first].steps > 1:
             cut_ranks(state, tables, first, now)
-        return
-    wake_groups(state, r, now)
-    if runs_series(state, r * state.stage_free_s.shape[1]):
+    elif runs_series(state, r * state.stage_free_s.shape[1]):
         cut_series(state, tables, r, now)
 
 
@@ -301,8 +308,8 @@ def run_errands(
         p, r = course.units[unit].pool, course.units[unit].replica
         if kind == TO_ENTER:
             course.journeys[i].entered = 1
-        if kind == TO_LOOK:
-            look_at(book, p, r, now)
+        if kind == TO_CUT:
+            cut_at(book, p, r, now)
         elif kind == TO_FREE:
             free_at(book, p, r, i, now)
         elif kind == TO_DELIVER:

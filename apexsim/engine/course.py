@@ -40,10 +40,10 @@ JOURNEY = np.dtype(
 )
 """A request's way from pool to pool; NaN and NONE where it never came so far."""
 
-TO_ENTER, TO_DECODE, TO_FREE, TO_DELIVER, TO_LOOK, TO_DROP, TO_EMBED = 0, 1, 2, 3, 4, 5, 6
+TO_ENTER, TO_DECODE, TO_FREE, TO_DELIVER, TO_CUT, TO_DROP, TO_EMBED = 0, 1, 2, 3, 4, 5, 6
 ERRAND = np.dtype([("kind", "i8"), ("request", "i8"), ("unit", "i8")])
-"""What has to be done at one unit at this instant: offer a request, free what it left, say that its KV has come, look
-again who may begin; drop the transfer of a request, or send what its images were encoded to.
+"""What has to be done at one unit at this instant: offer a request, free what it left, say that its KV has come, end a
+series with the iteration in flight; drop the transfer of a request, or send what its images were encoded to.
 """
 
 CALL = np.dtype([("kind", "i8"), ("request", "i8"), ("unit", "i8"), ("at_s", "f8")])

@@ -33,7 +33,7 @@ from apexsim.engine.berths import (
     most_replicas,
     stand_of,
 )
-from apexsim.engine.course import CALL, CALLS, DRAINED, FIRST_CALL, TO_LOOK, lobby_with
+from apexsim.engine.course import CALL, CALLS, DRAINED, FIRST_CALL, TO_CUT, lobby_with
 from apexsim.engine.course import DRAINING as UNITS_DRAINING
 from apexsim.engine.disaggregated import CoupledRun, Handover, Links, PoolSetup, simulate_pools
 from apexsim.engine.encoders import ImageSetup
@@ -293,7 +293,7 @@ class FleetRun:
         self._shut(berth)
         self.note("failed", berth)
         self.calls = self.retries.lose(self.unit(berth), self.env.now, self.calls)
-        self.calls.append(Call(TO_LOOK, NONE, self.unit(berth)))  # in a closed loop, who failed makes room at once
+        self.calls.append(Call(TO_CUT, NONE, self.unit(berth)))  # in a closed loop, who failed makes room at once
         if berth.state == DRAINING:
             self._has_drained(berth)
             return
@@ -350,7 +350,7 @@ class FleetRun:
         factor = math.prod(sorted(factors))
         for p, r in berth.replicas.items():
             self.run.states[p].replicas.slow[r] = factor
-            self.calls.append(Call(TO_LOOK, NONE, self.unit(berth, p)))  # a series in flight ends with its iteration
+            self.calls.append(Call(TO_CUT, NONE, self.unit(berth, p)))  # a series in flight ends with its iteration
         self.note("slow" if factor > 1.0 else "fast", berth)
 
     # --- what came out --------------------------------------------------------------------------------------------
