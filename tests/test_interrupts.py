@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pydantic
@@ -17,6 +18,14 @@ from apexsim.interrupts import held, is_interrupt
 def interrupt(_: Any = None) -> str:
     signal.raise_signal(signal.SIGINT)
     return ""
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """As in a terminal: whoever started the tests in the background may have had interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Interrupted(pydantic.BaseModel):

@@ -181,10 +181,12 @@ def test_ctrl_c_while_an_entry_is_written_is_one_too(tmp_path, monkeypatch):
         lines.append(entry)
 
     lines = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
     journal = Journal(tmp_path / "journal.jsonl", {})
     monkeypatch.setattr(journal, "write", written)
     monkeypatch.setattr(sys.modules[search.__module__], "screen", partial(without_drops, screen))
     result = search(small_problem(), executor("process", 1), journal=journal)
+    signal.signal(signal.SIGINT, before)
     assert result.interruption == "interrupted"
     assert [plan.id for plan in result.ranked] == [line["evaluated"]["id"] for line in lines]
     assert len(lines) == 1
